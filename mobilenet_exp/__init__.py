@@ -1,0 +1,25 @@
+"""MobileNets as their papers' tables say: build them, count them, train them.
+
+The public names are imported on first use, so that `import mobilenet_exp` costs nothing.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "build_model": "mobilenet_exp.models",
+    "list_models": "mobilenet_exp.models",
+    "mobilenetv3": "mobilenet_exp.models",
+    "profile_model": "mobilenet_exp.profiling",
+    "paper_row": "mobilenet_exp.paper",
+}
+__all__ = list(_HOME)  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

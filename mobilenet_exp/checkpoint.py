@@ -1,0 +1,43 @@
+"""Checkpoints: one dict of tensors and plain types, written whole or not at all.
+
+Knows no W&B and no loop.
+"""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilenet_exp.errors import InputError
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path`: to a file beside it first, then renamed over it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    with partial.open("wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of `save_checkpoint` onto the CPU; runs no code from the file.
+
+    Raises InputError for a file that is missing, unreadable or of another kind.
+    """
+    if not Path(path).is_file():
+        raise InputError("checkpoint", path, "no such file; runs keep theirs in checkpoints/")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError("checkpoint", path, f"cannot be read safely ({reason})") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise InputError("checkpoint", path, f"not a checkpoint of train.py, format {FORMAT}")
+    return state

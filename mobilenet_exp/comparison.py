@@ -1,0 +1,117 @@
+"""Sets a run beside its published row, like with like only.
+
+Counts are compared for the net as published (224 px, 1000 classes); an accuracy only
+if the run repeats the row's setting on ImageNet.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from mobilenet_exp.config import Config
+from mobilenet_exp.models import build_model
+from mobilenet_exp.paper import AUTHORS, PaperRow, paper_row
+from mobilenet_exp.profiling import Profile, profile_model
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a run may be held against.
+
+    `row` is the published row of the same net and width, at the run's resolution if
+    there is one, else at 224 px; None if nothing was published. `published` counts
+    that net as built here. `reason` says why `row` is not the run's own; None if it is.
+    """
+
+    row: PaperRow | None
+    published: Profile | None
+    reason: str | None
+
+    @property
+    def paper(self) -> PaperRow | None:
+        """The row that the run's own accuracy answers to, or None."""
+        return None if self.reason else self.row
+
+    def summary(
+        self, top1: float | None = None, top5: float | None = None
+    ) -> dict[str, object]:
+        """Return the flat keys for a dashboard; accuracies in percent, None while unknown.
+
+        `delta/*` is ours minus the print: counts of the net as published, accuracies
+        only where the run answers to the row.
+        """
+        summary: dict[str, object] = {"paper/comparable": self.reason is None}
+        if self.reason:
+            summary["paper/reason"] = self.reason
+        if self.row is None:
+            return summary
+        summary |= {
+            "paper/source": f"{self.row.source}: {self.row.citation}",
+            "paper/dataset": "ImageNet",
+            "paper/resolution": self.row.resolution,
+            "published/madds_m": self.published.madds / 1e6,
+            "published/params_m": self.published.params / 1e6,
+        }
+        for key, counted in (
+            ("madds_m", self.published.madds / 1e6),
+            ("params_m", self.published.params / 1e6),
+            ("top1", top1 if self.paper else None),
+            ("top5", top5 if self.paper else None),
+        ):
+            printed = getattr(self.row, key)
+            if printed is not None:
+                summary[f"paper/{key}"] = printed
+                if counted is not None:
+                    summary[f"delta/{key}"] = counted - printed
+        return summary
+
+    def to_results(self, top1: float, top5: float) -> dict[str, object]:
+        """Return the entries of results.json; `paper` is null unless `reason` is."""
+        results: dict[str, object] = {
+            "paper": self.paper.to_dict() if self.paper else None,
+            "paper_reason": self.reason,
+            "reference": None,
+        }
+        if self.row:
+            results["reference"] = {
+                "row": self.row.to_dict(),
+                "counted": self.published._asdict(),
+                "delta": {
+                    key.removeprefix("delta/"): value
+                    for key, value in self.summary(top1, top5).items()
+                    if key.startswith("delta/")
+                },
+            }
+        return results
+
+
+def compare(config: Config, num_classes: int) -> Comparison:
+    """Find the published row for a run's configuration and say whether it is its own."""
+    model, data = config.model, config.data
+    # ReLU or ReLU6 counts the same
+    options = {key: value for key, value in model.args.items() if key != "activation"}
+    row = _find(model.name, model.width_mult, data.resolution, options)
+    reason = None
+    if data.name != "imagenet":
+        reason = f"{data.name} is not ImageNet: its top-1 is no match for the paper's"
+    elif num_classes != 1000:
+        reason = f"{num_classes} classes, the paper's net has 1000"
+    elif model.stem_stride != 2:
+        reason = f"stem_stride {model.stem_stride}, the paper's net has 2"
+    elif row is None:
+        reason = f"no row published for {model.name} {model.width_mult:g} at {data.resolution} px"
+    row = row or _find(model.name, model.width_mult, 224, options)
+    if row is None:
+        missing = f"no row published for {model.name} {model.width_mult:g}"
+        return Comparison(None, None, f"{missing} with {options}" if options else missing)
+    with torch.device("meta"):
+        net = build_model(row.model, width_mult=row.width_mult, **row.options)
+    return Comparison(row, profile_model(net, row.resolution), reason)
+
+
+def _find(name: str, width_mult: float, resolution: int, options: dict) -> PaperRow | None:
+    for source in (*AUTHORS, "paper_early"):
+        row = paper_row(name, width_mult=width_mult, resolution=resolution, source=source)
+        if row and row.options == options:
+            return row
+    return None

@@ -1,0 +1,138 @@
+"""One epoch of training, one evaluation. Knows no config, no files and no dashboard."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from mobilenet_exp.errors import InputError
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+# Steps between two looks at the loss; each look waits for the device.
+CHECK_EVERY = 50
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number; the message says where."""
+
+
+def select_device(name: str) -> torch.device:
+    """Resolve `auto` to cuda, mps or cpu, in this order. Raises InputError if absent."""
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, is_present in present.items() if is_present)
+    if not present[name]:
+        here = ", ".join(kind for kind, is_present in present.items() if is_present)
+        raise InputError("run.device", name, f"not on this machine; here: auto, {here}")
+    return torch.device(name)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on CUDA; on a CPU it is slower than float32, so nothing there."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def train_one_epoch(
+    model: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    lr_at: Callable[[int], float],
+    *,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    device: torch.device,
+    first_step: int,
+) -> dict[str, float]:
+    """Run every batch once; `first_step` is the number of updates made before.
+
+    Returns `loss` (mean over images), `top1` (percent, on the augmented images, while
+    the weights move), `lr` of the last step, `images_per_s` and `num_steps`. Raises
+    NonFiniteLossError within CHECK_EVERY steps of the first bad loss.
+    """
+    model.train()
+    loss_sum = torch.zeros((), device=device)
+    correct = torch.zeros((), device=device, dtype=torch.long)
+    num_images, num_steps, lr = 0, 0, math.nan
+    start = time.perf_counter()
+    for step, (images, labels) in enumerate(batches, first_step):
+        images = images.to(device, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
+        lr = lr_at(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        with autocast(device):
+            logits = model(images)
+            loss = loss_fn(logits, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss_sum += loss.detach() * len(labels)
+        correct += (logits.detach().argmax(1) == labels).sum()
+        num_images += len(labels)
+        num_steps += 1
+        if num_steps % CHECK_EVERY == 0:
+            _check_finite(loss_sum, step, lr)
+    _check_finite(loss_sum, first_step + num_steps - 1, lr)
+    return {
+        "loss": loss_sum.item() / num_images,
+        "top1": 100 * correct.item() / num_images,
+        "lr": lr,
+        "images_per_s": num_images / (time.perf_counter() - start),
+        "num_steps": num_steps,
+    }
+
+
+def _check_finite(loss_sum: Tensor, step: int, lr: float) -> None:
+    if not math.isfinite(loss_sum.item()):
+        raise NonFiniteLossError(
+            f"the loss is not finite at step {step} or up to {CHECK_EVERY - 1} before, lr {lr:.3g}"
+        )
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Batches, device: torch.device) -> dict[str, float]:
+    """Score every image once: `top1`, `top5` in percent, mean `loss`, `num_images`.
+
+    Sums of counts over all batches, the ragged last one included; with fewer than five
+    classes `top5` is 100. The model is left in eval mode.
+    """
+    model.eval()
+    loss_sum = torch.zeros((), device=device)
+    correct1 = torch.zeros((), device=device, dtype=torch.long)
+    correct5 = torch.zeros((), device=device, dtype=torch.long)
+    num_images = 0
+    for images, labels in batches:
+        images = images.to(device, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
+        with autocast(device):
+            logits = model(images).float()
+        loss_sum += nn.functional.cross_entropy(logits, labels, reduction="sum")
+        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        correct1 += hits[:, 0].sum()
+        correct5 += hits.any(1).sum()
+        num_images += len(labels)
+    return {
+        "top1": 100 * correct1.item() / num_images,
+        "top5": 100 * correct5.item() / num_images,
+        "loss": loss_sum.item() / num_images,
+        "num_images": num_images,
+    }
+
+
+def reestimate_bn(
+    model: nn.Module, batches: Batches, device: torch.device, *, num_batches: int
+) -> None:
+    """Replace BatchNorm's running statistics by plain averages over `num_batches`.
+
+    With the papers' momentum (0.01 and less) running averages need thousands of steps
+    to arrive; a short run that has learned would evaluate at chance.
+    """
+    with autocast(device):
+        update_bn(itertools.islice(batches, num_batches), model, device)

@@ -1,0 +1,59 @@
+"""Every network by name: `build_model` and `list_models`.
+
+Importing this package registers the families; it needs torch.
+"""
+
+import inspect
+
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.models import v1, v2, v3  # noqa: F401 - registers the builders
+from mobilenet_exp.models.network import MobileNet
+from mobilenet_exp.models.v3 import mobilenetv3
+from mobilenet_exp.registry import MODELS
+
+__all__ = ["MobileNet", "build_model", "list_models", "mobilenetv3"]
+
+
+def build_model(
+    name: str,
+    *,
+    width_mult: float = 1.0,
+    num_classes: int = 1000,
+    dropout: float | None = None,
+    stem_stride: int = 2,
+    bn_eps: float | None = None,
+    bn_momentum: float | None = None,
+    **args: object,
+) -> MobileNet:
+    """Build a network by registry name: images (N, 3, H, W), H and W >= 32, to logits.
+
+    `width_mult` > 0 is the paper's alpha; `dropout` in [0, 1), `bn_eps` and
+    `bn_momentum` (PyTorch's sense) are the paper's where None; `stem_stride=1` keeps
+    small images from shrinking away. `args` are the family's own options, e.g.
+    `activation="relu6"` for v1, `head_width=1280` for v3_small.
+    Raises InputError for an unknown name or option and for a value out of range.
+    """
+    builder = MODELS.get(name)
+    known = [
+        parameter.name
+        for parameter in inspect.signature(builder).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for key, value in args.items():
+        if key not in known:
+            allowed = f"allowed: {', '.join(known)}" if known else "it has none"
+            raise InputError(f"model.args.{key}", value, f"not an option of {name}; {allowed}")
+    return builder(
+        width_mult=width_mult,
+        num_classes=num_classes,
+        dropout=dropout,
+        stem_stride=stem_stride,
+        bn_eps=bn_eps,
+        bn_momentum=bn_momentum,
+        **args,
+    )
+
+
+def list_models() -> list[str]:
+    """Return the registry names, oldest generation first."""
+    return MODELS.names()

@@ -1,0 +1,59 @@
+"""MobileNet V1: arXiv:1704.04861v1, Table 1; reference code: slim nets/mobilenet_v1.py.
+
+Every layer follows `width_mult`, the stem and the last 1024 included, and is cut to an
+integer with no divisor. The table prints stride 2 for the last block, but its sizes
+(7 to 7) and all code say 1. BN 0.001 / decay 0.9997 and dropout keep 0.999 are slim's.
+"""
+
+from typing import NamedTuple
+
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.models.layers import ACTIVATIONS, truncate
+from mobilenet_exp.models.network import Design, MobileNet, Separable
+from mobilenet_exp.registry import MODELS
+
+
+class Row(NamedTuple):
+    """`n` depthwise separable blocks; `s` is the stride of the first."""
+
+    out: int
+    n: int
+    s: int
+
+
+TABLE = (
+    #    out  n  s
+    Row(  64, 1, 1),
+    Row( 128, 1, 2),
+    Row( 128, 1, 1),
+    Row( 256, 1, 2),
+    Row( 256, 1, 1),
+    Row( 512, 1, 2),
+    Row( 512, 5, 1),
+    Row(1024, 1, 2),
+    Row(1024, 1, 1),
+)  # fmt: skip
+
+
+@MODELS.register("v1")
+def v1(*, activation: str = "relu", **options) -> MobileNet:
+    """Build V1. `activation`: `relu` as in the paper, or `relu6` as in slim and timm."""
+    if activation not in ACTIVATIONS:
+        allowed = f"not known; allowed: {', '.join(ACTIVATIONS)}"
+        raise InputError("model.args.activation", activation, allowed)
+    design = Design(
+        stem=32,
+        rows=tuple(
+            Separable(row.out, row.s if i == 0 else 1, activation)
+            for row in TABLE
+            for i in range(row.n)
+        ),
+        act=activation,
+        last_conv=None,
+        hidden=None,
+        dropout=0.001,
+        bn_eps=0.001,
+        bn_momentum=0.0003,
+        round_channels=truncate,
+    )
+    return MobileNet(design, **options)

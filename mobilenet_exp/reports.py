@@ -1,0 +1,161 @@
+"""What a run prints: its opening, a line an epoch, and the tables at the end.
+
+Reads plain results; builds and measures nothing.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mobilenet_exp import console
+from mobilenet_exp.console import figure
+
+MILLION = 1e6
+SWEEP_COLUMNS = ("top-1 %", "madds M", "params M")
+# the rows of a comparison: key of a published row, and its name
+ROWS = {"top1": "top-1 %", "top5": "top-5 %", "madds_m": "madds M", "params_m": "params M"}
+
+
+def announce(folder: Path, status: str, device: object, profile: Any, epoch: int) -> None:
+    """Say where the run lives, on what it runs and how large the net is."""
+    resumed = f", resumed after epoch {epoch}" if epoch else ""
+    console.line(f"{folder} on {device}{resumed}")
+    console.line(
+        f"{profile.madds / MILLION:.2f} M madds, {profile.params / MILLION:.3f} M params. {status}"
+    )
+
+
+def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
+    """Return an epoch's figures on one line; accuracies in percent."""
+    return (
+        f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
+        f"  train loss {row['train/loss']:.3f} top-1 {row['train/top1']:5.2f}"
+        f"  val loss {row['val/loss']:.3f} top-1 {row['val/top1']:5.2f} top-5 {row['val/top5']:5.2f}"
+        f"  lr {row['train/lr']:.2e}  {row['train/images_per_s']:.0f} images/s"
+    )
+
+
+def print_comparison(results: dict[str, Any]) -> None:
+    """Print a finished run beside its published row: accuracies and exact counts.
+
+    Where the run is not the row's own experiment, the counts compared are those of the
+    same net as published, and no accuracies are subtracted.
+    """
+    title = f"{results['model']} {results['width_mult']:g} on {results['data']}"
+    run = f"this run\n{results['resolution']} px\n{results['num_classes']} classes"
+    own = [results["top1"], results["top5"], *_millions(results)]
+    columns, cells = [run], [_column(own)]
+    notes = [
+        f"best epoch {results['best_epoch']} of {results['epochs']}, "
+        f"last epoch top-1 {figure(results['last_top1'])}, {results['seconds']} s"
+    ]
+    if results["paper_reason"]:
+        notes.append(f"not compared: {results['paper_reason']}")
+    if results["reference"]:
+        row, delta = results["reference"]["row"], results["reference"]["delta"]
+        if not results["paper"]:
+            columns.append(f"same net\n{row['resolution']} px\n1000 classes")
+            cells.append(_column([None, None, *_millions(results["reference"]["counted"])]))
+        columns += [f"{row['source']}\n{row['resolution']} px\nImageNet", "gap"]
+        cells.append([_printed(row[key]) for key in ROWS])
+        cells.append(_column([delta.get(key) for key in ROWS], sign=True))
+        notes.append(f"{row['source']}: {row['citation']}")
+        if row["unreached"]:
+            notes.append(f"print not reached: {row['unreached']}")
+    console.table(title, ("", *columns), zip(ROWS.values(), *cells, strict=True), notes)
+
+
+def _column(values: Sequence[float | None], *, sign: bool = False) -> list[str]:
+    digits = (2, 2, 2, 3)
+    return [figure(value, n, sign=sign) for value, n in zip(values, digits, strict=True)]
+
+
+def _printed(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+def _millions(counts: dict[str, int]) -> list[float]:
+    return [counts["madds"] / MILLION, counts["params"] / MILLION]
+
+
+def print_evaluation(
+    checkpoint: str, config: Any, epoch: int, profile: Any, scores: dict[str, float]
+) -> None:
+    """Print what a checkpoint scores and how its images were prepared."""
+    data = config.data
+    rows = [
+        ("top-1 %", figure(scores["top1"])),
+        ("top-5 %", figure(scores["top5"])),
+        ("loss", figure(scores["loss"], 4)),
+        ("images", str(scores["num_images"])),
+        ("madds M", figure(profile.madds / MILLION)),
+        ("params M", figure(profile.params / MILLION, 3)),
+    ]
+    title = f"{config.model.name} {config.model.width_mult:g} on {data.name}, epoch {epoch}"
+    notes = [
+        checkpoint,
+        f"{data.resolution} px, crop_pct {data.crop_pct:g}, mean {data.mean}, std {data.std}",
+    ]
+    console.table(title, ("", "value"), rows, notes)
+
+
+def print_latency(
+    rows: list[dict[str, Any]], resolution: int, rounds: int, device: object
+) -> None:
+    """Print median and spread of a forward per net and batch size, and what they count."""
+    sizes = sorted({row["batch_size"] for row in rows}, reverse=True)
+    for size in sizes:
+        ours = [row for row in rows if row["batch_size"] == size]
+        first = ours[0]
+        cells = [
+            (
+                row["model"],
+                figure(row["latency_ms"], 2),
+                f"{row['fastest_ms']:.2f}-{row['slowest_ms']:.2f}",
+                figure(row["latency_ms"] / first["latency_ms"], 2),
+                figure(row["madds"] / MILLION, 1),
+                figure(row["params"] / MILLION, 2),
+                figure(row["old_ms"], 2),
+            )
+            for row in ours
+        ]
+        columns = (
+            f"batch {size}", "ms", "fastest-\nslowest", "ratio", "madds M", "params M",
+            "old ms",
+        )  # fmt: skip
+        console.table(f"forward, {resolution} px, on {device}", columns, cells)
+    console.line(
+        f"ms per batch in eval mode: median of {rounds} interleaved rounds after warm-up; ratio to "
+        f"{rows[0]['model']}; madds of one image."
+    )
+    console.line(
+        "old ms: marvis/pytorch-mobilenet on a Titan X, one unsynchronised call in training "
+        "mode: launch time, not compute time. Not comparable; shown as printed."
+    )
+
+
+def print_sweep(name: str, jobs: Sequence[dict[str, Any]]) -> None:
+    """Print one table of all jobs of a sweep, as its folder records them."""
+    common = set.intersection(*(set(job["overrides"]) for job in jobs))
+    columns = ("run", *(f"{who}\n{what}" for who in ("ours", "paper") for what in SWEEP_COLUMNS))
+    notes = [f"all with {' '.join(sorted(common))}"] if common else []
+    notes += [f"job {job['number']} failed: {job['error']}" for job in jobs if job["error"]]
+    reasons = {job["results"]["paper_reason"] for job in jobs if job["results"]} - {None}
+    notes += [f"not compared: {reason}" for reason in sorted(reasons)]
+    console.table(f"sweep {name}", columns, [_sweep_row(job, common) for job in jobs], notes)
+
+
+def _sweep_row(job: dict[str, Any], common: set[str]) -> Sequence[str]:
+    label = " ".join(word for word in job["overrides"] if word not in common) or "defaults"
+    results = job["results"]
+    if results is None:
+        return (label, "failed", *["-"] * 5)
+    row = (results["reference"] or {}).get("row")
+    printed = [row["top1"], row["madds_m"], row["params_m"]] if row else [None] * 3
+    return (
+        label,
+        figure(results["top1"]),
+        figure(results["madds"] / MILLION),
+        figure(results["params"] / MILLION, 3),
+        *map(_printed, printed),
+    )

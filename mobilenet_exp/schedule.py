@@ -1,0 +1,77 @@
+"""Learning-rate schedules as pure functions. Knows neither torch nor optimizers.
+
+A schedule maps the progress in epochs (a float, set at every step) to a factor of the
+base rate; a resumed run needs the step counter and nothing else.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.registry import Registry
+
+SCHEDULES: Registry = Registry("schedule.name")
+
+
+@SCHEDULES.register("cosine")
+def cosine(epoch: float, epochs: float, *, final_factor: float = 0.0) -> float:
+    """Half a cosine from 1 at epoch 0 to `final_factor` at the end."""
+    return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+@SCHEDULES.register("step")
+def step(epoch: float, epochs: float, *, every_epochs: float, gamma: float) -> float:
+    """`gamma` to the number of whole `every_epochs` that have passed."""
+    return gamma ** math.floor(epoch / every_epochs)
+
+
+@SCHEDULES.register("exponential")
+def exponential(epoch: float, epochs: float, *, every_epochs: float, gamma: float) -> float:
+    """`gamma` to the number of `every_epochs` that have passed, fractions included."""
+    return gamma ** (epoch / every_epochs)
+
+
+@SCHEDULES.register("constant")
+def constant(epoch: float, epochs: float) -> float:
+    """1 throughout."""
+    return 1.0
+
+
+def build_schedule(
+    name: str,
+    *,
+    lr: float,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0.0,
+    args: dict[str, float] | None = None,
+) -> Callable[[int], float]:
+    """Return `lr_at(step)`, the learning rate of an update counted from 0.
+
+    During the warm-up the rate rises linearly to `lr`; step 0 is not 0. The schedule
+    itself then runs over the epochs that are left. Raises InputError for an unknown
+    name or argument.
+    """
+    schedule, args = SCHEDULES.get(name), args or {}
+    known = [
+        parameter.name
+        for parameter in inspect.signature(schedule).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for key, value in args.items():
+        if key not in known:
+            raise InputError(
+                f"schedule.args.{key}", value, f"not an argument of {name}; allowed: {known}"
+            )
+        if key == "every_epochs" and value <= 0:
+            raise InputError("schedule.args.every_epochs", value, "must be a number > 0")
+    warmup_steps = warmup_epochs * steps_per_epoch
+
+    def lr_at(step: int) -> float:
+        if step < warmup_steps:
+            return lr * min(1.0, (step + 1) / (warmup_steps + 1))
+        epoch = (step - warmup_steps) / steps_per_epoch
+        return lr * schedule(epoch, epochs - warmup_epochs, **args)
+
+    return lr_at
