@@ -12,7 +12,7 @@ _HOME = {
     "profile_model": "mobilenet_exp.profiling",
     "paper_row": "mobilenet_exp.paper",
 }
-__all__ = list(_HOME)  # noqa: PLE0604
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> object:

@@ -150,7 +150,7 @@ def _close_sweep(folder: Path) -> int:
     if jobs:
         from mobilenet_exp.reports import print_sweep
 
-        print_sweep(folder.name, jobs)
+        print_sweep(jobs)
     if all(job["is_bad_input"] for job in jobs):
         for path in (*paths, folder / "multirun.yaml"):
             path.unlink(missing_ok=True)

@@ -32,9 +32,7 @@ class Comparison:
         """The row that the run's own accuracy answers to, or None."""
         return None if self.reason else self.row
 
-    def summary(
-        self, top1: float | None = None, top5: float | None = None
-    ) -> dict[str, object]:
+    def summary(self, top1: float | None = None, top5: float | None = None) -> dict[str, object]:
         """Return the flat keys for a dashboard; accuracies in percent, None while unknown.
 
         `delta/*` is ours minus the print: counts of the net as published, accuracies
@@ -99,14 +97,21 @@ def compare(config: Config, num_classes: int) -> Comparison:
     elif model.stem_stride != 2:
         reason = f"stem_stride {model.stem_stride}, the paper's net has 2"
     elif row is None:
-        reason = f"no row published for {model.name} {model.width_mult:g} at {data.resolution} px"
+        reason = _unpublished(config, options)
     row = row or _find(model.name, model.width_mult, 224, options)
     if row is None:
-        missing = f"no row published for {model.name} {model.width_mult:g}"
-        return Comparison(None, None, f"{missing} with {options}" if options else missing)
+        unpublished = _unpublished(config, options)
+        both = reason if reason == unpublished else f"{reason}; {unpublished}"
+        return Comparison(None, None, both)
     with torch.device("meta"):
         net = build_model(row.model, width_mult=row.width_mult, **row.options)
     return Comparison(row, profile_model(net, row.resolution), reason)
+
+
+def _unpublished(config: Config, options: dict) -> str:
+    net = f"{config.model.name} {config.model.width_mult:g}"
+    extra = f" with {options}" if options else ""
+    return f"no row published for {net}{extra} at {config.data.resolution} px"
 
 
 def _find(name: str, width_mult: float, resolution: int, options: dict) -> PaperRow | None:

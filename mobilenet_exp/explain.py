@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 
 from mobilenet_exp.config import Config
 
-TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
 def explain(error: Exception, overrides: list[str], schema: type = Config) -> str:
@@ -19,7 +19,9 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
     """
     text = "\n".join(_messages(error))
     given = dict(word.lstrip("+~").split("=", 1) for word in overrides if "=" in word)
-    if match := re.search(r"Could not find '(\S+)/(\S+?)'\s+Available options .*?:((?:\n\t\S+)+)", text):
+    if match := re.search(
+        r"Could not find '(\S+)/(\S+?)'\s+Available options .*?:((?:\n\t\S+)+)", text
+    ):
         return f"{match[1]}={match[2]}: not known; allowed: {', '.join(match[3].split())}"
     if match := re.search(r"Ambiguous value for argument '(.*)'", text):
         return f"{match[1]}: several values are a sweep, which needs -m, or a list, as [a,b]"
@@ -29,7 +31,7 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
         words = [f"{key}={value}" for key, value in given.items() if "." not in key]
         return f"{', '.join(words)}: must be the name of an option"
     key = _key(text)
-    if match := re.search(r"of type '\w+' could not be converted to (\w+)", text):
+    if match := re.search(r"(?:could not be converted to|is not a valid) (\w+)", text):
         return f"{key}={given.get(key, '')}: must be {TYPES.get(match[1], match[1])}"
     if re.search(r"not in struct|not in '\w+'|Could not override", text):
         return f"{key}={given.get(key, '')}: no such key; {_suggest(key, schema)}"

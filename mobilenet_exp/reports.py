@@ -3,6 +3,7 @@
 Reads plain results; builds and measures nothing.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
     return (
         f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
         f"  train loss {row['train/loss']:.3f} top-1 {row['train/top1']:5.2f}"
-        f"  val loss {row['val/loss']:.3f} top-1 {row['val/top1']:5.2f} top-5 {row['val/top5']:5.2f}"
+        f"  val loss {row['val/loss']:.3f} top-1 {row['val/top1']:5.2f}"
+        f" top-5 {row['val/top5']:5.2f}"
         f"  lr {row['train/lr']:.2e}  {row['train/images_per_s']:.0f} images/s"
     )
 
@@ -99,9 +101,7 @@ def print_evaluation(
     console.table(title, ("", "value"), rows, notes)
 
 
-def print_latency(
-    rows: list[dict[str, Any]], resolution: int, rounds: int, device: object
-) -> None:
+def print_latency(rows: list[dict[str, Any]], resolution: int, rounds: int, device: object) -> None:
     """Print median and spread of a forward per net and batch size, and what they count."""
     sizes = sorted({row["batch_size"] for row in rows}, reverse=True)
     for size in sizes:
@@ -134,26 +134,29 @@ def print_latency(
     )
 
 
-def print_sweep(name: str, jobs: Sequence[dict[str, Any]]) -> None:
+def print_sweep(jobs: Sequence[dict[str, Any]]) -> None:
     """Print one table of all jobs of a sweep, as its folder records them."""
     common = set.intersection(*(set(job["overrides"]) for job in jobs))
-    columns = ("run", *(f"{who}\n{what}" for who in ("ours", "paper") for what in SWEEP_COLUMNS))
-    notes = [f"all with {' '.join(sorted(common))}"] if common else []
+    columns = ("run", *(f"{side}\n{what}" for side in ("ours", "paper") for what in SWEEP_COLUMNS))
+    notes = ["paper: published for the same net and width, on ImageNet with 1000 classes"]
     notes += [f"job {job['number']} failed: {job['error']}" for job in jobs if job["error"]]
     reasons = {job["results"]["paper_reason"] for job in jobs if job["results"]} - {None}
     notes += [f"not compared: {reason}" for reason in sorted(reasons)]
-    console.table(f"sweep {name}", columns, [_sweep_row(job, common) for job in jobs], notes)
+    rows = [_sweep_row(job, common) for job in jobs]
+    console.table(f"sweep of {len(jobs)} runs", columns, rows, notes)
 
 
 def _sweep_row(job: dict[str, Any], common: set[str]) -> Sequence[str]:
-    label = " ".join(word for word in job["overrides"] if word not in common) or "defaults"
+    # model=v2 reads v2 and model.width_mult=0.5 reads width_mult=0.5: the column is narrow
+    varied = [word.lstrip("+") for word in job["overrides"] if word not in common]
+    label = " ".join(re.sub(r"^(?:\w+=|(?:\w+\.)+)", "", word) for word in varied)
     results = job["results"]
     if results is None:
-        return (label, "failed", *["-"] * 5)
+        return (label or "defaults", "failed", *["-"] * 5)
     row = (results["reference"] or {}).get("row")
     printed = [row["top1"], row["madds_m"], row["params_m"]] if row else [None] * 3
     return (
-        label,
+        label or "defaults",
         figure(results["top1"]),
         figure(results["madds"] / MILLION),
         figure(results["params"] / MILLION, 3),

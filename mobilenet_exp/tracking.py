@@ -15,7 +15,7 @@ import wandb
 
 from mobilenet_exp.errors import InputError
 
-# seconds to wait for W&B's server before a run goes on offline
+# seconds to wait for W&B's server to open a run
 INIT_TIMEOUT = 20
 VERSIONS_OF = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb")
 
@@ -104,20 +104,25 @@ class Tracker:
         mode = self._mode
         if mode == "auto":
             mode = os.environ.get("WANDB_MODE", "auto")
-        if mode in ("auto", "online") and not wandb.login(prompt=False, verify=False):
+        if mode in ("disabled", "offline"):
+            run = wandb.init(mode=mode, **self._init_args)
+            self.status = "W&B: disabled" if mode == "disabled" else self._offline_line(run)
+            return run
+        wandb.setup(self._init_args["settings"])
+        try:
+            # asks the server before init does: an init that fails holds on to the run's id
+            has_key = wandb.login(prompt=False, verify=True)
+            run = wandb.init(mode="online", **self._init_args) if has_key else None
+        except wandb.errors.CommError as error:
+            reason = f"W&B was not reached: {str(error).splitlines()[0]}"
+            if mode == "online":
+                raise InputError("run.wandb", mode, reason) from error
+            return self._start_offline(reason)
+        if run is None:
             if mode == "online":
                 raise InputError("run.wandb", mode, "no W&B key here; `wandb login` stores one")
             return self._start_offline("no W&B key here")
-        try:
-            run = wandb.init(mode="online" if mode == "auto" else mode, **self._init_args)
-        except (wandb.errors.CommError, wandb.errors.AuthenticationError) as error:
-            reason = str(error).splitlines()[0]
-            if mode == "online":
-                raise InputError("run.wandb", mode, f"W&B was not reached ({reason})") from error
-            return self._start_offline(f"W&B was not reached ({reason})")
-        self.status = {"disabled": "W&B: disabled", "offline": self._offline_line(run)}.get(
-            mode, f"W&B: {run.url}"
-        )
+        self.status = f"W&B: {run.url}"
         return run
 
     def _start_offline(self, reason: str) -> "wandb.Run":

@@ -1,0 +1,64 @@
+"""Shared by all tests: composing as train.py does, and W&B kept inside the test's folder."""
+
+import functools
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from mobilenet_exp import cli
+from mobilenet_exp.config import Config, to_config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _private_wandb(tmp_path_factory):
+    """No key, no network, no files in the home folder; child processes inherit it."""
+    folder = tmp_path_factory.mktemp("wandb")
+    for name in ("DATA", "CACHE", "CONFIG"):
+        os.environ[f"WANDB_{name}_DIR"] = str(folder)
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        os.environ.pop(name, None)
+    os.environ["NETRC"] = str(folder / "netrc")
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def compose_config():
+    """Compose as the command line does: `compose_config("model=v2", ...) -> Config`."""
+
+    def composed(*overrides: str, config_name: str = "config") -> Config:
+        with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+            return to_config(compose(config_name, list(overrides)), cli.SCHEMAS[config_name])
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def quick_in(compose_config):
+    """A run of seconds, `quick_in(folder, ...) -> Config`: a narrow net, W&B disabled."""
+
+    def composed(folder: Path, *overrides: str) -> Config:
+        return compose_config(
+            "model.width_mult=0.35",
+            "train.epochs=2",
+            "run.device=cpu",
+            "run.wandb=disabled",
+            f"run.root={folder}/runs",
+            *overrides,
+        )
+
+    return composed
+
+
+@pytest.fixture
+def quick(quick_in, tmp_path):
+    """The same with its folder in tmp_path: `quick(...) -> Config`."""
+    return functools.partial(quick_in, tmp_path)

@@ -1,0 +1,181 @@
+"""The programs as a person runs them: exit codes, output, what is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# seconds a run, not minutes: few noise images, a narrow net
+FAST = (
+    "data=fake",
+    "data.resolution=32",
+    "data.args.num_images=64",
+    "model.width_mult=0.35",
+    "run.device=cpu",
+)
+
+
+def _command(script: str, *words: str) -> list[str]:
+    return [sys.executable, str(ROOT / script), *words]
+
+
+def _run(folder: Path, script: str, *words: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        _command(script, *words),
+        cwd=folder,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def _results(folder: Path) -> list[dict]:
+    paths = sorted((folder / "runs").glob("*/results.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def test_train_then_evaluate(tmp_path):
+    trained = _run(tmp_path, "train.py", *FAST, "train.epochs=2", "model=v2", "optimizer=rmsprop")
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.count("epoch ") >= 2
+    assert "W&B: offline" in trained.stdout
+    assert "not compared: fake is not ImageNet" in trained.stdout
+    (results,) = _results(tmp_path)
+    best = f"runs/{results['name']}/checkpoints/best.pt"
+    evaluated = _run(tmp_path, "eval.py", f"checkpoint={best}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert f"{results['top1']:.2f}" in evaluated.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+def test_a_sweep_runs_all_jobs_and_closes_with_one_table(tmp_path):
+    words = ("-m", *FAST[:3], "train.epochs=1", "model=v1,v3_small", "model.width_mult=0.5,0")
+    swept = _run(tmp_path, "train.py", *words)
+    assert swept.returncode == 1
+    assert swept.stderr.count("error: model.width_mult=0.0: must be a number > 0") == 2
+    assert "Traceback" not in swept.stderr
+    table = swept.stdout[swept.stdout.index("sweep of 4 runs") :]
+    for line in ("v1", "v3_small", "failed", "149", "21", "1.6", "job 1 failed"):
+        assert line in table
+    assert len(_results(tmp_path)) == 2
+
+    again = _run(tmp_path, "train.py", *words)
+    assert again.stdout.count("is finished") == 2
+    assert "epoch 1/1" not in again.stdout
+
+
+def test_a_sweep_of_bad_input_leaves_nothing_behind(tmp_path):
+    swept = _run(tmp_path, "train.py", "-m", "model.width_mult=0,-1")
+    assert swept.returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "word", "line"),
+    [
+        ("train.py", "model.widht_mult=1", "error: model.widht_mult=1: no such key"),
+        ("train.py", "model.width_mult=0", "error: model.width_mult=0.0: must be a number > 0"),
+        ("train.py", "data=imagefolder", "error: data.root=null: must be given"),
+        ("eval.py", "checkpoint=nowhere.pt", "error: checkpoint=nowhere.pt: no such file"),
+        ("bench.py", "models=[v9]", "error: model.name=v9: not known; allowed: v1, v2"),
+    ],
+)
+def test_bad_input_is_one_line_an_exit_code_and_no_files(tmp_path, script, word, line):
+    done = _run(tmp_path, script, word)
+    assert done.returncode == 2
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_is_resumed_by_the_same_command(tmp_path):
+    words = (*FAST, "train.epochs=30", "data.args.num_images=256", "run.wandb=disabled")
+    process = subprocess.Popen(
+        _command("train.py", *words), cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/checkpoints/last.pt")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert _results(tmp_path) == []
+
+    # few epochs are left to run if the first part was not thrown away
+    again = _run(tmp_path, "train.py", *words)
+    assert again.returncode == 0, again.stderr
+    assert "resumed after epoch" in again.stdout
+    assert "epoch  1/30" not in again.stdout
+    (results,) = _results(tmp_path)
+    path = tmp_path / "runs" / results["name"] / "metrics.jsonl"
+    epochs = [json.loads(line)["epoch"] for line in path.read_text().splitlines()]
+    assert epochs == list(range(1, 31))
+
+
+def test_ctrl_c_ends_in_one_line_and_marks_the_run_failed(tmp_path):
+    process = subprocess.Popen(
+        _command("train.py", *FAST, "train.epochs=500", "run.wandb=disabled"),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/checkpoints/last.pt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == (
+        "error: interrupted; the same command resumes after the last whole epoch"
+    )
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py", "bench.py"])
+def test_composing_and_completing_do_not_load_torch(tmp_path, script):
+    probe = (
+        "import runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as error:\n"
+        "    assert not error.code, error.code\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'wandb', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    sys_path = {"PYTHONPATH": str(ROOT)}
+    for words in (["--cfg", "job"], ["-sc", "query=bash"]):
+        done = subprocess.run(
+            [sys.executable, "-c", probe, str(ROOT / script), *words],
+            cwd=tmp_path,
+            env=os.environ | sys_path | {"COMP_LINE": f"python {script} ru", "COMP_POINT": "99"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "run" in done.stdout
+
+
+def test_bench_prints_the_old_table_s_nets_and_ours(tmp_path):
+    words = ("models=[torchvision:squeezenet1_0,v1,v3_small]", "batch_sizes=[2,1]")
+    done = _run(tmp_path, "bench.py", *words, "resolution=64", "rounds=3", "warmup=1")
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "batch 2",
+        "batch 1",
+        "torchvision:squeezenet1_0",
+        "v1",
+        "v3_small",
+        "median of 3",
+    ):
+        assert text in done.stdout

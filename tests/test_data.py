@@ -1,0 +1,148 @@
+"""Datasets, their preprocessing, and an order that follows from the seed."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from mobilenet_exp.config import DataConfig
+from mobilenet_exp.data import build_loaders, eval_transform, train_transform
+from mobilenet_exp.errors import InputError
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of JPEG files, 7 to train on and 5 to evaluate, of uneven sizes."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 7), ("val", 5)):
+        for index in range(count):
+            path = tmp_path / split / f"class{index % 2}" / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 256, (60 + index, 80, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+    return tmp_path
+
+
+def _data(name: str, **options) -> DataConfig:
+    common = {"batch_size": 4, "resolution": 32, "crop_pct": 0.875, "augment": "none"}
+    return DataConfig(name=name, mean=MEAN, std=STD, **(common | options))
+
+
+def test_digits_are_all_there_and_a_fifth_of_each_class_is_held_out():
+    loaders = build_loaders(_data("digits", batch_size=500), seed=0)
+    train, val = loaders.train.dataset, loaders.val.dataset
+    assert (len(train), len(val)) == (1437, 360)
+    labels = torch.cat([labels for _, labels in loaders.val])
+    assert labels.bincount().min() >= 34
+    seen = {image.numpy().tobytes() for image, _ in train.images}
+    # a few digits are identical in the set itself; leaking the split would share 360
+    assert sum(image.numpy().tobytes() in seen for image, _ in val.images) < 5
+
+
+def test_digits_are_shown_as_the_originals(compose_config):
+    from sklearn.datasets import load_digits
+
+    config = compose_config("data.resolution=64", "data.augment=none").data
+    loaders = build_loaders(config, seed=0)
+    image, label = loaders.val.dataset[0]
+    image = image * config.std[0] + config.mean[0]
+    small = torch.nn.functional.adaptive_avg_pool2d(image, 8)[0] * 16
+    originals = torch.tensor(load_digits().images, dtype=torch.float32)
+    nearest = (originals - small).flatten(1).norm(dim=1).argmin()
+    assert load_digits().target[nearest] == label
+
+
+def test_imagefolder_preprocessing_is_the_old_repos(folder):
+    """RandomResizedCrop, flip, mean/std; Resize 256, CenterCrop 224: pixel for pixel."""
+    data = _data("imagefolder", resolution=224, augment="random_resized_crop")
+    image = Image.open(next((folder / "val").rglob("*.jpg"))).convert("RGB")
+    tail = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    old_eval = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *tail])
+    torch.testing.assert_close(eval_transform(data)(image), old_eval(image), rtol=0, atol=1e-6)
+
+    crops = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip()]
+    old_train = transforms.Compose([*crops, *tail])
+    for seed in range(5):
+        torch.manual_seed(seed)
+        expected = old_train(image)
+        torch.manual_seed(seed)
+        found = train_transform(data)(image)
+        torch.testing.assert_close(torch.as_tensor(found), expected, rtol=0, atol=1e-6)
+
+
+def test_imagefolder_sees_every_evaluation_image_once(folder):
+    loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0, workers=0)
+    assert [len(labels) for _, labels in loaders.val] == [4, 1]
+    assert [len(labels) for _, labels in loaders.train] == [4]
+    assert loaders.classes == ["class0", "class1"]
+
+
+@pytest.mark.parametrize("augment", ["random_resized_crop", "pad_crop_flip", "affine"])
+def test_order_and_augmentation_follow_from_seed_and_epoch(folder, augment):
+    def epoch(seed, number, workers):
+        data = _data("imagefolder", root=str(folder), augment=augment, batch_size=2)
+        loaders = build_loaders(data, seed=seed, workers=workers)
+        loaders.train_sampler.set_epoch(number)
+        torch.rand(1)
+        return torch.cat([images for images, _ in loaders.train])
+
+    first = epoch(0, 1, workers=0)
+    assert torch.equal(epoch(0, 1, workers=2), first)
+    assert not torch.equal(epoch(0, 2, workers=0), first)
+    assert not torch.equal(epoch(1, 1, workers=0), first)
+
+
+def test_loading_leaves_the_global_generator_alone(folder):
+    data = _data("imagefolder", root=str(folder), augment="random_resized_crop")
+    view = build_loaders(data, seed=0, workers=0).train.dataset
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    view[(0, 99)]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_fake_data_has_the_asked_size():
+    data = _data("fake", args={"num_images": 10, "num_classes": 3}, crop_pct=1.0)
+    loaders = build_loaders(data, seed=0)
+    images, labels = next(iter(loaders.val))
+    assert images.shape == (4, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert len(loaders.classes) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "imagefolder"}, "data.root=null: must be given"),
+        ({"name": "imagefolder", "root": "nowhere"}, "data.root=nowhere: no folder train/"),
+        ({"name": "cifar10", "root": "nowhere"}, "data.download=true fetches it"),
+        ({"name": "mnist"}, "data.name=mnist: not known; allowed: digits"),
+        ({"name": "digits", "augment": "zoom"}, "data.augment=zoom: not known; allowed:"),
+    ],
+)
+def test_missing_files_and_unknown_names_are_refused(options, message):
+    with pytest.raises(InputError) as caught:
+        build_loaders(_data(**options), seed=0)
+    assert message in str(caught.value)
+
+
+def test_splits_of_other_classes_are_refused(folder):
+    (folder / "val" / "class1").rename(folder / "val" / "class9")
+    with pytest.raises(InputError, match="only in one: class1, class9"):
+        build_loaders(_data("imagefolder", root=str(folder)), seed=0)
+
+
+def test_imagenet_needs_a_thousand_classes(folder):
+    with pytest.raises(InputError, match="1000 classes, has 2; data=imagefolder takes any"):
+        build_loaders(_data("imagenet", root=str(folder)), seed=0)
+
+
+def test_empty_class_folder_is_named(folder):
+    (folder / "train" / "class7").mkdir()
+    with pytest.raises(InputError, match="class7"):
+        build_loaders(_data("imagefolder", root=str(folder)), seed=0)

@@ -1,0 +1,101 @@
+"""Imports point down only, and each third party has its door."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "mobilenet_exp"
+
+# A module imports from lower floors only; modules of one floor do not know each other.
+FLOORS = (
+    ("errors", "paper", "console"),
+    ("registry", "config"),
+    ("explain", "schedule", "models.layers"),
+    ("models.network", "profiling"),
+    ("models.v1", "models.v2", "models.v3"),
+    ("models",),
+    (
+        "data",
+        "optim",
+        "engine",
+        "checkpoint",
+        "tracking",
+        "comparison",
+        "benchmark",
+        "reports",
+    ),
+    ("session",),
+    ("run", "cli"),
+    ("train", "eval", "bench"),
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+
+DOORS = {
+    "hydra": {"cli"},
+    "omegaconf": {"config", "cli"},
+    "wandb": {"tracking"},
+    "timm": {"optim"},
+    "torchvision": {"data", "benchmark"},
+    "sklearn": {"data"},
+    "rich": {"console"},
+}
+# answer before torch is loaded: composing, completing, explaining, printing
+WITHOUT_TORCH = {
+    "errors", "paper", "console", "registry", "config", "explain", "schedule", "tracking",
+    "reports", "cli", "train", "eval", "bench",
+}  # fmt: skip
+
+
+def _sources() -> dict[str, Path]:
+    entries = {name: ROOT / f"{name}.py" for name in FLOORS[-1]}
+    package = {}
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        if parts:
+            package[".".join(parts)] = path
+    return entries | package
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+SOURCES = _sources()
+
+
+def test_every_module_has_a_floor():
+    assert set(SOURCES) == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_imports_point_down(module):
+    ours = {name.removeprefix(f"{PACKAGE}.") for name in _imports(SOURCES[module])}
+    for name in ours & set(FLOOR):
+        # `from mobilenet_exp.models import v1` names the package itself as well
+        assert FLOOR[name] < FLOOR[module] or name == module, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_third_parties_come_through_their_door(module):
+    roots = {name.partition(".")[0] for name in _imports(SOURCES[module])}
+    for library, doors in DOORS.items():
+        assert library not in roots or module in doors, f"{module} imports {library}"
+    if module in WITHOUT_TORCH:
+        assert "torch" not in roots
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_modules_stay_readable(module):
+    lines = SOURCES[module].read_text().splitlines()
+    # a generous margin over the house's 250
+    assert len(lines) <= 280, f"{module} has {len(lines)} lines"

@@ -1,0 +1,229 @@
+"""Every network is its paper's table: exact counts, and logits equal to the libraries'."""
+
+import itertools
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from mobilenet_exp import build_model, list_models, mobilenetv3, profile_model
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.paper import paper_rows
+
+NAMES = ["v1", "v2", "v3_large", "v3_small", "v3_large_minimalistic", "v3_small_minimalistic"]
+RELU6 = {"activation": "relu6"}
+
+# peer, name, width, options: nets built by other people's code from the same tables
+PEERS = [
+    ("torchvision:mobilenet_v2", "v2", 1.0, {}),
+    ("torchvision:mobilenet_v3_large", "v3_large", 1.0, {}),
+    ("torchvision:mobilenet_v3_small", "v3_small", 1.0, {}),
+    ("timm:mobilenetv1_100", "v1", 1.0, RELU6),
+    ("timm:mobilenetv1_125", "v1", 1.25, RELU6),
+    ("timm:mobilenetv2_100", "v2", 1.0, {}),
+    ("timm:mobilenetv2_140", "v2", 1.4, {}),
+    ("timm:mobilenetv2_075", "v2", 0.75, {}),
+    ("timm:mobilenetv2_050", "v2", 0.5, {}),
+    ("timm:mobilenetv2_035", "v2", 0.35, {}),
+    ("timm:mobilenetv3_large_100", "v3_large", 1.0, {}),
+    ("timm:mobilenetv3_large_075", "v3_large", 0.75, {}),
+    ("timm:mobilenetv3_small_100", "v3_small", 1.0, {}),
+    ("timm:mobilenetv3_small_075", "v3_small", 0.75, {}),
+    ("timm:mobilenetv3_small_050", "v3_small", 0.5, {"scale_stem": False}),
+    ("timm:tf_mobilenetv3_large_minimal_100", "v3_large_minimalistic", 1.0, {}),
+    ("timm:tf_mobilenetv3_small_minimal_100", "v3_small_minimalistic", 1.0, {}),
+]
+
+
+def _peer(name: str) -> nn.Module:
+    library, _, name = name.partition(":")
+    if library == "timm":
+        return timm.create_model(name)
+    return torchvision.models.get_model(name, weights=None)
+
+
+def _on_meta(name: str, **options) -> nn.Module:
+    with torch.device("meta"):
+        return build_model(name, **options)
+
+
+def test_list_models_names_every_net():
+    assert list_models() == NAMES
+
+
+@pytest.mark.parametrize(
+    "row",
+    paper_rows(),
+    ids=lambda row: f"{row.model}-{row.width_mult}-{row.resolution}-{row.source}",
+)
+def test_counts_equal_the_row_to_the_last_unit(row):
+    net = _on_meta(row.model, width_mult=row.width_mult, **row.options)
+    assert profile_model(net, row.resolution) == (row.madds, row.params)
+
+
+@pytest.mark.parametrize(("peer", "name", "width", "options"), PEERS)
+def test_counts_and_logits_equal_the_peer(peer, name, width, options):
+    theirs = _peer(peer).eval()
+    eps = next(m.eps for m in theirs.modules() if isinstance(m, nn.BatchNorm2d))
+    ours = build_model(name, width_mult=width, bn_eps=eps, **options).eval()
+    _randomize(theirs)
+    _copy_by_order(theirs, ours)
+    # at 65 px TensorFlow's SAME padding, which timm's tf_ nets emulate, is symmetric
+    images = torch.randn(2, 3, 65, 65)
+    assert _count_by_hooks(theirs, 65) == profile_model(ours, 65).madds
+    with torch.no_grad():
+        expected, logits = theirs(images), ours(images)
+        exactly, exact = theirs.double()(images.double()), ours.double()(images.double())
+    # 1e-5 in float32, of logits scaled to 1; in float64 nothing but rounding is left
+    scale = expected.std()
+    torch.testing.assert_close(logits / scale, expected / scale, rtol=0, atol=1e-5)
+    torch.testing.assert_close(exact, exactly, rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def _randomize(net: nn.Module) -> None:
+    """Give every affine and running statistic a value that a mistake would show in."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.uniform_(-0.2, 0.2)
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+        elif isinstance(module, nn.Linear):
+            module.weight.normal_(std=0.05)
+
+
+def _copy_by_order(source: nn.Module, target: nn.Module) -> None:
+    """Both list their tensors in forward order; a 1x1 convolution may stand for a linear."""
+    theirs, ours = source.state_dict(), target.state_dict()
+    assert len(theirs) == len(ours)
+    for (_, value), (key, old) in zip(theirs.items(), ours.items(), strict=True):
+        assert value.numel() == old.numel(), key
+        ours[key] = value.reshape(old.shape)
+    target.load_state_dict(ours)
+
+
+def _count_by_hooks(net: nn.Module, resolution: int) -> int:
+    """The papers' convention by formula, from module shapes: a second, independent counter."""
+    total = 0
+
+    def count(module, _, output):
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            per_output = module.in_channels // module.groups
+            total += output.numel() * per_output * module.kernel_size[0] * module.kernel_size[1]
+        else:
+            total += module.in_features * module.out_features
+
+    layers = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    with torch.no_grad():
+        net(torch.zeros(1, 3, resolution, resolution))
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", [0.1, 0.35, 0.61, 1.37])
+def test_any_width_trains_at_32_px(name, width):
+    net = build_model(name, width_mult=width, num_classes=7)
+    logits = net(torch.randn(3, 3, 32, 32))
+    assert logits.shape == (3, 7)
+    logits.logsumexp(1).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("side", [32, 33, 50, 97])
+def test_any_side_from_32_px_evaluates_the_same_twice(name, side):
+    net = build_model(name, width_mult=0.25, num_classes=5).eval()
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        assert torch.equal(net(images), net(images))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stem_stride_1_keeps_the_grid_of_small_images(name):
+    counts = [profile_model(_on_meta(name, stem_stride=stride), 32) for stride in (1, 2)]
+    assert counts[0].params == counts[1].params
+    # the same grid as an image of twice the side
+    doubled = profile_model(_on_meta(name, stem_stride=2), 64)
+    assert counts[0].madds == doubled.madds
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "stem", "last", "features"),
+    [
+        # V1 cuts to an integer; V2's and V3's last layers do not shrink, V3's 960 does
+        ("v1", 0.35, 11, None, 358),
+        ("v2", 0.35, 16, 1280, 1280),
+        ("v2", 1.4, 48, 1792, 1792),
+        ("v3_large", 0.35, 8, 336, 1280),
+        ("v3_large", 1.25, 24, 1200, 1600),
+        ("v3_small", 0.5, 8, 288, 1024),
+    ],
+)
+def test_width_rule_at_the_ends_of_the_net(name, width, stem, last, features):
+    net = _on_meta(name, width_mult=width)
+    assert net.stem.conv.out_channels == stem
+    assert net.classifier.in_features == features
+    if last:
+        assert net.last_conv.conv.out_channels == last
+
+
+def test_expansion_follows_the_rounded_input():
+    """Slim's rule and not torchvision's: V3-Large 0.75, third block, 72/24 of 24 channels."""
+    block = _on_meta("v3_large", width_mult=0.75).blocks[2]
+    assert (block.expand.conv.in_channels, block.expand.conv.out_channels) == (24, 72)
+
+
+@pytest.mark.parametrize(
+    ("name", "dropout", "eps", "momentum"),
+    [
+        ("v1", 0.001, 0.001, 0.0003),
+        ("v2", 0.2, 0.001, 0.003),
+        ("v3_large", 0.2, 0.001, 0.01),
+    ],
+)
+def test_paper_values_are_the_defaults_and_yield_to_options(name, dropout, eps, momentum):
+    net = _on_meta(name)
+    assert (net.dropout.p, net.stem.bn.eps, net.stem.bn.momentum) == (dropout, eps, momentum)
+    net = _on_meta(name, dropout=0.5, bn_eps=0.1, bn_momentum=0.2)
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert net.dropout.p == 0.5
+    assert {(m.eps, m.momentum) for m in norms} == {(0.1, 0.2)}
+
+
+def test_mobilenetv3_is_the_old_call():
+    torch.manual_seed(3)
+    small = mobilenetv3(mode="small", width_mult=0.5, num_classes=10)
+    torch.manual_seed(3)
+    same = build_model("v3_small", width_mult=0.5, num_classes=10)
+    pairs = itertools.zip_longest(small.state_dict().items(), same.state_dict().items())
+    assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+    with pytest.raises(InputError, match="mode=medium: allowed: large, small"):
+        mobilenetv3(mode="medium")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "v9"}, "model.name=v9: not known; allowed: v1, v2"),
+        ({"name": "v1", "width_mult": 0}, "model.width_mult=0: must be a number > 0"),
+        ({"name": "v1", "width_mult": float("nan")}, "model.width_mult=nan: must be"),
+        ({"name": "v1", "num_classes": 0}, "model.num_classes=0: must be"),
+        ({"name": "v1", "dropout": 1.0}, "model.dropout=1.0: must be in"),
+        ({"name": "v1", "stem_stride": 3}, "model.stem_stride=3: must be 1 or 2"),
+        ({"name": "v1", "activation": "tanh"}, "model.args.activation=tanh: not known"),
+        ({"name": "v2", "activation": "relu"}, "model.args.activation=relu: not an option of v2"),
+        ({"name": "v3_small", "head": 1}, "allowed: head_width, scale_stem"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(options, message):
+    with pytest.raises(InputError) as caught:
+        build_model(**options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,63 @@
+"""The published rows: what is printed, what is built, and how a row is found."""
+
+import pytest
+
+from mobilenet_exp import paper_row
+from mobilenet_exp.paper import AUTHORS, paper_rows
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "resolution", "top1", "madds_m", "params_m", "source"),
+    [
+        # typed from the papers, not from the file
+        ("v1", 1.0, 224, 70.6, 569, 4.2, "paper"),
+        ("v1", 0.25, 224, 50.6, 41, 0.5, "paper"),
+        ("v1", 1.0, 160, 67.2, 290, 4.2, "paper"),
+        ("v2", 1.0, 224, 72.0, 300, 3.4, "paper"),
+        ("v2", 1.4, 224, 74.7, 585, 6.9, "paper"),
+        ("v2", 0.35, 96, 45.5, 11, 1.66, "slim"),
+        ("v3_large", 1.0, 224, 75.2, 219, 5.4, "paper"),
+        ("v3_small", 1.0, 224, 67.4, 56, 2.5, "paper"),
+        ("v3_small", 0.35, 224, 49.8, 12, 1.4, "paper_appendix"),
+        ("v3_large", 1.0, 256, 76.0, 282, 5.4, "paper_appendix"),
+        ("v3_large_minimalistic", 1.0, 224, 72.3, 209, 3.9, "slim"),
+        ("v3_small_minimalistic", 1.0, 224, 61.9, 65, 2.0, "slim"),
+    ],
+)
+def test_default_lookup_finds_the_authors_row(
+    model, width, resolution, top1, madds_m, params_m, source
+):
+    row = paper_row(model, width_mult=width, resolution=resolution)
+    assert (row.top1, row.madds_m, row.params_m, row.source) == (top1, madds_m, params_m, source)
+
+
+def test_a_source_can_be_named():
+    assert paper_row("v1", source="seed:sgd").top1 == 68.848
+    assert paper_row("v1", source="seed:rmsprop").top5 == 0.494
+    early = paper_row("v3_small", source="paper_early")
+    assert (early.madds_m, early.params_m, early.options) == (66, 2.9, {"head_width": 1280})
+
+
+def test_no_row_is_none():
+    assert paper_row("v2", width_mult=0.6) is None
+    assert paper_row("v2", source="nobody") is None
+
+
+def test_every_row_is_named_once_and_has_a_source():
+    keys = [(row.model, row.width_mult, row.resolution, row.source) for row in paper_rows()]
+    assert len(set(keys)) == len(keys)
+    assert all(row.citation for row in paper_rows())
+    assert all(row.top1 is not None for row in paper_rows() if row.source in AUTHORS)
+
+
+@pytest.mark.parametrize("kind", ["madds", "params"])
+def test_a_print_that_is_not_reached_is_said_so(kind):
+    """Within one unit of the last printed place, or `unreached` names the two figures."""
+    for row in paper_rows():
+        printed = getattr(row, f"{kind}_m")
+        if printed is None:
+            continue
+        places = len(f"{printed:g}".partition(".")[2])
+        # 4.2 prints one place; 5.40 of a CSV reads as 5.4, which only widens the unit
+        is_reached = abs(printed - getattr(row, kind) / 1e6) < 10.0**-places
+        assert is_reached or f"{kind} {printed:g} M printed" in row.unreached, row

@@ -1,0 +1,147 @@
+"""A run from its configuration to its results: resumed, repeated, evaluated again."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mobilenet_exp import run, session, tracking
+from mobilenet_exp.checkpoint import load_checkpoint
+from mobilenet_exp.config import EvalConfig, RunConfig, run_name, to_config, to_dict
+from mobilenet_exp.errors import InputError
+
+# read by scripts and by later tools: names and types are a promise
+RESULTS = {
+    "name": str, "model": str, "width_mult": float, "data": str, "resolution": int,
+    "num_classes": int, "madds": int, "params": int, "top1": float, "top5": float,
+    "best_epoch": int, "last_top1": float, "epochs": int, "seconds": float,
+    "paper": type(None), "paper_reason": str, "reference": dict,
+}  # fmt: skip
+METRICS = {
+    "epoch", "train/loss", "train/top1", "train/lr", "train/images_per_s", "val/loss",
+    "val/top1", "val/top5", "val/num_images",
+}  # fmt: skip
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(quick_in, tmp_path_factory):
+    """A finished run, to look at only: its config, its results, its folder."""
+    config = quick_in(tmp_path_factory.mktemp("finished"))
+    return config, run.train(config), Path(config.run.root) / run_name(config)
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    config, results, folder = finished
+    assert {key: type(value) for key, value in results.items()} == RESULTS
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert to_config(yaml.safe_load((folder / "config.yaml").read_text())) == config
+    rows = _rows(folder)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert set(rows[0]) == METRICS
+    assert results["top1"] == max(row["val/top1"] for row in rows)
+    assert rows[0]["val/num_images"] == 360
+    for name in ("last.pt", "best.pt"):
+        state = torch.load(folder / "checkpoints" / name, weights_only=True)
+        assert to_config(state["config"]) == config
+    assert load_checkpoint(folder / "checkpoints" / "last.pt")["epoch"] == 2
+
+
+def test_a_digits_accuracy_is_never_held_against_imagenet(finished):
+    _, results, _ = finished
+    assert results["paper"] is None
+    assert "not ImageNet" in results["paper_reason"]
+    assert results["reference"]["row"]["top1"] == 49.8
+    assert results["reference"]["delta"].keys() == {"madds_m", "params_m"}
+
+
+def test_a_finished_run_returns_its_result_and_trains_nothing(finished, monkeypatch, capsys):
+    config, results, _ = finished
+    monkeypatch.setattr(run, "build_session", None)
+    assert run.train(config) == results
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path, monkeypatch):
+    """Two epochs in one go equal one, a crash after logging the second, and a resume."""
+    words = ("model.dropout=0.5", "train.label_smoothing=0.1", "optimizer=rmsprop")
+    whole = quick(*words, f"run.root={tmp_path}/whole")
+    run.train(whole)
+    cut = quick(*words, f"run.root={tmp_path}/cut")
+
+    def crash_at_2(state, folder, *, is_best):
+        if state.progress.epoch == 2:
+            raise RuntimeError("power cut")
+        session.save(state, folder, is_best=is_best)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save", crash_at_2)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run.train(cut)
+    folder = tmp_path / "cut" / run_name(cut)
+    assert "power cut" in (folder / "error.txt").read_text()
+    assert [row["epoch"] for row in _rows(folder)] == [1, 2]
+    run.train(cut)
+
+    assert not (folder / "error.txt").exists()
+    other = tmp_path / "whole" / run_name(whole)
+    ours, theirs = (load_checkpoint(f / "checkpoints" / "last.pt") for f in (folder, other))
+    _assert_equal(ours["model"], theirs["model"])
+    _assert_equal(ours["optimizer"]["state"], theirs["optimizer"]["state"])
+    timing = {"train/images_per_s"}
+    for mine, its in zip(_rows(folder), _rows(other), strict=True):
+        assert {k: v for k, v in mine.items() if k not in timing} == {
+            k: v for k, v in its.items() if k not in timing
+        }
+
+
+def _assert_equal(ours, theirs):
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            _assert_equal(ours[key], theirs[key])
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+def test_half_a_line_of_metrics_is_dropped_on_resume(tmp_path):
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3, "tra')
+    tracker = tracking.Tracker(
+        path.parent, config={}, title="t", mode="disabled", project="p", tags=()
+    )
+    with tracker:
+        tracker.keep_until(1)
+        tracker.log(2, {"val/top1": 5.0})
+    assert path.read_text() == '{"epoch": 1}\n{"epoch": 2, "val/top1": 5.0}\n'
+
+
+def test_evaluation_repeats_the_run_s_figures(finished):
+    _, results, folder = finished
+    cpu = RunConfig(device="cpu")
+    best = EvalConfig(checkpoint=str(folder / "checkpoints" / "best.pt"), run=cpu)
+    scores = run.evaluate(best)
+    assert (scores["top1"], scores["top5"]) == (results["top1"], results["top5"])
+    assert scores["num_images"] == 360
+
+
+def test_bad_input_leaves_nothing_behind(quick, tmp_path):
+    for words in (("data=imagefolder", "data.root=nowhere"), ("model.num_classes=3",)):
+        with pytest.raises(InputError):
+            run.train(quick(*words))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_more_classes_than_the_data_has_are_allowed(quick):
+    config = quick("model.num_classes=12", "train.epochs=1", "data=fake", "data.resolution=32")
+    results = run.train(config)
+    assert results["num_classes"] == 12
+    assert to_dict(config)["model"]["num_classes"] == 12
