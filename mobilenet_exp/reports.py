@@ -101,36 +101,32 @@ def print_evaluation(
     console.table(title, ("", "value"), rows, notes)
 
 
-def print_latency(rows: list[dict[str, Any]], resolution: int, rounds: int, device: object) -> None:
+def print_latency(
+    rows: Sequence[dict[str, Any]], resolution: int, rounds: int, device: Any
+) -> None:
     """Print median and spread of a forward per net and batch size, and what they count."""
-    sizes = sorted({row["batch_size"] for row in rows}, reverse=True)
-    for size in sizes:
-        ours = [row for row in rows if row["batch_size"] == size]
-        first = ours[0]
+    columns = ("", "ms", "fastest", "slowest", "ratio", "madds M", "params M", "old ms")
+    for size in dict.fromkeys(row["batch_size"] for row in rows):
+        nets = [row for row in rows if row["batch_size"] == size]
         cells = [
             (
-                row["model"],
-                figure(row["latency_ms"], 2),
-                f"{row['fastest_ms']:.2f}-{row['slowest_ms']:.2f}",
-                figure(row["latency_ms"] / first["latency_ms"], 2),
+                row["model"].removeprefix("torchvision:"),
+                *(figure(row[key], 1) for key in ("latency_ms", "fastest_ms", "slowest_ms")),
+                figure(row["latency_ms"] / nets[0]["latency_ms"]),
                 figure(row["madds"] / MILLION, 1),
-                figure(row["params"] / MILLION, 2),
-                figure(row["old_ms"], 2),
+                figure(row["params"] / MILLION),
+                figure(row["old_ms"], 1),
             )
-            for row in ours
+            for row in nets
         ]
-        columns = (
-            f"batch {size}", "ms", "fastest-\nslowest", "ratio", "madds M", "params M",
-            "old ms",
-        )  # fmt: skip
-        console.table(f"forward, {resolution} px, on {device}", columns, cells)
+        console.table(f"batch {size}, {resolution} px, on {device}", columns, cells)
     console.line(
-        f"ms per batch in eval mode: median of {rounds} interleaved rounds after warm-up; ratio to "
-        f"{rows[0]['model']}; madds of one image."
+        f"ms of one batch's forward, eval mode: median of {rounds} interleaved rounds after "
+        "warm-up; ratio to the first net; madds of one image"
     )
     console.line(
-        "old ms: marvis/pytorch-mobilenet on a Titan X, one unsynchronised call in training "
-        "mode: launch time, not compute time. Not comparable; shown as printed."
+        "old ms: printed by marvis/pytorch-mobilenet for a Titan X; one unsynchronised call in "
+        "training mode, so launch time: not comparable"
     )
 
 
