@@ -54,7 +54,8 @@ def build_loaders(
     `workers=None`: 0 for data in memory, else one per core. Raises InputError for an
     unknown name or option and for missing files.
     """
-    sets = DATASETS.get(data.name)(data)
+    DATASETS.check_options(data.name, data.args, "data.args")
+    sets = DATASETS.get(data.name)(data, **data.args)
     if workers is None:
         workers = 0 if sets.in_memory else os.cpu_count() or 1
     sampler = SeededSampler(len(sets.train), seed)
@@ -246,12 +247,15 @@ def cifar10(data: DataConfig) -> ImageSets:
 
 
 @DATASETS.register("fake")
-def fake(data: DataConfig) -> ImageSets:
-    """Noise images with labels, drawn by index; `num_images` and `num_classes` in args."""
-    side, size = data.resolution, data.args["num_images"]
-    classes = data.args["num_classes"]
+def fake(data: DataConfig, *, num_images: int, num_classes: int) -> ImageSets:
+    """Noise images with labels, `num_images` to train on and as many to evaluate."""
+    for key, value in (("num_images", num_images), ("num_classes", num_classes)):
+        if value < 1:
+            raise InputError(f"data.args.{key}", value, "must be a whole number > 0")
     train, val = (
-        datasets.FakeData(size, (3, side, side), classes, random_offset=offset)
-        for offset in (0, size)
+        datasets.FakeData(
+            num_images, (3, data.resolution, data.resolution), num_classes, random_offset=offset
+        )
+        for offset in (0, num_images)
     )
-    return ImageSets(train, val, [str(index) for index in range(classes)], in_memory=True)
+    return ImageSets(train, val, [str(index) for index in range(num_classes)], in_memory=True)

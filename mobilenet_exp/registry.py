@@ -1,5 +1,6 @@
 """Names to builders. Knows nothing of torch or of what it holds."""
 
+import inspect
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -35,6 +36,18 @@ class Registry(Generic[T]):
         if name not in self._builders:
             raise InputError(self.key, name, f"not known; allowed: {', '.join(self.names())}")
         return self._builders[name]
+
+    def check_options(self, name: str, options: dict[str, object], key: str) -> None:
+        """Refuse options that are not keyword-only arguments of `name`'s builder.
+
+        `key` is the config key that holds them. Raises InputError listing the known ones.
+        """
+        parameters = inspect.signature(self.get(name)).parameters.values()
+        known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        for option, value in options.items():
+            if option not in known:
+                allowed = f"allowed: {', '.join(known)}" if known else "it has none"
+                raise InputError(f"{key}.{option}", value, f"not an option of {name}; {allowed}")
 
     def names(self) -> list[str]:
         return list(self._builders)

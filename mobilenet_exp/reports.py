@@ -21,19 +21,16 @@ def announce(folder: Path, status: str, device: object, profile: Any, epoch: int
     """Say where the run lives, on what it runs and how large the net is."""
     resumed = f", resumed after epoch {epoch}" if epoch else ""
     console.line(f"{folder} on {device}{resumed}")
-    console.line(
-        f"{profile.madds / MILLION:.2f} M madds, {profile.params / MILLION:.3f} M params. {status}"
-    )
+    console.line(f"{profile.madds / MILLION:.2f} M madds, {profile.params / MILLION:.3f} M params")
+    console.line(status)
 
 
 def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
     """Return an epoch's figures on one line; accuracies in percent."""
     return (
-        f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
-        f"  train loss {row['train/loss']:.3f} top-1 {row['train/top1']:5.2f}"
-        f"  val loss {row['val/loss']:.3f} top-1 {row['val/top1']:5.2f}"
-        f" top-5 {row['val/top5']:5.2f}"
-        f"  lr {row['train/lr']:.2e}  {row['train/images_per_s']:.0f} images/s"
+        f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {row['train/loss']:.3f}"
+        f"  val top-1 {row['val/top1']:6.2f} top-5 {row['val/top5']:6.2f}"
+        f"  lr {row['train/lr']:.1e}  {row['train/images_per_s']:.0f} images/s"
     )
 
 

@@ -4,7 +4,6 @@ A schedule maps the progress in epochs (a float, set at every step) to a factor 
 base rate; a resumed run needs the step counter and nothing else.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 
@@ -54,18 +53,9 @@ def build_schedule(
     name or argument.
     """
     schedule, args = SCHEDULES.get(name), args or {}
-    known = [
-        parameter.name
-        for parameter in inspect.signature(schedule).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    for key, value in args.items():
-        if key not in known:
-            raise InputError(
-                f"schedule.args.{key}", value, f"not an argument of {name}; allowed: {known}"
-            )
-        if key == "every_epochs" and value <= 0:
-            raise InputError("schedule.args.every_epochs", value, "must be a number > 0")
+    SCHEDULES.check_options(name, args, "schedule.args")
+    if args.get("every_epochs", 1) <= 0:
+        raise InputError("schedule.args.every_epochs", args["every_epochs"], "must be a number > 0")
     warmup_steps = warmup_epochs * steps_per_epoch
 
     def lr_at(step: int) -> float:

@@ -132,7 +132,8 @@ class Tracker:
 
     @staticmethod
     def _offline_line(run: "wandb.Run") -> str:
-        folder = Path(run.dir).parent
+        # run.dir is wandb/offline-run-.../files
+        folder = Path(run.dir).parents[1]
         folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         return f"W&B: offline, in {folder}"
 

@@ -121,6 +121,8 @@ def test_fake_data_has_the_asked_size():
         ({"name": "imagefolder"}, "data.root=null: must be given"),
         ({"name": "imagefolder", "root": "nowhere"}, "data.root=nowhere: no folder train/"),
         ({"name": "cifar10", "root": "nowhere"}, "data.download=true fetches it"),
+        ({"name": "fake", "args": {"foo": 1}}, "data.args.foo=1: not an option of fake; allowed:"),
+        ({"name": "digits", "args": {"foo": 1}}, "data.args.foo=1: not an option of digits"),
         ({"name": "mnist"}, "data.name=mnist: not known; allowed: digits"),
         ({"name": "digits", "augment": "zoom"}, "data.augment=zoom: not known; allowed:"),
     ],

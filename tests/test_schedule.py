@@ -56,7 +56,7 @@ def test_warmup_longer_than_the_run_only_rises():
 
 
 def test_unknown_arguments_are_refused():
-    with pytest.raises(InputError, match="schedule.args.gamma=0.1: not an argument of cosine"):
+    with pytest.raises(InputError, match="schedule.args.gamma=0.1: not an option of cosine"):
         _schedule("cosine", gamma=0.1)
     with pytest.raises(InputError, match="every_epochs=0: must be a number > 0"):
         _schedule("step", every_epochs=0, gamma=0.1)

@@ -3,9 +3,6 @@
 Importing this package registers the families; it needs torch.
 """
 
-import inspect
-
-from mobilenet_exp.errors import InputError
 from mobilenet_exp.models import v1, v2, v3  # noqa: F401 - registers the builders
 from mobilenet_exp.models.network import MobileNet
 from mobilenet_exp.models.v3 import mobilenetv3
@@ -33,17 +30,8 @@ def build_model(
     `activation="relu6"` for v1, `head_width=1280` for v3_small.
     Raises InputError for an unknown name or option and for a value out of range.
     """
-    builder = MODELS.get(name)
-    known = [
-        parameter.name
-        for parameter in inspect.signature(builder).parameters.values()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    for key, value in args.items():
-        if key not in known:
-            allowed = f"allowed: {', '.join(known)}" if known else "it has none"
-            raise InputError(f"model.args.{key}", value, f"not an option of {name}; {allowed}")
-    return builder(
+    MODELS.check_options(name, args, "model.args")
+    return MODELS.get(name)(
         width_mult=width_mult,
         num_classes=num_classes,
         dropout=dropout,
