@@ -33,7 +33,9 @@ def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()
 ) -> None:
     """Print a table, its first column to the left and figures to the right, then the notes."""
-    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    grid = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for index, column in enumerate(columns):
         grid.add_column(
             column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold"

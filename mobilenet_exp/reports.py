@@ -102,7 +102,7 @@ def print_latency(
     rows: Sequence[dict[str, Any]], resolution: int, rounds: int, device: Any
 ) -> None:
     """Print median and spread of a forward per net and batch size, and what they count."""
-    columns = ("", "ms", "fastest", "slowest", "ratio", "madds M", "params M", "old ms")
+    columns = ("", "ms", "min", "max", "ratio", "madds M", "params M", "old ms")
     for size in dict.fromkeys(row["batch_size"] for row in rows):
         nets = [row for row in rows if row["batch_size"] == size]
         cells = [
@@ -118,8 +118,8 @@ def print_latency(
         ]
         console.table(f"batch {size}, {resolution} px, on {device}", columns, cells)
     console.line(
-        f"ms of one batch's forward, eval mode: median of {rounds} interleaved rounds after "
-        "warm-up; ratio to the first net; madds of one image"
+        f"ms of one batch's forward, eval mode: median, min and max of {rounds} "
+        "interleaved rounds after warm-up; ratio to the first net; madds of one image"
     )
     console.line(
         "old ms: printed by marvis/pytorch-mobilenet for a Titan X; one unsynchronised call in "
