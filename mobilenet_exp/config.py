@@ -8,6 +8,7 @@ place, say where and how. Nothing here needs torch.
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -232,6 +233,9 @@ def run_name(config: Config) -> str:
         for entry in fields(getattr(config, section.name)):
             if entry.metadata.get("place"):
                 del identity[section.name][entry.name]
+    if config.data.name == "imagefolder" and config.data.root:
+        # a folder of images has no other name than its own; where it lies does not matter
+        identity["data"]["folder"] = Path(config.data.root).resolve().name
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return f"{run_title(config)}-{digest}"
 

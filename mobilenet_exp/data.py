@@ -64,6 +64,8 @@ def build_loaders(
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "pin_memory": pin_memory,
+        # of its own: a loader would draw from the global one, which dropout follows
+        "generator": torch.Generator().manual_seed(seed),
     }
     return Loaders(
         train=DataLoader(

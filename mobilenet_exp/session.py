@@ -157,10 +157,16 @@ def save(session: Session, folder: Path, *, is_best: bool) -> None:
 
 
 def resume(session: Session, folder: Path) -> None:
-    """Take up `last.pt` of `folder` if it is there: the state after a whole epoch."""
+    """Take up `last.pt` of `folder` if it is there: the state after a whole epoch.
+
+    Raises InputError if it was begun on other classes.
+    """
     if not (folder / "last.pt").exists():
         return
     state = load_checkpoint(folder / "last.pt")
+    if state["classes"] != session.loaders.classes:
+        allowed = f"holds other classes than {folder} was begun with"
+        raise InputError("data.root", session.config.data.root, allowed)
     session.model.load_state_dict(state["model"])
     session.optimizer.load_state_dict(state["optimizer"])
     session.progress = Progress(**state["progress"])

@@ -178,6 +178,13 @@ def test_run_name_follows_what_is_learned(compose_config):
         assert run_name(compose_config(change)) != name
 
 
+def test_folders_of_images_are_told_apart_by_their_own_name(compose_config):
+    def name(root):
+        return run_name(compose_config("data=imagefolder", f"data.root={root}"))
+
+    assert name("/disk/flowers") == name("/mnt/flowers/") != name("/disk/birds")
+
+
 def test_a_saved_config_comes_back_the_same(compose_config):
     config = compose_config("model=v1", "optimizer=adamw")
     assert to_config(to_dict(config)) == config

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from mobilenet_exp import run, session, tracking
+from mobilenet_exp import console, run, session, tracking
 from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config import EvalConfig, RunConfig, run_name, to_config, to_dict
 from mobilenet_exp.errors import InputError
@@ -132,6 +132,29 @@ def test_evaluation_repeats_the_run_s_figures(finished):
     scores = run.evaluate(best)
     assert (scores["top1"], scores["top5"]) == (results["top1"], results["top5"])
     assert scores["num_images"] == 360
+
+
+def test_a_run_is_not_resumed_on_other_classes(quick, tmp_path):
+    config = quick("data=fake", "data.resolution=32", "train.epochs=1")
+    first = session.build_session(config)
+    session.save(first, tmp_path, is_best=False)
+    second = session.build_session(config)
+    second.loaders.classes.reverse()
+    with pytest.raises(InputError, match="data.root=null: holds other classes"):
+        session.resume(second, tmp_path)
+
+
+def test_workers_change_nothing(quick):
+    """Images come from other processes; the weights do not notice."""
+    small = ("data.resolution=32", "data.batch_size=8", "data.args.num_images=16")
+    words = ("data=fake", *small, "data.augment=affine")
+    weights = []
+    for workers in (0, 2):
+        built = session.build_session(quick(*words, f"run.workers={workers}"))
+        for _ in range(2):
+            session.run_epoch(built, console.progress)
+        weights.append(built.model.state_dict())
+    _assert_equal(dict(weights[0]), dict(weights[1]))
 
 
 def test_bad_input_leaves_nothing_behind(quick, tmp_path):

@@ -1,0 +1,72 @@
+"""Optimizers by name: which parameters decay, and the two rules called RMSprop."""
+
+import pytest
+import torch
+from torch import nn
+
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.models import build_model
+from mobilenet_exp.optim import OPTIMIZERS, build_optimizer
+
+
+def _build(name, model=None, **options):
+    model = model or build_model("v3_small", width_mult=0.35, num_classes=4)
+    return build_optimizer(model, name, lr=0.1, weight_decay=0.01, **options)
+
+
+def test_decay_spares_norm_and_bias_unless_asked():
+    model = build_model("v3_small", width_mult=0.35, num_classes=4)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    spared = {id(p) for m in norms for p in m.parameters()} | {id(p) for p in biases}
+    decays = {
+        id(p): group["weight_decay"]
+        for group in _build("sgd", model).param_groups
+        for p in group["params"]
+    }
+    assert len(decays) == len(list(model.parameters()))
+    assert {key for key, decay in decays.items() if decay == 0} == spared
+    (group,) = _build("sgd", model, decay_norm_and_bias=True).param_groups
+    assert group["weight_decay"] == 0.01
+    assert len(group["params"]) == len(decays)
+
+
+def test_every_option_takes_a_step(compose_config):
+    for name in OPTIMIZERS.names():
+        config = compose_config(f"optimizer={name}").optimizer
+        model = nn.Linear(3, 2)
+        before = model.weight.clone()
+        optimizer = _build(name, model, args=config.args)
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        assert not torch.equal(model.weight, before), name
+
+
+def _first_step(compose_config, name, gradient):
+    weight = nn.Parameter(torch.zeros(1, 1))
+    holder = nn.Module()
+    holder.weight = weight
+    args = compose_config(f"optimizer={name}").optimizer.args
+    optimizer = build_optimizer(holder, name, lr=1.0, weight_decay=0.0, args=args)
+    weight.grad = torch.full((1, 1), gradient)
+    optimizer.step()
+    return -weight.item()
+
+
+@pytest.mark.parametrize("gradient", [1e-3, 0.1, 10.0])
+def test_first_step_of_the_two_rmsprops_by_hand(compose_config, gradient):
+    """TensorFlow's average starts at one, epsilon in the root; PyTorch's at zero, outside."""
+    tf_rule = gradient / (0.9 * 1 + 0.1 * gradient**2 + 1e-3) ** 0.5
+    torch_rule = gradient / ((0.1 * gradient**2) ** 0.5 + 0.0316)
+    assert _first_step(compose_config, "rmsprop", gradient) == pytest.approx(tf_rule, rel=1e-5)
+    found = _first_step(compose_config, "rmsprop_torch", gradient)
+    assert found == pytest.approx(torch_rule, rel=1e-5)
+
+
+def test_unknown_names_and_arguments_are_refused():
+    with pytest.raises(InputError, match="optimizer.name=adagrad: not known; allowed: sgd"):
+        _build("adagrad")
+    with pytest.raises(InputError, match="not accepted by sgd: .*beta"):
+        _build("sgd", args={"beta": 1})
+    with pytest.raises(InputError, match="not accepted by sgd: .*momentum"):
+        _build("sgd", args={"momentum": -1.0})
