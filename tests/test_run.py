@@ -125,6 +125,12 @@ def test_half_a_line_of_metrics_is_dropped_on_resume(tmp_path):
     assert path.read_text() == '{"epoch": 1}\n{"epoch": 2, "val/top1": 5.0}\n'
 
 
+def test_rmsprop_with_its_own_rate_learns_the_digits(quick):
+    """The rule of the papers; the old repository's stayed at chance."""
+    config = quick("optimizer=rmsprop", "model.width_mult=0.5", "train.epochs=6")
+    assert run.train(config)["top1"] > 70
+
+
 def test_evaluation_repeats_the_run_s_figures(finished):
     _, results, folder = finished
     cpu = RunConfig(device="cpu")
