@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision.models import get_model, list_models
+from torchvision import models
 
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.models import build_model
-from mobilenet_exp.profiling import profile_model
+from mobilenet_exp.profiling import Profile, profile_model
 
 PEER = "torchvision:"
 
@@ -52,7 +52,7 @@ def measure_latency(
     `old_ms` (the old table's figure or None). Raises InputError for an unknown name.
     """
     nets = {name: _build(name).eval().to(device) for name in names}
-    profiles = {name: profile_model(net, resolution) for name, net in nets.items()}
+    profiles = {name: _profile(name, net, resolution) for name, net in nets.items()}
     rows = []
     for batch_size in batch_sizes:
         images = torch.randn(batch_size, 3, resolution, resolution, device=device)
@@ -83,9 +83,18 @@ def _build(name: str) -> nn.Module:
     if not name.startswith(PEER):
         return build_model(name)
     peer = name.removeprefix(PEER)
-    if peer not in list_models():
-        raise InputError("models", name, "not a name of torchvision.models.list_models()")
-    return get_model(peer, weights=None)
+    # classifiers only: detectors would fetch a backbone's weights
+    if peer not in models.list_models(module=models):
+        raise InputError("models", name, "not a classifier of torchvision.models.list_models()")
+    return models.get_model(peer, weights=None)
+
+
+def _profile(name: str, net: nn.Module, resolution: int) -> Profile:
+    try:
+        return profile_model(net, resolution)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "its layers do not fit"
+        raise InputError("resolution", resolution, f"{name} does not take it: {reason}") from error
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mobilenet_exp.errors import InputError
 
@@ -35,9 +36,21 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError("checkpoint", path, "no such file; runs keep theirs in checkpoints/")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError("checkpoint", path, f"cannot be read safely ({reason})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    except pickle.UnpicklingError as error:
+        allowed = "refused: it holds more than tensors and plain types, or is no checkpoint"
+        raise InputError("checkpoint", path, allowed) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        allowed = "cannot be read: damaged, or no checkpoint"
+        raise InputError("checkpoint", path, allowed) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or "model" not in state:
         raise InputError("checkpoint", path, f"not a checkpoint of train.py, format {FORMAT}")
     return state
+
+
+def load_weights(model: nn.Module, state: dict[str, Any], path: str | Path) -> None:
+    """Put a checkpoint's weights into `model`, all of them and no others."""
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError("checkpoint", path, f"does not fit its own model: {reason}") from error

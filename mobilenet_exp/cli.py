@@ -5,9 +5,8 @@ and shell completion answer at once.
 """
 
 import functools
-import json
 import os
-import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,17 +16,21 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from mobilenet_exp.config import BenchConfig, Config, EvalConfig, to_config
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.explain import explain
+from mobilenet_exp.sweep import Sweep
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEMAS = {"config": Config, "eval": EvalConfig, "bench": BenchConfig}
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+BAD_INPUT_ERRORS = (InputError, HydraException, OmegaConfBaseException)
 
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store("schema" if _name == "config" else f"{_name}_schema", _schema)
@@ -51,21 +54,49 @@ def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
     return decorate
 
 
+class SweepCallback(Callback):
+    """Gives a sweep its folder, before its first job; Hydra calls it, see conf/config.yaml."""
+
+    # the sweep of this process, for the table at its end
+    sweep: Sweep | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        words = list(config.hydra.overrides.task)
+        given = [word for word in config.hydra.overrides.hydra if "hydra.sweep.dir=" in word]
+        folder = Path(config.hydra.sweep.dir)
+        sweep = Sweep(folder) if given else Sweep.named_by(words, folder)
+        with read_write(config), open_dict(config):
+            config.hydra.sweep.dir = str(sweep.folder)
+            # each job is composed anew, from these words
+            quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+        sweep.begin()
+        SweepCallback.sweep = sweep
+
+
 def _main(program: Callable[[], None], schema: type) -> None:
     # Hydra then raises instead of printing several lines of its own
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sweep = _name_sweep(sys.argv)
+    # a scheduler's end closes the run as a failure does
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    if schema is not Config and {"-m", "--multirun"} & set(sys.argv):
+        _print_error("--multirun: only train.py sweeps")
+        sys.exit(BAD_INPUT)
+    code = 0
     try:
         program()
     except KeyboardInterrupt:
         _print_error("interrupted; the same command resumes after the last whole epoch")
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
         # jobs report their own errors, so this one arose while composing
+        if not isinstance(error, BAD_INPUT_ERRORS) and "Config group" not in str(error):
+            raise
         _print_error(explain(error, sys.argv[1:], schema))
-        sys.exit(BAD_INPUT)
+        code = BAD_INPUT
     finally:
-        code = _close_sweep(sweep) if sweep else 0
+        if SweepCallback.sweep is not None:
+            code = code or _close_sweep(SweepCallback.sweep)
     if code:
         sys.exit(code)
 
@@ -74,91 +105,53 @@ def _run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
     hydra_config = HydraConfig.get()
     overrides = tuple(hydra_config.overrides.task)
     if hydra_config.mode == RunMode.MULTIRUN:
-        return _run_sweep_job(job, composed, schema, overrides, hydra_config)
+        return _run_sweep_job(job, composed, overrides, hydra_config)
     try:
         return job(to_config(composed, schema), overrides=overrides, group=None)
     except Exception as error:
         _report(error, overrides, schema)
-        sys.exit(BAD_INPUT if _is_input(error) else FAILED)
+        sys.exit(BAD_INPUT if isinstance(error, BAD_INPUT_ERRORS) else FAILED)
 
 
 def _run_sweep_job(
-    job: Callable,
-    composed: DictConfig,
-    schema: type,
-    overrides: tuple[str, ...],
-    hydra_config: DictConfig,
+    job: Callable, composed: DictConfig, overrides: tuple[str, ...], hydra_config: DictConfig
 ) -> Any:
     """Run one job of a sweep and record it; a failed one does not stop the others."""
-    sweep, number = Path(hydra_config.sweep.dir), hydra_config.job.num
-    record = {
-        "number": number,
-        "overrides": overrides,
-        "results": None,
-        "error": "interrupted",
-        "is_bad_input": False,
-    }
+    sweep, number = Sweep(Path(hydra_config.sweep.dir)), hydra_config.job.num
+    results, error_line, is_bad_input = None, "interrupted", False
     try:
-        record["results"] = job(to_config(composed, schema), overrides=overrides, group=sweep.name)
-        record["error"] = None
+        results = job(to_config(composed), overrides=overrides, group=sweep.folder.name)
+        error_line = None
     except Exception as error:
-        record["error"] = _report(error, overrides, schema)
-        record["is_bad_input"] = _is_input(error)
+        error_line = _report(error, overrides, Config)
+        is_bad_input = isinstance(error, BAD_INPUT_ERRORS)
     finally:
-        (sweep / f"job-{number}.json").write_text(json.dumps(record, indent=2) + "\n")
-    return record["results"]
+        sweep.record(number, overrides, results, error_line, is_bad_input=is_bad_input)
+    return results
 
 
-def _is_input(error: Exception) -> bool:
-    return isinstance(error, (InputError, OmegaConfBaseException))
-
-
-def _report(error: Exception, overrides: tuple[str, ...], schema: type) -> str:
-    """Print an error, with its traceback unless it is bad input; return its line."""
-    if not _is_input(error):
-        traceback.print_exc()
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    text = explain(error, list(overrides), schema)
-    _print_error(text)
-    return text
-
-
-def _name_sweep(argv: list[str]) -> Path | None:
-    """Give a sweep a folder named by what it varies, so that repeating it finds it again."""
-    if not {"-m", "--multirun"} & set(argv):
-        return None
-    words = [word for word in argv[1:] if "=" in word and not word.startswith("-")]
-    given = dict(word.split("=", 1) for word in words)
-    if "hydra.sweep.dir" in given:
-        return Path(given["hydra.sweep.dir"])
-    varied = [word for word in words if not word.startswith(("run.", "hydra."))]
-    name = re.sub(r"[^A-Za-z0-9.,=_+-]+", "_", "_".join(varied)) or "defaults"
-    folder = Path(given.get("run.root", "runs")) / "sweeps" / name[:120]
-    argv.append(f"hydra.sweep.dir='{folder}'")
-    for old in folder.glob("job-*.json"):
-        old.unlink()
-    return folder
-
-
-def _close_sweep(folder: Path) -> int:
-    """Print the table of all jobs and return the exit code they add up to.
-
-    If no job got past its own input, nothing is left behind.
-    """
-    paths = list(folder.glob("job-*.json"))
-    jobs = sorted((json.loads(path.read_text()) for path in paths), key=lambda job: job["number"])
+def _close_sweep(sweep: Sweep) -> int:
+    """Print the table of all jobs and return the exit code they add up to."""
+    jobs = sweep.jobs()
     if jobs:
         from mobilenet_exp.reports import print_sweep
 
         print_sweep(jobs)
     if all(job["is_bad_input"] for job in jobs):
-        for path in (*paths, folder / "multirun.yaml"):
-            path.unlink(missing_ok=True)
-        for empty in (folder, folder.parent, folder.parent.parent):
-            if empty.is_dir() and not any(empty.iterdir()):
-                empty.rmdir()
+        # no job got past its own input
+        sweep.discard()
         return BAD_INPUT
     return FAILED if any(job["error"] for job in jobs) else 0
+
+
+def _report(error: Exception, overrides: tuple[str, ...], schema: type) -> str:
+    """Print an error, with its traceback unless it is bad input; return its line."""
+    if not isinstance(error, BAD_INPUT_ERRORS):
+        traceback.print_exception(error)
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    text = explain(error, list(overrides), schema)
+    _print_error(text)
+    return text
 
 
 def _print_error(text: str) -> None:

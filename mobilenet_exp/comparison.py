@@ -13,6 +13,9 @@ from mobilenet_exp.models import build_model
 from mobilenet_exp.paper import AUTHORS, PaperRow, paper_row
 from mobilenet_exp.profiling import Profile, profile_model
 
+# Options that leave a net as published: the paper's V1 has ReLU, the authors' code ReLU6.
+AS_PUBLISHED = (("activation", "relu"), ("activation", "relu6"), ("scale_stem", True))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -86,8 +89,7 @@ class Comparison:
 def compare(config: Config, num_classes: int) -> Comparison:
     """Find the published row for a run's configuration and say whether it is its own."""
     model, data = config.model, config.data
-    # ReLU or ReLU6 counts the same
-    options = {key: value for key, value in model.args.items() if key != "activation"}
+    options = {key: value for key, value in model.args.items() if (key, value) not in AS_PUBLISHED}
     row = _find(model.name, model.width_mult, data.resolution, options)
     reason = None
     if data.name != "imagenet":

@@ -1,6 +1,6 @@
 """The configuration: its schema, its rules, and the identity of a run.
 
-The only file of the package that knows OmegaConf. `model data optimizer schedule
+Only here and in `cli` is OmegaConf known. `model data optimizer schedule
 train` say what is learned and give a run its name; `run`, and the fields marked as a
 place, say where and how. Nothing here needs torch.
 """
@@ -183,10 +183,11 @@ RULES = {
     "data.mean": _RGB,
     "data.std": (lambda v: len(v) == 3 and min(v) > 0, "must be three numbers > 0"),
     "train.epochs": _WHOLE,
-    "train.seed": _COUNT,
+    "train.seed": (lambda v: 0 <= v < 2**32, "must be a whole number from 0 to 2**32 - 1"),
     "train.label_smoothing": _SHARE,
     "train.precise_bn_batches": _COUNT,
     "run.device": _one_of("auto", "cpu", "cuda", "mps"),
+    "run.root": (lambda v: v.strip() != "", "must name a folder"),
     "run.workers": _COUNT,
     "run.wandb": _one_of("auto", "online", "offline", "disabled"),
     "models": (lambda v: len(v) > 0, "must name at least one model"),
@@ -226,13 +227,21 @@ def to_yaml(config: AnyConfig) -> str:
 
 
 def run_name(config: Config) -> str:
-    """Return the run's folder name and W&B id: readable head, hash of what is learned."""
-    identity = to_dict(config)
-    del identity["run"]
-    for section in fields(config):
-        for entry in fields(getattr(config, section.name)):
-            if entry.metadata.get("place"):
-                del identity[section.name][entry.name]
+    """Return the run's folder name and W&B id: readable head, hash of what is learned.
+
+    Only what differs from the schema's defaults enters the hash, so a key that a later
+    version adds does not rename the runs made before it.
+    """
+    identity = {}
+    for section in (part for part in fields(config) if part.name != "run"):
+        values = getattr(config, section.name)
+        default = section.default_factory()
+        identity[section.name] = {
+            entry.name: getattr(values, entry.name)
+            for entry in fields(values)
+            if not entry.metadata.get("place")
+            and getattr(values, entry.name) != getattr(default, entry.name)
+        }
     if config.data.name == "imagefolder" and config.data.root:
         # a folder of images has no other name than its own; where it lies does not matter
         identity["data"]["folder"] = Path(config.data.root).resolve().name

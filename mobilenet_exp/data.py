@@ -1,35 +1,22 @@
-"""Datasets by name, their transforms, and loaders whose order follows from the seed.
+"""Transforms of images, and loaders whose order follows from the seed.
 
 Knows no model and no optimizer. Order and augmentation of an epoch depend on (seed,
 epoch) alone, whatever the number of workers, so a resumed run needs no generator state.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
-from torchvision import datasets
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from mobilenet_exp.config import DataConfig
 from mobilenet_exp.errors import InputError
-from mobilenet_exp.registry import Registry
-
-DATASETS: Registry = Registry("data.name")
-
-
-@dataclass(frozen=True)
-class ImageSets:
-    """Pairs (image, label) to learn from and to evaluate on; class names by label."""
-
-    train: Dataset
-    val: Dataset
-    classes: list[str]
-    in_memory: bool = False
+from mobilenet_exp.image_sets import ImageSet, build_image_set
 
 
 @dataclass(frozen=True)
@@ -45,39 +32,81 @@ class Loaders:
     val: DataLoader
     classes: list[str]
 
+    def identity(self) -> dict[str, object]:
+        """Return what tells one set of images from another: its classes and counts."""
+        names = "\n".join(self.classes).encode()
+        return {
+            "classes_sha256": hashlib.sha256(names).hexdigest(),
+            "num_train": len(self.train.dataset),
+            "num_val": len(self.val.dataset),
+        }
+
 
 def build_loaders(
     data: DataConfig, *, seed: int, workers: int | None = None, pin_memory: bool = False
 ) -> Loaders:
-    """Build the loaders of a dataset by `data.name`.
+    """Build the training and evaluation loaders of a dataset by `data.name`.
 
     `workers=None`: 0 for data in memory, else one per core. Raises InputError for an
     unknown name or option and for missing files.
     """
-    DATASETS.check_options(data.name, data.args, "data.args")
-    sets = DATASETS.get(data.name)(data, **data.args)
+    train, val = build_image_set(data, "train"), build_image_set(data, "val")
+    if train.classes != val.classes:
+        strangers = sorted(set(train.classes) ^ set(val.classes))
+        allowed = "train/ and val/ must hold the same classes; only in one"
+        raise InputError("data.root", data.root, f"{allowed}: {', '.join(strangers[:5])}")
+    if data.batch_size < 2 or len(train.images) < 2:
+        allowed = "must be at least 2, of at least 2 training images: BatchNorm compares images"
+        raise InputError("data.batch_size", data.batch_size, allowed)
+    sampler = SeededSampler(len(train.images), seed)
+    return Loaders(
+        train=DataLoader(
+            SeededView(train.images, train_transform(data)),
+            sampler=sampler,
+            drop_last=len(train.images) >= data.batch_size,
+            **_loading(data, train, workers, pin_memory),
+        ),
+        train_sampler=sampler,
+        val=_val_loader(data, val, workers, pin_memory),
+        classes=val.classes,
+    )
+
+
+def build_val_loader(
+    data: DataConfig, *, workers: int | None = None, pin_memory: bool = False
+) -> tuple[DataLoader, list[str]]:
+    """Build the evaluation loader alone, and the class names; needs no training images."""
+    val = build_image_set(data, "val")
+    return _val_loader(data, val, workers, pin_memory), val.classes
+
+
+def _val_loader(
+    data: DataConfig, val: ImageSet, workers: int | None, pin_memory: bool
+) -> DataLoader:
+    view = View(val.images, eval_transform(data))
+    return DataLoader(view, **_loading(data, val, workers, pin_memory))
+
+
+def _loading(
+    data: DataConfig, images: ImageSet, workers: int | None, pin_memory: bool
+) -> dict[str, object]:
     if workers is None:
-        workers = 0 if sets.in_memory else os.cpu_count() or 1
-    sampler = SeededSampler(len(sets.train), seed)
-    common = {
+        workers = 0 if images.in_memory else _num_cores()
+    return {
         "batch_size": data.batch_size,
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "pin_memory": pin_memory,
         # of its own: a loader would draw from the global one, which dropout follows
-        "generator": torch.Generator().manual_seed(seed),
+        "generator": torch.Generator(),
     }
-    return Loaders(
-        train=DataLoader(
-            SeededView(sets.train, train_transform(data)),
-            sampler=sampler,
-            drop_last=len(sets.train) >= data.batch_size,
-            **common,
-        ),
-        train_sampler=sampler,
-        val=DataLoader(View(sets.val, eval_transform(data)), **common),
-        classes=sets.classes,
-    )
+
+
+def _num_cores() -> int:
+    # those this process may use, where the system tells: a cluster's job has a share
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def train_transform(data: DataConfig) -> v2.Compose:
@@ -170,94 +199,3 @@ class SeededSampler(Sampler):
         order = torch.randperm(self.size, generator=generator).tolist()
         seeds = torch.randint(2**62, (self.size,), generator=generator).tolist()
         return iter(zip(order, seeds, strict=True))
-
-
-@DATASETS.register("digits")
-def digits(data: DataConfig) -> ImageSets:
-    """scikit-learn's handwritten digits; a stratified fifth, always the same, is held out."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    pixels, labels = load_digits(return_X_y=True)
-    # 8x8 values 0..16, repeated over three colour channels
-    images = torch.from_numpy(pixels).float().mul(255 / 16).round().byte()
-    images = images.view(-1, 1, 8, 8).expand(-1, 3, -1, -1).contiguous()
-    labels = torch.from_numpy(labels).long()
-    train, val = train_test_split(
-        range(len(labels)), test_size=0.2, stratify=labels, random_state=0
-    )
-    return ImageSets(
-        TensorDataset(images[train], labels[train]),
-        TensorDataset(images[val], labels[val]),
-        classes=[str(digit) for digit in range(10)],
-        in_memory=True,
-    )
-
-
-@DATASETS.register("imagefolder")
-def imagefolder(data: DataConfig) -> ImageSets:
-    """Class folders under `root/train` and `root/val`, with the same classes in both."""
-    if data.root is None:
-        raise InputError("data.root", None, "must be given: the folder of train/ and val/")
-    train, val = (_class_folders(data.root, split) for split in ("train", "val"))
-    if train.classes != val.classes:
-        strangers = sorted(set(train.classes) ^ set(val.classes))
-        raise InputError(
-            "data.root",
-            data.root,
-            f"train/ and val/ must hold the same classes; only in one: {', '.join(strangers[:5])}",
-        )
-    return ImageSets(train, val, train.classes)
-
-
-@DATASETS.register("imagenet")
-def imagenet(data: DataConfig) -> ImageSets:
-    """ImageNet-1k as class folders: `imagefolder` with exactly 1000 classes."""
-    sets = imagefolder(data)
-    if len(sets.classes) != 1000:
-        allowed = f"must hold ImageNet's 1000 classes, has {len(sets.classes)}"
-        raise InputError("data.root", data.root, f"{allowed}; data=imagefolder takes any number")
-    return sets
-
-
-def _class_folders(root: str, split: str) -> datasets.ImageFolder:
-    folder = Path(root) / split
-    if not folder.is_dir():
-        raise InputError("data.root", root, f"no folder {split}/ there; needs train/ and val/")
-    try:
-        return datasets.ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError("data.root", root, f"no class folders of images ({reason})") from error
-
-
-@DATASETS.register("cifar10")
-def cifar10(data: DataConfig) -> ImageSets:
-    """CIFAR-10 from `root`; fetched there only with `data.download`."""
-    try:
-        train, val = (
-            datasets.CIFAR10(data.root, train=train, download=data.download)
-            for train in (True, False)
-        )
-    except RuntimeError as error:
-        allowed = "no CIFAR-10 there; data.download=true fetches it"
-        raise InputError("data.root", data.root, allowed) from error
-    except OSError as error:
-        allowed = f"could not fetch CIFAR-10 ({error})"
-        raise InputError("data.download", data.download, allowed) from error
-    return ImageSets(train, val, train.classes)
-
-
-@DATASETS.register("fake")
-def fake(data: DataConfig, *, num_images: int, num_classes: int) -> ImageSets:
-    """Noise images with labels, `num_images` to train on and as many to evaluate."""
-    for key, value in (("num_images", num_images), ("num_classes", num_classes)):
-        if value < 1:
-            raise InputError(f"data.args.{key}", value, "must be a whole number > 0")
-    train, val = (
-        datasets.FakeData(
-            num_images, (3, data.resolution, data.resolution), num_classes, random_offset=offset
-        )
-        for offset in (0, num_images)
-    )
-    return ImageSets(train, val, [str(index) for index in range(num_classes)], in_memory=True)

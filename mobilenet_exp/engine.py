@@ -101,7 +101,8 @@ def evaluate(model: nn.Module, batches: Batches, device: torch.device) -> dict[s
     """Score every image once: `top1`, `top5` in percent, mean `loss`, `num_images`.
 
     Sums of counts over all batches, the ragged last one included; with fewer than five
-    classes `top5` is 100. The model is left in eval mode.
+    classes `top5` is 100. The model is left in eval mode. Raises NonFiniteLossError if
+    the network answers with anything but finite numbers: such answers have no rank.
     """
     model.eval()
     loss_sum = torch.zeros((), device=device)
@@ -118,6 +119,8 @@ def evaluate(model: nn.Module, batches: Batches, device: torch.device) -> dict[s
         correct1 += hits[:, 0].sum()
         correct5 += hits.any(1).sum()
         num_images += len(labels)
+    if not math.isfinite(loss_sum.item()):
+        raise NonFiniteLossError("the evaluation's loss is not finite: the training diverged")
     return {
         "top1": 100 * correct1.item() / num_images,
         "top5": 100 * correct5.item() / num_images,

@@ -8,19 +8,22 @@ import re
 from dataclasses import fields, is_dataclass
 
 from mobilenet_exp.config import Config
-
-TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.registry import type_name
 
 
 def explain(error: Exception, overrides: list[str], schema: type = Config) -> str:
     """Return `key=value: what is allowed` for an error of composing `schema`.
 
-    `overrides` are the words of the command line, where the value is looked up.
+    `overrides` are the words of the command line, where a value is looked up that the
+    error does not name.
     """
+    if isinstance(error, InputError):
+        return str(error)
     text = "\n".join(_messages(error))
     given = dict(word.lstrip("+~").split("=", 1) for word in overrides if "=" in word)
     if match := re.search(
-        r"Could not find '(\S+)/(\S+?)'\s+Available options .*?:((?:\n\t\S+)+)", text
+        r"Could not find '(\S+)/(\S*?)'\s+Available options .*?:((?:\n\t\S+)+)", text
     ):
         return f"{match[1]}={match[2]}: not known; allowed: {', '.join(match[3].split())}"
     if match := re.search(r"Ambiguous value for argument '(.*)'", text):
@@ -31,10 +34,12 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
         words = [f"{key}={value}" for key, value in given.items() if "." not in key]
         return f"{', '.join(words)}: must be the name of an option"
     key = _key(text)
-    if match := re.search(r"(?:could not be converted to|is not a valid) (\w+)", text):
-        return f"{key}={given.get(key, '')}: must be {TYPES.get(match[1], match[1])}"
     if re.search(r"not in struct|not in '\w+'|Could not override", text):
         return f"{key}={given.get(key, '')}: no such key; {_suggest(key, schema)}"
+    if match := re.search(r"merging override (\S+?)=(.*)", text):
+        annotation = _annotation(match[1], schema)
+        if annotation is not None:
+            return f"{match[1]}={match[2]}: must be {type_name(annotation)}"
     return " ".join(str(error).split())
 
 
@@ -47,6 +52,18 @@ def _key(text: str) -> str:
         if match := re.search(pattern, text):
             return match[1]
     return ""
+
+
+def _annotation(key: str, schema: type) -> object:
+    """Return the schema's type of a key such as `model.width_mult`, or None."""
+    for name in key.split("."):
+        found = [entry.type for entry in fields(schema) if entry.name == name]
+        if not found:
+            return None
+        (schema,) = found
+        if not is_dataclass(schema):
+            return schema
+    return None
 
 
 def _suggest(key: str, schema: type) -> str:

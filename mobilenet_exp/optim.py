@@ -1,25 +1,50 @@
-"""Optimizers by name, and the parameter groups they get. Knows no schedule and no data."""
+"""Optimizers by name, and the parameter groups they get. Knows no schedule and no data.
 
-from collections.abc import Callable
+A builder's keyword-only arguments are the keys of `optimizer.args`.
+"""
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.registry import Registry
 
 OPTIMIZERS: Registry = Registry("optimizer.name")
-OPTIMIZERS.register("sgd")(torch.optim.SGD)
-OPTIMIZERS.register("rmsprop_torch")(torch.optim.RMSprop)
-OPTIMIZERS.register("adamw")(torch.optim.AdamW)
+
+
+@OPTIMIZERS.register("sgd")
+def sgd(
+    groups: list[dict], lr: float, *, momentum: float = 0.9, nesterov: bool = False
+) -> Optimizer:
+    """Stochastic gradient descent with momentum."""
+    return torch.optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov)
 
 
 @OPTIMIZERS.register("rmsprop")
-def rmsprop(groups: list[dict], **args: object) -> torch.optim.Optimizer:
+def rmsprop(
+    groups: list[dict], lr: float, *, alpha: float = 0.9, eps: float = 1e-3, momentum: float = 0.9
+) -> Optimizer:
     """TensorFlow's RMSprop, the rule of the papers: average from one, epsilon in the root."""
     from timm.optim import RMSpropTF
 
-    return RMSpropTF(groups, **args)
+    return RMSpropTF(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
+
+
+@OPTIMIZERS.register("rmsprop_torch")
+def rmsprop_torch(
+    groups: list[dict], lr: float, *, alpha: float = 0.9, eps: float = 0.0316, momentum: float = 0.9
+) -> Optimizer:
+    """PyTorch's RMSprop: average from zero, epsilon outside the root."""
+    return torch.optim.RMSprop(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
+
+
+@OPTIMIZERS.register("adamw")
+def adamw(
+    groups: list[dict], lr: float, *, betas: list[float] = (0.9, 0.999), eps: float = 1e-8
+) -> Optimizer:
+    """Adam with decoupled weight decay."""
+    return torch.optim.AdamW(groups, lr, betas=tuple(betas), eps=eps)
 
 
 def build_optimizer(
@@ -30,13 +55,14 @@ def build_optimizer(
     weight_decay: float,
     decay_norm_and_bias: bool = False,
     args: dict[str, object] | None = None,
-) -> torch.optim.Optimizer:
+) -> Optimizer:
     """Build the optimizer over `model`'s parameters.
 
     Unless `decay_norm_and_bias`, weight decay spares every one-dimensional parameter:
     biases and normalisation. Raises InputError for an unknown name or argument.
     """
-    builder: Callable = OPTIMIZERS.get(name)
+    args = args or {}
+    OPTIMIZERS.check_options(name, args, "optimizer.args")
     decayed, spared = [], []
     for parameter in model.parameters():
         is_spared = parameter.ndim <= 1 and not decay_norm_and_bias
@@ -45,6 +71,6 @@ def build_optimizer(
     if spared:
         groups.append({"params": spared, "weight_decay": 0.0})
     try:
-        return builder(groups, lr=lr, **(args or {}))
+        return OPTIMIZERS.get(name)(groups, lr, **args)
     except (TypeError, ValueError) as error:
         raise InputError("optimizer.args", args, f"not accepted by {name}: {error}") from error

@@ -3,6 +3,11 @@
 A row is what a source prints for one network on ImageNet, and beside it the exact
 counts of the network that its tables describe. Where a print cannot be reached by any
 reading of the tables, `unreached` says so.
+
+Here are the published rows of the six registered nets, whatever their width and
+resolution. Left out are rows of other architectures: V1's full-convolution and shallow
+ablations, V3 EdgeTPU, kuan-wang's own V3 variant, and timm's deeper or headed variants
+(`_100h`, `_110d`, `_120d`, `_150d`, `_rw`).
 """
 
 import csv

@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from types import UnionType
+from typing import Generic, TypeVar, get_args, get_origin
 
 from mobilenet_exp.errors import InputError
 
@@ -38,19 +39,53 @@ class Registry(Generic[T]):
         return self._builders[name]
 
     def check_options(self, name: str, options: dict[str, object], key: str) -> None:
-        """Refuse options that are not keyword-only arguments of `name`'s builder.
+        """Hold options against the keyword-only arguments of `name`'s builder.
 
-        `key` is the config key that holds them. Raises InputError listing the known ones.
+        `key` is the config key that holds them. Raises InputError for one that is not
+        known, of another type, or required and not given.
         """
         parameters = inspect.signature(self.get(name)).parameters.values()
-        known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        known = {each.name: each for each in parameters if each.kind is each.KEYWORD_ONLY}
         for option, value in options.items():
             if option not in known:
                 allowed = f"allowed: {', '.join(known)}" if known else "it has none"
                 raise InputError(f"{key}.{option}", value, f"not an option of {name}; {allowed}")
+            annotation = known[option].annotation
+            if not _fits(value, annotation):
+                raise InputError(f"{key}.{option}", value, f"must be {type_name(annotation)}")
+        for option, parameter in known.items():
+            if parameter.default is parameter.empty and option not in options:
+                raise InputError(f"{key}.{option}", "???", f"must be given for {name}")
 
     def names(self) -> list[str]:
         return list(self._builders)
+
+
+_TYPE_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list, as [a,b]",
+    dict: "a mapping, as {a:1}",
+    type(None): "null",
+}
+
+
+def type_name(annotation: object) -> str:
+    """Say in words what a type annotation allows, e.g. `a number or null`."""
+    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return " or ".join(_TYPE_NAMES[get_origin(member) or member] for member in members)
+
+
+def _fits(value: object, annotation: object) -> bool:
+    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = {get_origin(member) or member for member in members}
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, int) and float in kinds:
+        return True
+    return isinstance(value, tuple(kinds))
 
 
 # Filled by the family modules in `mobilenet_exp.models`.

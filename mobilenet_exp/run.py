@@ -7,7 +7,7 @@ from typing import Any
 
 from mobilenet_exp import console, engine, reports
 from mobilenet_exp.benchmark import measure_latency
-from mobilenet_exp.checkpoint import load_checkpoint
+from mobilenet_exp.checkpoint import load_checkpoint, load_weights
 from mobilenet_exp.comparison import Comparison, compare
 from mobilenet_exp.config import (
     BenchConfig,
@@ -19,19 +19,23 @@ from mobilenet_exp.config import (
     to_dict,
     to_yaml,
 )
+from mobilenet_exp.data import build_val_loader
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.profiling import Profile, profile_model
 from mobilenet_exp.session import (
     Progress,
     Session,
     build_session,
-    config_loaders,
+    check_images,
     config_model,
     resume,
     run_epoch,
     save,
 )
 from mobilenet_exp.tracking import Tracker
+
+# Words of a command that say where, not what: no tags of a run.
+PLACES = ("run.", "data.root=", "hydra.")
 
 
 def train(
@@ -44,12 +48,9 @@ def train(
     before anything is written.
     """
     folder = Path(config.run.root) / run_name(config)
-    if (folder / "results.json").exists():
-        results = json.loads((folder / "results.json").read_text())
-        console.line(f"{folder} is finished; another seed (train.seed=N) is another run")
-        reports.print_comparison(results)
-        return results
     session = build_session(config)
+    if (folder / "results.json").exists():
+        return _finished(session, folder / "results.json")
     resume(session, folder / "checkpoints")
     profile = profile_model(session.model, config.data.resolution)
     comparison = compare(config, session.num_classes)
@@ -60,7 +61,7 @@ def train(
         mode=config.run.wandb,
         project=config.run.wandb_project,
         group=group,
-        tags=(config.model.name, *overrides),
+        tags=(config.model.name, *(word for word in overrides if not word.startswith(PLACES))),
     )
     with tracker:
         tracker.write("config.yaml", to_yaml(config))
@@ -70,6 +71,20 @@ def train(
         _train_epochs(session, folder, tracker, comparison)
         results = _results(session, folder.name, profile, comparison)
         tracker.write("results.json", json.dumps(results, indent=2) + "\n")
+    reports.print_comparison(results)
+    return results
+
+
+def _finished(session: Session, path: Path) -> dict[str, Any]:
+    """Return the results of a run that is done, if they are of the same images."""
+    try:
+        results = json.loads(path.read_text())
+        images = results["images"]
+    except (ValueError, KeyError, TypeError) as error:
+        allowed = f"{path} is damaged; without it the run is finished again from its checkpoint"
+        raise InputError("run.root", session.config.run.root, allowed) from error
+    check_images(session, images, path)
+    console.line(f"{path.parent} is finished; another seed (train.seed=N) is another run")
     reports.print_comparison(results)
     return results
 
@@ -96,14 +111,16 @@ def evaluate(config: EvalConfig) -> dict[str, float]:
     given = {key: value for key, value in asdict(config.data).items() if value is not None}
     trained = replace(trained, data=replace(trained.data, **given), run=config.run)
     device = engine.select_device(config.run.device)
-    loaders = config_loaders(trained, device)
-    if loaders.classes != state["classes"]:
+    loader, classes = build_val_loader(
+        trained.data, workers=config.run.workers, pin_memory=device.type == "cuda"
+    )
+    if classes != state["classes"]:
         allowed = "holds other classes than the checkpoint learned"
         raise InputError("data.root", trained.data.root, allowed)
     model = config_model(trained, state["num_classes"]).to(device)
-    model.load_state_dict(state["model"])
+    load_weights(model, state, config.checkpoint)
     profile = profile_model(model, trained.data.resolution)
-    batches = console.progress(loaders.val, "evaluate", len(loaders.val))
+    batches = console.progress(loader, "evaluate", len(loader))
     scores = engine.evaluate(model, batches, device)
     reports.print_evaluation(config.checkpoint, trained, state["epoch"], profile, scores)
     return scores
@@ -149,6 +166,7 @@ def _results(
     config, progress = session.config, session.progress
     return {
         "name": name,
+        "images": session.loaders.identity(),
         "model": config.model.name,
         "width_mult": config.model.width_mult,
         "data": config.data.name,

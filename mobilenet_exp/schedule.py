@@ -12,6 +12,12 @@ from mobilenet_exp.registry import Registry
 
 SCHEDULES: Registry = Registry("schedule.name")
 
+_RANGES = {
+    "every_epochs": (lambda v: 0 < v < math.inf, "must be a number > 0"),
+    "gamma": (lambda v: 0 < v <= 1, "must be in (0, 1]"),
+    "final_factor": (lambda v: 0 <= v <= 1, "must be in [0, 1]"),
+}
+
 
 @SCHEDULES.register("cosine")
 def cosine(epoch: float, epochs: float, *, final_factor: float = 0.0) -> float:
@@ -54,8 +60,9 @@ def build_schedule(
     """
     schedule, args = SCHEDULES.get(name), args or {}
     SCHEDULES.check_options(name, args, "schedule.args")
-    if args.get("every_epochs", 1) <= 0:
-        raise InputError("schedule.args.every_epochs", args["every_epochs"], "must be a number > 0")
+    for key, (is_allowed, allowed) in _RANGES.items():
+        if key in args and not is_allowed(args[key]):
+            raise InputError(f"schedule.args.{key}", args[key], allowed)
     warmup_steps = warmup_epochs * steps_per_epoch
 
     def lr_at(step: int) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenet_exp import engine
-from mobilenet_exp.checkpoint import load_checkpoint, save_checkpoint
+from mobilenet_exp.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from mobilenet_exp.config import Config, to_dict
 from mobilenet_exp.data import Loaders, build_loaders
 from mobilenet_exp.errors import InputError
@@ -56,7 +56,12 @@ class Session:
 def build_session(config: Config) -> Session:
     """Build everything a run needs from its config, weights seeded by `train.seed`."""
     device = engine.select_device(config.run.device)
-    loaders = config_loaders(config, device)
+    loaders = build_loaders(
+        config.data,
+        seed=config.train.seed,
+        workers=config.run.workers,
+        pin_memory=device.type == "cuda",
+    )
     num_classes = config.model.num_classes or len(loaders.classes)
     if num_classes < len(loaders.classes):
         raise InputError(
@@ -81,16 +86,6 @@ def build_session(config: Config) -> Session:
         ),
         loss_fn=nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing),
         progress=Progress(),
-    )
-
-
-def config_loaders(config: Config, device: torch.device) -> Loaders:
-    """Build the loaders that a config asks for."""
-    return build_loaders(
-        config.data,
-        seed=config.train.seed,
-        workers=config.run.workers,
-        pin_memory=device.type == "cuda",
     )
 
 
@@ -144,6 +139,7 @@ def save(session: Session, folder: Path, *, is_best: bool) -> None:
     """Write `last.pt`, and `best.pt` where this epoch is the best, into `folder`."""
     state: dict[str, Any] = {
         "config": to_dict(session.config),
+        "images": session.loaders.identity(),
         "classes": session.loaders.classes,
         "num_classes": session.num_classes,
         "epoch": session.progress.epoch,
@@ -159,14 +155,20 @@ def save(session: Session, folder: Path, *, is_best: bool) -> None:
 def resume(session: Session, folder: Path) -> None:
     """Take up `last.pt` of `folder` if it is there: the state after a whole epoch.
 
-    Raises InputError if it was begun on other classes.
+    Raises InputError if it cannot be read or was begun on other images.
     """
-    if not (folder / "last.pt").exists():
+    path = folder / "last.pt"
+    if not path.exists():
         return
-    state = load_checkpoint(folder / "last.pt")
-    if state["classes"] != session.loaders.classes:
-        allowed = f"holds other classes than {folder} was begun with"
-        raise InputError("data.root", session.config.data.root, allowed)
-    session.model.load_state_dict(state["model"])
+    state = load_checkpoint(path)
+    check_images(session, state["images"], path)
+    load_weights(session.model, state, path)
     session.optimizer.load_state_dict(state["optimizer"])
     session.progress = Progress(**state["progress"])
+
+
+def check_images(session: Session, images: dict[str, Any], path: Path) -> None:
+    """Refuse to go on with what `path` holds if it is of other images than the session's."""
+    if images != session.loaders.identity():
+        allowed = f"holds other images than {path} is of; another run.root begins anew"
+        raise InputError("data.root", session.config.data.root, allowed)

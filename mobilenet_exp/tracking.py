@@ -17,6 +17,7 @@ from mobilenet_exp.errors import InputError
 
 # seconds to wait for W&B's server to open a run
 INIT_TIMEOUT = 20
+MODES = ("online", "offline", "disabled")
 VERSIONS_OF = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb")
 
 
@@ -61,33 +62,42 @@ class Tracker:
         }
 
     def __enter__(self) -> "Tracker":
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._run = self._start()
-        self._run.define_metric("*", step_metric="epoch")
-        self.folder.mkdir(exist_ok=True)
-        (self.folder / "error.txt").unlink(missing_ok=True)
-        self._metrics = (self.folder / "metrics.jsonl").open("a")
+        mode, reason = self._settle_mode()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            allowed = f"cannot hold the run's folder: {error.strerror}"
+            raise InputError("run.root", self.folder.parent, allowed) from error
+        self._run = self._start(mode, reason)
+        try:
+            self._run.define_metric("*", step_metric="epoch")
+            (self.folder / "error.txt").unlink(missing_ok=True)
+            self._metrics = (self.folder / "metrics.jsonl").open("a")
+        except BaseException:
+            self._run.finish(exit_code=1)
+            raise
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._metrics.close()
-        if error is not None:
-            self.write("error.txt", "".join(traceback.format_exception(error)))
-        self._run.finish(exit_code=1 if kind else 0)
+        try:
+            self._metrics.close()
+            if error is not None:
+                self.write("error.txt", "".join(traceback.format_exception(error)))
+        finally:
+            self._run.finish(exit_code=1 if kind else 0)
 
     def keep_until(self, epoch: int) -> None:
         """Drop the rows of epochs after `epoch`: they were logged but not saved."""
         path = self.folder / "metrics.jsonl"
-        rows = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        kept = [line for line in rows if json.loads(line)["epoch"] <= epoch]
+        kept = [row for row in _read_rows(path) if row["epoch"] <= epoch]
         self._metrics.close()
-        _write_text(path, "".join(f"{line}\n" for line in kept))
+        _write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._metrics = path.open("a")
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Record the figures of a completed epoch, counted from 1, in both places."""
         row = {"epoch": epoch, **metrics}
-        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         self._run.log(row)
@@ -100,42 +110,41 @@ class Tracker:
         """Put a small file into the run's folder, whole or not at all."""
         _write_text(self.folder / name, text)
 
-    def _start(self) -> "wandb.Run":
-        mode = self._mode
-        if mode == "auto":
-            mode = os.environ.get("WANDB_MODE", "auto")
-        if mode in ("disabled", "offline"):
-            run = wandb.init(mode=mode, **self._init_args)
-            self.status = "W&B: disabled" if mode == "disabled" else self._offline_line(run)
-            return run
+    def _settle_mode(self) -> tuple[str, str]:
+        """Return online, offline or disabled, and why if it is not what was asked for."""
+        key, mode = "run.wandb", self._mode
+        if mode == "auto" and os.environ.get("WANDB_MODE"):
+            key, mode = "WANDB_MODE", os.environ["WANDB_MODE"]
+            if mode not in MODES:
+                raise InputError(key, mode, f"not known; allowed: {', '.join(MODES)}")
+        if mode in ("offline", "disabled"):
+            return mode, ""
         wandb.setup(self._init_args["settings"])
         try:
             # asks the server before init does: an init that fails holds on to the run's id
-            has_key = wandb.login(prompt=False, verify=True)
-            run = wandb.init(mode="online", **self._init_args) if has_key else None
+            reason = "" if wandb.login(prompt=False, verify=True) else "no W&B key here"
         except wandb.errors.CommError as error:
-            reason = f"W&B was not reached: {str(error).splitlines()[0]}"
-            if mode == "online":
-                raise InputError("run.wandb", mode, reason) from error
-            return self._start_offline(reason)
-        if run is None:
-            if mode == "online":
-                raise InputError("run.wandb", mode, "no W&B key here; `wandb login` stores one")
-            return self._start_offline("no W&B key here")
-        self.status = f"W&B: {run.url}"
+            reason = f"W&B was not reached or refused the key: {str(error).splitlines()[0]}"
+        if reason and mode == "online":
+            raise InputError(key, mode, f"{reason}; `wandb login` stores a key")
+        return ("offline" if reason else "online"), reason
+
+    def _start(self, mode: str, reason: str) -> "wandb.Run":
+        run = wandb.init(mode=mode, **self._init_args)
+        if mode == "online":
+            self.status = f"W&B: {run.url}"
+        elif mode == "offline":
+            self.status = _offline_line(run) + (f" ({reason})" if reason else "")
+        else:
+            self.status = "W&B: disabled"
         return run
 
-    def _start_offline(self, reason: str) -> "wandb.Run":
-        run = wandb.init(mode="offline", **self._init_args)
-        self.status = f"{self._offline_line(run)} ({reason})"
-        return run
 
-    @staticmethod
-    def _offline_line(run: "wandb.Run") -> str:
-        # run.dir is wandb/offline-run-.../files
-        folder = Path(run.dir).parents[1]
-        folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-        return f"W&B: offline, in {folder}"
+def _offline_line(run: "wandb.Run") -> str:
+    # run.dir is wandb/offline-run-.../files
+    folder = Path(run.dir).parents[1]
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return f"W&B: offline, in {folder}"
 
 
 def _settings() -> "wandb.Settings":
@@ -161,6 +170,17 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file; a line cut off by a crash is passed over."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return [row for row in rows if isinstance(row, dict) and "epoch" in row]
 
 
 def _write_text(path: Path, text: str) -> None:

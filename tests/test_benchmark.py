@@ -59,7 +59,12 @@ def test_the_old_table_is_shown_only_at_its_own_size():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match="models=torchvision:lenet: not a name"):
+    with pytest.raises(InputError, match="models=torchvision:lenet: not a classifier"):
         _measure(["torchvision:lenet"])
+    # a detector would fetch weights for its backbone
+    with pytest.raises(InputError, match="fasterrcnn_resnet50_fpn: not a classifier"):
+        _measure(["torchvision:fasterrcnn_resnet50_fpn"])
+    with pytest.raises(InputError, match="resolution=32: torchvision:alexnet does not take it"):
+        _measure(["torchvision:alexnet"], resolution=32)
     with pytest.raises(InputError, match="model.name=v9: not known"):
         _measure(["v9"])

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from mobilenet_exp.checkpoint import load_checkpoint, save_checkpoint
+from mobilenet_exp.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from mobilenet_exp.errors import InputError
 
 
@@ -21,7 +21,7 @@ def test_a_checkpoint_comes_back_by_weights_only(tmp_path):
 
 def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    save_checkpoint(path, {"epoch": 1})
+    save_checkpoint(path, {"model": {}, "epoch": 1})
 
     def full_disk(*_):
         raise OSError("No space left on device")
@@ -41,9 +41,9 @@ class _Malicious:
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"", "cannot be read safely"),
-        (b"half a checkpoint", "cannot be read safely"),
-        (pickle.dumps(_Malicious()), "cannot be read safely"),
+        (b"", "cannot be read: damaged"),
+        (b"half a checkpoint", "cannot be read: damaged"),
+        (pickle.dumps(_Malicious()), "refused: it holds more than tensors"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(tmp_path, monkeypatch, content, message):
@@ -61,9 +61,22 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, monkeypatch, content, messa
 def test_code_inside_a_torch_file_does_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"format": 1, "model": _Malicious()}, tmp_path / "bad.pt")
-    with pytest.raises(InputError, match="cannot be read safely"):
+    with pytest.raises(InputError, match="refused: it holds more than tensors"):
         load_checkpoint(tmp_path / "bad.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_cut_short_is_refused(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": {"weight": torch.zeros(1000)}})
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match="cannot be read: damaged, or no checkpoint"):
+        load_checkpoint(path)
+
+
+def test_weights_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="does not fit its own model: .*weight"):
+        load_weights(torch.nn.Linear(2, 2), {"model": {}}, "some.pt")
 
 
 def test_another_kind_of_file_is_refused(tmp_path):

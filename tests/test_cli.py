@@ -56,8 +56,8 @@ def test_train_then_evaluate(tmp_path):
 
 
 def test_a_sweep_runs_all_jobs_and_closes_with_one_table(tmp_path):
-    words = ("-m", *FAST[:3], "train.epochs=1", "model=v1,v3_small", "model.width_mult=0.5,0")
-    swept = _run(tmp_path, "train.py", *words)
+    words = (*FAST[:3], "train.epochs=1", "model=v1,v3_small", "model.width_mult=0.5,0")
+    swept = _run(tmp_path, "train.py", "-m", *words)
     assert swept.returncode == 1
     assert swept.stderr.count("error: model.width_mult=0.0: must be a number > 0") == 2
     assert "Traceback" not in swept.stderr
@@ -65,15 +65,40 @@ def test_a_sweep_runs_all_jobs_and_closes_with_one_table(tmp_path):
     for line in ("v1", "v3_small", "failed", "149", "21", "1.6", "job 1 failed"):
         assert line in table
     assert len(_results(tmp_path)) == 2
+    # a look at the configuration touches nothing
+    (records,) = (tmp_path / "runs" / "sweeps").iterdir()
+    looked = _run(tmp_path, "train.py", *words[:-2], "--cfg", "job")
+    assert looked.returncode == 0, looked.stderr
+    assert len(list(records.glob("job-*.json"))) == 4
 
-    again = _run(tmp_path, "train.py", *words)
+    # the same sweep, written in another order and with the flag at its end
+    again = _run(tmp_path, "train.py", *reversed(words), "-m")
     assert again.stdout.count("is finished") == 2
     assert "epoch 1/1" not in again.stdout
+    assert list((tmp_path / "runs" / "sweeps").iterdir()) == [records]
+
+
+def test_a_sweep_asked_for_by_config_in_a_folder_with_spaces(tmp_path):
+    words = (*FAST, "train.epochs=1", "train.seed=1,2", "run.wandb=disabled")
+    root = f"run.root='{tmp_path}/my runs'"
+    swept = _run(tmp_path, "train.py", "hydra.mode=MULTIRUN", root, *words)
+    assert swept.returncode == 0, swept.stderr
+    assert "sweep of 2 runs" in swept.stdout
+    assert len(list((tmp_path / "my runs").glob("*/results.json"))) == 2
 
 
 def test_a_sweep_of_bad_input_leaves_nothing_behind(tmp_path):
     swept = _run(tmp_path, "train.py", "-m", "model.width_mult=0,-1")
     assert swept.returncode == 2
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine" / "empty").mkdir(parents=True)
+    _run(tmp_path, "train.py", "model.width_mult=0,-1", "hydra.sweep.dir=mine/empty/s", "-m")
+    assert list((tmp_path / "mine" / "empty").iterdir()) == []
+
+
+def test_only_training_sweeps(tmp_path):
+    done = _run(tmp_path, "bench.py", "-m", "resolution=32,64")
+    assert (done.returncode, done.stderr) == (2, "error: --multirun: only train.py sweeps\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,9 +145,16 @@ def test_a_killed_run_is_resumed_by_the_same_command(tmp_path):
     assert epochs == list(range(1, 13))
 
 
-def test_ctrl_c_ends_in_one_line_and_marks_the_run_failed(tmp_path):
+@pytest.mark.parametrize(
+    ("sent", "code", "line"),
+    [
+        (signal.SIGINT, 130, "error: interrupted; the same command resumes"),
+        (signal.SIGTERM, 143, ""),
+    ],
+)
+def test_a_stopped_run_is_marked_failed(tmp_path, sent, code, line):
     process = subprocess.Popen(
-        _command("train.py", *FAST, "train.epochs=500", "run.wandb=disabled"),
+        _command("train.py", *FAST, "train.epochs=500", "run.wandb=offline"),
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -132,12 +164,17 @@ def test_ctrl_c_ends_in_one_line_and_marks_the_run_failed(tmp_path):
     while not list(tmp_path.glob("runs/*/checkpoints/last.pt")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.strip() == (
-        "error: interrupted; the same command resumes after the last whole epoch"
-    )
+    assert process.returncode == code
+    assert errors.startswith(line)
+    assert errors.count("\n") <= 1
+    (trace,) = tmp_path.glob("runs/*/error.txt")
+    assert ("KeyboardInterrupt" if sent == signal.SIGINT else "SystemExit") in trace.read_text()
+    (stored,) = tmp_path.glob("runs/wandb/offline-run-*")
+    leet = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(stored)]
+    summary = json.loads(subprocess.run(leet, capture_output=True, text=True).stdout)
+    assert summary["state"] == "failed"
 
 
 @pytest.mark.parametrize("script", ["train.py", "eval.py", "bench.py"])

@@ -68,6 +68,16 @@ def test_the_early_head_finds_the_early_row(compose_config):
     assert found.published.params == 2946568
 
 
+def test_an_activation_that_nobody_published_is_not_compared(compose_config):
+    words = (*IMAGENET, "model=v1")
+    for activation in ("relu", "relu6"):
+        found = compare(compose_config(*words, f"model.args.activation={activation}"), 1000)
+        assert found.paper.top1 == 70.6
+    found = compare(compose_config(*words, "model.args.activation=hswish"), 1000)
+    assert found.paper is None
+    assert "hswish" in found.reason
+
+
 def test_resolution_finds_its_own_row(compose_config):
     config = compose_config(*IMAGENET, "model=v2", "model.width_mult=0.35", "data.resolution=96")
     found = compare(config, 1000)

@@ -11,9 +11,10 @@ from hydra import compose, initialize_config_dir
 
 from mobilenet_exp import cli
 from mobilenet_exp.config import BenchConfig, Config, EvalConfig, run_name, to_config, to_dict
-from mobilenet_exp.data import DATASETS, train_transform
+from mobilenet_exp.data import train_transform
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.explain import explain
+from mobilenet_exp.image_sets import DATASETS
 from mobilenet_exp.models import build_model, list_models
 from mobilenet_exp.optim import OPTIMIZERS, build_optimizer
 from mobilenet_exp.schedule import SCHEDULES, build_schedule
@@ -146,6 +147,13 @@ def test_commands_are_found():
         ("run.device=tpu", "run.device=tpu: not known; allowed: auto, cpu, cuda, mps"),
         ("run.wandb=maybe", "run.wandb=maybe: not known; allowed: auto, online"),
         ("optimizer.args.beta=1", "+optimizer.args.beta=... adds an argument"),
+        ("model.width_mult=null", "model.width_mult=null: must be a number"),
+        ("model.args=3", "model.args=3: must be a mapping, as {a:1}"),
+        ("data.mean=0.5", "data.mean=0.5: must be a list, as [a,b]"),
+        ("model.num_classes=x", "model.num_classes=x: must be a whole number or null"),
+        ("model=", "model=: not known; allowed: v1, v2"),
+        ("train.seed=99999999999999999999", "train.seed=99999999999999999999: must be a whole"),
+        ("run.root=''", "run.root=: must name a folder"),
         ("foo", "foo: not understood"),
     ],
 )
@@ -156,7 +164,7 @@ def test_bad_input_is_explained_in_one_line(words, line):
     ):
         to_config(compose("config", [words]), Config)
     explained = explain(caught.value, [words])
-    assert explained.startswith(line) or line in explained
+    assert line in explained
     assert "\n" not in explained
 
 

@@ -123,6 +123,9 @@ def test_fake_data_has_the_asked_size():
         ({"name": "cifar10", "root": "nowhere"}, "data.download=true fetches it"),
         ({"name": "fake", "args": {"foo": 1}}, "data.args.foo=1: not an option of fake; allowed:"),
         ({"name": "digits", "args": {"foo": 1}}, "data.args.foo=1: not an option of digits"),
+        ({"name": "cifar10"}, "data.root=null: must be given: where CIFAR-10"),
+        ({"name": "digits", "batch_size": 1}, "data.batch_size=1: must be at least 2"),
+        ({"name": "fake"}, "data.args.num_images=???: must be given for fake"),
         ({"name": "mnist"}, "data.name=mnist: not known; allowed: digits"),
         ({"name": "digits", "augment": "zoom"}, "data.augment=zoom: not known; allowed:"),
     ],
@@ -142,6 +145,16 @@ def test_splits_of_other_classes_are_refused(folder):
 def test_imagenet_needs_a_thousand_classes(folder):
     with pytest.raises(InputError, match="1000 classes, has 2; data=imagefolder takes any"):
         build_loaders(_data("imagenet", root=str(folder)), seed=0)
+
+
+def test_hidden_folders_are_no_classes_and_a_broken_image_is_named(folder):
+    (folder / "train" / ".cache").mkdir()
+    broken = next((folder / "val").rglob("*.jpg"))
+    broken.write_bytes(broken.read_bytes()[:300])
+    loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0, workers=0)
+    assert loaders.classes == ["class0", "class1"]
+    with pytest.raises(OSError, match=f"{broken} cannot be decoded"):
+        list(loaders.val)
 
 
 def test_empty_class_folder_is_named(folder):

@@ -81,6 +81,13 @@ def test_top5_of_three_classes_is_everything():
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_an_answer_that_is_not_finite_has_no_score(bad):
+    batch = (torch.full((2, 3), bad), torch.tensor([0, 1]))
+    with pytest.raises(engine.NonFiniteLossError, match="diverged"):
+        engine.evaluate(_Fixed(), [batch], CPU)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_a_loss_that_is_not_finite_stops_the_epoch(bad):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
     good = (torch.zeros(2, 3), torch.tensor([0, 1]))

@@ -10,9 +10,9 @@ PACKAGE = "mobilenet_exp"
 
 # A module imports from lower floors only; modules of one floor do not know each other.
 FLOORS = (
-    ("errors", "paper", "console"),
+    ("errors", "paper", "console", "sweep"),
     ("registry", "config"),
-    ("explain", "schedule", "models.layers"),
+    ("explain", "schedule", "image_sets", "models.layers"),
     ("models.network", "profiling"),
     ("models.v1", "models.v2", "models.v3"),
     ("models",),
@@ -37,13 +37,13 @@ DOORS = {
     "omegaconf": {"config", "cli"},
     "wandb": {"tracking"},
     "timm": {"optim"},
-    "torchvision": {"data", "benchmark"},
-    "sklearn": {"data"},
+    "torchvision": {"data", "image_sets", "benchmark"},
+    "sklearn": {"image_sets"},
     "rich": {"console"},
 }
 # answer before torch is loaded: composing, completing, explaining, printing
 WITHOUT_TORCH = {
-    "errors", "paper", "console", "registry", "config", "explain", "schedule", "tracking",
+    "errors", "paper", "console", "sweep", "registry", "config", "explain", "schedule", "tracking",
     "reports", "cli", "train", "eval", "bench",
 }  # fmt: skip
 

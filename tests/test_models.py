@@ -206,6 +206,8 @@ def test_mobilenetv3_is_the_old_call():
     assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
     with pytest.raises(InputError, match="mode=medium: allowed: large, small"):
         mobilenetv3(mode="medium")
+    with pytest.raises(InputError, match="foo=1: not an option of v3_small"):
+        mobilenetv3(foo=1)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +221,11 @@ def test_mobilenetv3_is_the_old_call():
         ({"name": "v1", "stem_stride": 3}, "model.stem_stride=3: must be 1 or 2"),
         ({"name": "v1", "activation": "tanh"}, "model.args.activation=tanh: not known"),
         ({"name": "v2", "activation": "relu"}, "model.args.activation=relu: not an option of v2"),
+        ({"name": "v1", "bn_eps": -1}, "model.bn_eps=-1: must be a number > 0"),
+        ({"name": "v1", "bn_momentum": 5}, "model.bn_momentum=5: must be in (0, 1]"),
+        ({"name": "v3_small", "head_width": 0}, "model.args.head_width=0: must be"),
+        ({"name": "v3_small", "head_width": "a"}, "head_width=a: must be a whole number or null"),
+        ({"name": "v3_small", "scale_stem": "no"}, "scale_stem=no: must be true or false"),
         ({"name": "v3_small", "head": 1}, "allowed: head_width, scale_stem"),
     ],
 )

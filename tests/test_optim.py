@@ -66,7 +66,12 @@ def test_first_step_of_the_two_rmsprops_by_hand(compose_config, gradient):
 def test_unknown_names_and_arguments_are_refused():
     with pytest.raises(InputError, match="optimizer.name=adagrad: not known; allowed: sgd"):
         _build("adagrad")
-    with pytest.raises(InputError, match="not accepted by sgd: .*beta"):
-        _build("sgd", args={"beta": 1})
-    with pytest.raises(InputError, match="not accepted by sgd: .*momentum"):
-        _build("sgd", args={"momentum": -1.0})
+    for args, message in (
+        ({"beta": 1}, "optimizer.args.beta=1: not an option of sgd; allowed: momentum, nesterov"),
+        ({"weight_decay": 0.5}, "optimizer.args.weight_decay=0.5: not an option"),
+        ({"momentum": "abc"}, "optimizer.args.momentum=abc: must be a number"),
+        ({"nesterov": 7}, "optimizer.args.nesterov=7: must be true or false"),
+        ({"momentum": -1.0}, "not accepted by sgd: .*momentum"),
+    ):
+        with pytest.raises(InputError, match=message):
+            _build("sgd", args=args)

@@ -1,20 +1,24 @@
 """A run from its configuration to its results: resumed, repeated, evaluated again."""
 
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from mobilenet_exp import console, run, session, tracking
 from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config import EvalConfig, RunConfig, run_name, to_config, to_dict
+from mobilenet_exp.engine import NonFiniteLossError
 from mobilenet_exp.errors import InputError
 
 # read by scripts and by later tools: names and types are a promise
 RESULTS = {
-    "name": str, "model": str, "width_mult": float, "data": str, "resolution": int,
+    "name": str, "images": dict, "model": str, "width_mult": float, "data": str, "resolution": int,
     "num_classes": int, "madds": int, "params": int, "top1": float, "top5": float,
     "best_epoch": int, "last_top1": float, "epochs": int, "seconds": float,
     "paper": type(None), "paper_reason": str, "reference": dict,
@@ -62,7 +66,7 @@ def test_a_digits_accuracy_is_never_held_against_imagenet(finished):
 
 def test_a_finished_run_returns_its_result_and_trains_nothing(finished, monkeypatch, capsys):
     config, results, _ = finished
-    monkeypatch.setattr(run, "build_session", None)
+    monkeypatch.setattr(run, "run_epoch", None)
     assert run.train(config) == results
     assert "is finished" in capsys.readouterr().out
 
@@ -115,7 +119,7 @@ def _assert_equal(ours, theirs):
 def test_half_a_line_of_metrics_is_dropped_on_resume(tmp_path):
     (tmp_path / "run").mkdir()
     path = tmp_path / "run" / "metrics.jsonl"
-    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3, "tra')
+    path.write_text('{"epoch": 1}\n!garbage!\n{"epoch": 2}\n{"epoch": 3, "tra')
     tracker = tracking.Tracker(
         path.parent, config={}, title="t", mode="disabled", project="p", tags=()
     )
@@ -140,14 +144,69 @@ def test_evaluation_repeats_the_run_s_figures(finished):
     assert scores["num_images"] == 360
 
 
-def test_a_run_is_not_resumed_on_other_classes(quick, tmp_path):
-    config = quick("data=fake", "data.resolution=32", "train.epochs=1")
-    first = session.build_session(config)
-    session.save(first, tmp_path, is_best=False)
-    second = session.build_session(config)
-    second.loaders.classes.reverse()
-    with pytest.raises(InputError, match="data.root=null: holds other classes"):
-        session.resume(second, tmp_path)
+def test_a_run_is_not_taken_up_with_other_images(quick, tmp_path):
+    """Same name of a folder, other images in it: neither resumed nor answered from."""
+    folders = [_image_folder(tmp_path / place / "images", place) for place in ("a", "b")]
+    words = ("data=imagefolder", "data.resolution=32", "data.batch_size=4", "train.epochs=1")
+    first, second = (quick(*words, f"data.root={folder}", "run.workers=0") for folder in folders)
+    assert run_name(first) == run_name(second)
+    run.train(first)
+    message = "holds other images than .* is of"
+    with pytest.raises(InputError, match=message):
+        run.train(second)
+    (tmp_path / "runs" / run_name(first) / "results.json").unlink()
+    with pytest.raises(InputError, match=message):
+        run.train(second)
+    assert run.train(first)["epochs"] == 1
+
+
+def _image_folder(root, kind):
+    for split, label in itertools.product(("train", "val"), ("x", kind)):
+        for index in range(3):
+            path = root / split / label / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((40, 40), 50 + index).save(path)
+    return root
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null"])
+def test_a_damaged_result_is_named(finished, content):
+    config, _, folder = finished
+    path = folder / "results.json"
+    whole = path.read_text()
+    path.write_text(content)
+    try:
+        with pytest.raises(InputError, match="results.json is damaged"):
+            run.train(config)
+    finally:
+        path.write_text(whole)
+
+
+def test_a_diverged_run_is_no_result(quick, tmp_path):
+    config = quick("optimizer.lr=1e20", "data=fake", "data.resolution=32", "train.epochs=1")
+    with pytest.raises(NonFiniteLossError):
+        run.train(config)
+    folder = tmp_path / "runs" / run_name(config)
+    assert not (folder / "results.json").exists()
+    assert "NonFiniteLossError" in (folder / "error.txt").read_text()
+
+
+def test_a_root_that_cannot_hold_runs_is_refused(quick, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = ("data=fake", "data.resolution=32", f"run.root={tmp_path}/file")
+    with pytest.raises(InputError, match="run.root=.*file: cannot hold the run's folder"):
+        run.train(quick(*words))
+
+
+def test_evaluation_needs_no_training_images(quick, tmp_path):
+    root = _image_folder(tmp_path / "images", "y")
+    words = ("data=imagefolder", "data.resolution=32", "data.batch_size=4", "train.epochs=1")
+    config = quick(*words, f"data.root={root}", "run.workers=0")
+    results = run.train(config)
+    shutil.rmtree(root / "train")
+    best = tmp_path / "runs" / results["name"] / "checkpoints" / "best.pt"
+    cpu = RunConfig(device="cpu", workers=0)
+    assert run.evaluate(EvalConfig(checkpoint=str(best), run=cpu))["top1"] == results["top1"]
 
 
 def test_workers_change_nothing(quick):

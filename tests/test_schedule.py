@@ -60,5 +60,11 @@ def test_unknown_arguments_are_refused():
         _schedule("cosine", gamma=0.1)
     with pytest.raises(InputError, match="every_epochs=0: must be a number > 0"):
         _schedule("step", every_epochs=0, gamma=0.1)
+    with pytest.raises(InputError, match="gamma=-0.5: must be in"):
+        _schedule("exponential", every_epochs=1, gamma=-0.5)
+    with pytest.raises(InputError, match="final_factor=abc: must be a number"):
+        _schedule("cosine", final_factor="abc")
+    with pytest.raises(InputError, match="schedule.args.gamma=.*: must be given for step"):
+        _schedule("step", every_epochs=1)
     with pytest.raises(InputError, match="schedule.name=poly: not known"):
         _schedule("poly")

@@ -47,7 +47,8 @@ def _tracker(folder: Path, **options) -> tracking.Tracker:
 def logged(quick_in, tmp_path_factory):
     """One short offline run: its config, results and W&B folder."""
     config = quick_in(tmp_path_factory.mktemp("logged"), "run.wandb=offline")
-    results = run.train(config, overrides=("model.width_mult=0.35",), group="a sweep")
+    words = ("model.width_mult=0.35", "run.root=somewhere")
+    results = run.train(config, overrides=words, group="a sweep")
     (folder,) = _offline_runs(Path(config.run.root))
     return config, results, folder
 
@@ -193,7 +194,7 @@ def test_auto_with_a_key_but_no_network_is_offline_after_a_short_wait(tmp_path):
 def test_online_without_network_is_refused(tmp_path):
     done = _with_a_key_but_no_network(tmp_path / "run", "online")
     assert "InputError: run.wandb=online: W&B was not reached" in done.stderr
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_online_is_never_replaced_in_silence(tmp_path):
@@ -202,7 +203,27 @@ def test_online_is_never_replaced_in_silence(tmp_path):
         _tracker(tmp_path / "run", mode="online"),
     ):
         pass
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [("", "W&B: offline"), ("offline", "W&B: offline"), ("disabled", "disabled")],
+)
+def test_auto_follows_the_environment(tmp_path, monkeypatch, value, status):
+    monkeypatch.setenv("WANDB_MODE", value)
+    with _tracker(tmp_path / "run", mode="auto") as tracker:
+        assert status in tracker.status
+
+
+def test_an_unknown_mode_in_the_environment_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "foo")
+    with (
+        pytest.raises(InputError, match="WANDB_MODE=foo: not known; allowed: online, offline"),
+        _tracker(tmp_path / "run", mode="auto"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_disabled_writes_nothing_of_wandb(tmp_path):

@@ -117,7 +117,7 @@ class MobileNet(nn.Module):
         bn_momentum: float | None = None,
     ) -> None:
         super().__init__()
-        _check(width_mult, num_classes, dropout, stem_stride)
+        _check(width_mult, num_classes, dropout, stem_stride, bn_eps, bn_momentum)
         norm = partial(
             nn.BatchNorm2d,
             eps=design.bn_eps if bn_eps is None else bn_eps,
@@ -161,7 +161,14 @@ class MobileNet(nn.Module):
         return self.classifier(self.dropout(features))
 
 
-def _check(width_mult: float, num_classes: int, dropout: float | None, stem_stride: int) -> None:
+def _check(
+    width_mult: float,
+    num_classes: int,
+    dropout: float | None,
+    stem_stride: int,
+    bn_eps: float | None,
+    bn_momentum: float | None,
+) -> None:
     if not 0 < width_mult < float("inf"):
         raise InputError("model.width_mult", width_mult, "must be a number > 0")
     if num_classes < 1:
@@ -170,3 +177,7 @@ def _check(width_mult: float, num_classes: int, dropout: float | None, stem_stri
         raise InputError("model.dropout", dropout, "must be in [0, 1)")
     if stem_stride not in (1, 2):
         raise InputError("model.stem_stride", stem_stride, "must be 1 or 2")
+    if bn_eps is not None and not bn_eps > 0:
+        raise InputError("model.bn_eps", bn_eps, "must be a number > 0")
+    if bn_momentum is not None and not 0 < bn_momentum <= 1:
+        raise InputError("model.bn_momentum", bn_momentum, "must be in (0, 1]")

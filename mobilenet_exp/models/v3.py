@@ -104,6 +104,8 @@ def _build(
     """Build a V3. `head_width` replaces the 1280 or 1024 after the pooling (1280 gives
     the Small net of the paper's early versions); `scale_stem=False` keeps the stem at
     16 channels at every width, as timm does below 0.75."""
+    if head_width is not None and head_width < 1:
+        raise InputError("model.args.head_width", head_width, "must be a whole number > 0")
     design = replace(DESIGNS[name], scale_stem=scale_stem)
     if head_width is not None:
         design = replace(design, hidden=head_width)
@@ -112,14 +114,3 @@ def _build(
 
 for _name in DESIGNS:
     MODELS.register(_name)(partial(_build, _name))
-
-
-def mobilenetv3(mode: str = "small", width_mult: float = 1.0, **options) -> MobileNet:
-    """Build V3 by the call known from older code: `mobilenetv3(mode="small")`.
-
-    `mode` is `large` or `small`; the rest is `build_model`'s. Builds the paper's net.
-    Raises InputError for another mode.
-    """
-    if mode not in ("large", "small"):
-        raise InputError("mode", mode, "allowed: large, small")
-    return _build(f"v3_{mode}", width_mult=width_mult, **options)

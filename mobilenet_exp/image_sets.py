@@ -1,0 +1,128 @@
+"""Image sets by name, one split at a time. Knows no transform and no loader.
+
+Nothing is downloaded unless `data.download` says so.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, TensorDataset
+from torchvision import datasets
+
+from mobilenet_exp.config import DataConfig
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.registry import Registry
+
+DATASETS: Registry = Registry("data.name")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split: pairs (image, label), and class names by label."""
+
+    images: Dataset
+    classes: list[str]
+    in_memory: bool = False
+
+
+def build_image_set(data: DataConfig, split: str) -> ImageSet:
+    """Build `train` or `val` of the dataset named by `data.name`.
+
+    Raises InputError for an unknown name or option and for missing files.
+    """
+    DATASETS.check_options(data.name, data.args, "data.args")
+    return DATASETS.get(data.name)(data, split, **data.args)
+
+
+@DATASETS.register("digits")
+def digits(data: DataConfig, split: str) -> ImageSet:
+    """scikit-learn's handwritten digits; a stratified fifth, always the same, is held out."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = load_digits(return_X_y=True)
+    # 8x8 values 0..16, repeated over three colour channels
+    images = torch.from_numpy(pixels).float().mul(255 / 16).round().byte()
+    images = images.view(-1, 1, 8, 8).expand(-1, 3, -1, -1).contiguous()
+    labels = torch.from_numpy(labels).long()
+    parts = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
+    chosen = parts[0 if split == "train" else 1]
+    classes = [str(digit) for digit in range(10)]
+    return ImageSet(TensorDataset(images[chosen], labels[chosen]), classes, in_memory=True)
+
+
+@DATASETS.register("imagefolder")
+def imagefolder(data: DataConfig, split: str) -> ImageSet:
+    """Class folders of images under `root/train` and `root/val`."""
+    if data.root is None:
+        raise InputError("data.root", None, "must be given: the folder of train/ and val/")
+    folder = Path(data.root) / split
+    if not folder.is_dir():
+        raise InputError("data.root", data.root, f"no folder {split}/ there; needs train/ and val/")
+    try:
+        images = ImageTree(str(folder), loader=open_rgb)
+    except FileNotFoundError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            "data.root", data.root, f"no class folders of images ({reason})"
+        ) from error
+    return ImageSet(images, images.classes)
+
+
+@DATASETS.register("imagenet")
+def imagenet(data: DataConfig, split: str) -> ImageSet:
+    """ImageNet-1k as class folders: `imagefolder` with exactly 1000 classes."""
+    images = imagefolder(data, split)
+    if len(images.classes) != 1000:
+        allowed = f"must hold ImageNet's 1000 classes, has {len(images.classes)}"
+        raise InputError("data.root", data.root, f"{allowed}; data=imagefolder takes any number")
+    return images
+
+
+class ImageTree(datasets.ImageFolder):
+    """torchvision's ImageFolder without hidden folders."""
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        classes = [name for name in super().find_classes(directory)[0] if name[0] != "."]
+        return classes, {name: label for label, name in enumerate(classes)}
+
+
+def open_rgb(path: str) -> Image.Image:
+    """Decode a file into RGB. Raises OSError naming it if that cannot be done."""
+    try:
+        return datasets.folder.pil_loader(path)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise OSError(f"{path} cannot be decoded: {error}") from error
+
+
+@DATASETS.register("cifar10")
+def cifar10(data: DataConfig, split: str) -> ImageSet:
+    """CIFAR-10 from `root`; fetched there only with `data.download`."""
+    if data.root is None:
+        raise InputError("data.root", None, "must be given: where CIFAR-10 is or goes")
+    try:
+        images = datasets.CIFAR10(data.root, train=split == "train", download=data.download)
+    except RuntimeError as error:
+        allowed = "no CIFAR-10 there; data.download=true fetches it"
+        raise InputError("data.root", data.root, allowed) from error
+    except OSError as error:
+        allowed = f"could not fetch CIFAR-10 ({error})"
+        raise InputError("data.download", data.download, allowed) from error
+    return ImageSet(images, images.classes)
+
+
+@DATASETS.register("fake")
+def fake(data: DataConfig, split: str, *, num_images: int, num_classes: int) -> ImageSet:
+    """Noise images with labels, `num_images` to train on and as many to evaluate."""
+    for key, value in (("num_images", num_images), ("num_classes", num_classes)):
+        if value < 1:
+            raise InputError(f"data.args.{key}", value, "must be a whole number > 0")
+    images = datasets.FakeData(
+        num_images,
+        (3, data.resolution, data.resolution),
+        num_classes,
+        random_offset=0 if split == "train" else num_images,
+    )
+    return ImageSet(images, [str(index) for index in range(num_classes)], in_memory=True)
