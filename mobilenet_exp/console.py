@@ -33,15 +33,15 @@ def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()
 ) -> None:
     """Print a table, its first column to the left and figures to the right, then the notes."""
-    grid = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         grid.add_column(
             column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold"
         )
     for row in rows:
         grid.add_row(*(escape(cell) for cell in row))
+    # not the grid's own title, which wraps to the grid's width
+    get_console().print(f"[bold]{escape(title)}[/bold]", highlight=False)
     get_console().print(grid)
     for note in notes:
         line(note)
