@@ -95,8 +95,8 @@ def _main(program: Callable[[], None], schema: type) -> None:
         _print_error(explain(error, sys.argv[1:], schema))
         code = BAD_INPUT
     finally:
-        if SweepCallback.sweep is not None:
-            code = code or _close_sweep(SweepCallback.sweep)
+        sweep_code = _close_sweep(SweepCallback.sweep) if SweepCallback.sweep else 0
+        code = code or sweep_code
     if code:
         sys.exit(code)
 

@@ -30,6 +30,9 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
         return f"{match[1]}: several values are a sweep, which needs -m, or a list, as [a,b]"
     if match := re.search(r"[Ee]rror parsing override '(.*)'", text):
         return f"{match[1]}: not understood; an override reads key=value, odd characters in quotes"
+    if "override_grammar" in text:
+        words = " ".join(overrides)
+        return f"{words}: not understood; an override reads key=value, odd characters in quotes"
     if "Config group override must be a string" in text:
         words = [f"{key}={value}" for key, value in given.items() if "." not in key]
         return f"{', '.join(words)}: must be the name of an option"

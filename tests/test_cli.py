@@ -88,9 +88,14 @@ def test_a_sweep_asked_for_by_config_in_a_folder_with_spaces(tmp_path):
 
 
 def test_a_sweep_of_bad_input_leaves_nothing_behind(tmp_path):
-    swept = _run(tmp_path, "train.py", "-m", "model.width_mult=0,-1")
-    assert swept.returncode == 2
-    assert list(tmp_path.iterdir()) == []
+    for word, line in (
+        ("model.width_mult=0,-1", "model.width_mult=0.0: must be a number > 0"),
+        ("model.width_mult=0.5,abc", "model.width_mult=abc: must be a number"),
+    ):
+        swept = _run(tmp_path, "train.py", "-m", word)
+        assert swept.returncode == 2
+        assert line in swept.stderr
+        assert list(tmp_path.iterdir()) == []
     (tmp_path / "mine" / "empty").mkdir(parents=True)
     _run(tmp_path, "train.py", "model.width_mult=0,-1", "hydra.sweep.dir=mine/empty/s", "-m")
     assert list((tmp_path / "mine" / "empty").iterdir()) == []

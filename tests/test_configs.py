@@ -155,6 +155,7 @@ def test_commands_are_found():
         ("train.seed=99999999999999999999", "train.seed=99999999999999999999: must be a whole"),
         ("run.root=''", "run.root=: must name a folder"),
         ("foo", "foo: not understood"),
+        ("foo=bar=baz", "foo=bar=baz: not understood"),
     ],
 )
 def test_bad_input_is_explained_in_one_line(words, line):
