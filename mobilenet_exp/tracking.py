@@ -130,7 +130,15 @@ class Tracker:
         return ("offline" if reason else "online"), reason
 
     def _start(self, mode: str, reason: str) -> "wandb.Run":
-        run = wandb.init(mode=mode, **self._init_args)
+        try:
+            run = wandb.init(mode=mode, **self._init_args)
+        except wandb.errors.CommError as error:
+            reason = f"W&B opened no run: {str(error).splitlines()[0]}"
+            if self._mode == "online":
+                raise InputError("run.wandb", mode, reason) from error
+            # lets go of the run's id, which the failed init still holds
+            wandb.teardown()
+            mode, run = "offline", wandb.init(mode="offline", **self._init_args)
         if mode == "online":
             self.status = f"W&B: {run.url}"
         elif mode == "offline":

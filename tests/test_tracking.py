@@ -191,6 +191,30 @@ def test_auto_with_a_key_but_no_network_is_offline_after_a_short_wait(tmp_path):
     assert not any(b"0" * 40 in content for content in written)
 
 
+NO_RUN = """
+import sys, wandb
+from pathlib import Path
+from mobilenet_exp import tracking
+tracking.INIT_TIMEOUT = 3
+wandb.login = lambda **_: True
+with tracking.Tracker(Path(sys.argv[1]), config={}, title="t", mode="auto", project="p") as tracker:
+    tracker.log(1, {"val/top1": 1.0})
+    print(tracker.status)
+"""
+
+
+def test_auto_is_offline_if_the_server_takes_the_key_but_opens_no_run(tmp_path):
+    env = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    env |= {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", NO_RUN, str(tmp_path / "run")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert "W&B: offline" in done.stdout
+    assert "W&B opened no run" in done.stdout
+    (folder,) = _offline_runs(tmp_path)
+    assert [row["epoch"] for row in _history(folder)] == [1]
+
+
 def test_online_without_network_is_refused(tmp_path):
     done = _with_a_key_but_no_network(tmp_path / "run", "online")
     assert "InputError: run.wandb=online: W&B was not reached" in done.stderr
