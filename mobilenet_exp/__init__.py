@@ -8,7 +8,9 @@ from importlib import import_module
 _HOME = {
     "build_model": "mobilenet_exp.models",
     "list_models": "mobilenet_exp.models",
-    "mobilenetv3": "mobilenet_exp.models",
+    "load_weights": "mobilenet_exp.weights",
+    "export_weights": "mobilenet_exp.weights",
+    "mobilenetv3": "mobilenet_exp.weights.old_call",
     "profile_model": "mobilenet_exp.profiling",
     "paper_row": "mobilenet_exp.paper",
 }

@@ -22,7 +22,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from mobilenet_exp.config import BenchConfig, Config, EvalConfig, to_config
+from mobilenet_exp.config import to_config
+from mobilenet_exp.schema import BenchConfig, Config, EvalConfig
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.explain import explain
 from mobilenet_exp.sweep import Sweep

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from mobilenet_exp.config import DataConfig
+from mobilenet_exp.schema import DataConfig
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.image_sets import ImageSet, build_image_set
 

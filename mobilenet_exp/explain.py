@@ -7,7 +7,7 @@ import difflib
 import re
 from dataclasses import fields, is_dataclass
 
-from mobilenet_exp.config import Config
+from mobilenet_exp.schema import Config
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.registry import type_name
 

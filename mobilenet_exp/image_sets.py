@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets
 
-from mobilenet_exp.config import DataConfig
+from mobilenet_exp.schema import DataConfig
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.registry import Registry
 

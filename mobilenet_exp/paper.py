@@ -4,10 +4,12 @@ A row is what a source prints for one network on ImageNet, and beside it the exa
 counts of the network that its tables describe. Where a print cannot be reached by any
 reading of the tables, `unreached` says so.
 
-Here are the published rows of the six registered nets, whatever their width and
-resolution. Left out are rows of other architectures: V1's full-convolution and shallow
-ablations, V3 EdgeTPU, kuan-wang's own V3 variant, and timm's deeper or headed variants
-(`_100h`, `_110d`, `_120d`, `_150d`, `_rw`).
+Sources: `paper`, the network's own, last version (`paper_early` before V3's v5,
+`paper_appendix`, `paper_ablation:*`, `paper_distilled`, `paper_int8`); `slim`, the
+authors' released checkpoints (`slim_int8`: quantised); `v2_paper` to `v4_paper`, a later
+paper that quotes or retrains it; `seed` and `seed:*`, kuan-wang's V3 and marvis' V1;
+`torchvision:*`, `timm:*`, `d-li14*`, `tonylins`, `ascend:*`, `keras`, `tf_garden`.
+V1's Figures 4 and 5 plot 16 points without printing them; slim's rows are that grid.
 """
 
 import csv
@@ -16,8 +18,21 @@ from functools import cache
 from pathlib import Path
 
 # Searched in this order when no source is named: the paper's last version, its
-# appendix, then the authors' own released checkpoints.
-AUTHORS = ("paper", "paper_appendix", "slim")
+# appendix, then what the authors released; kuan-wang's variant has its own.
+AUTHORS = ("paper", "paper_appendix", "slim", "seed", "slim_int8")
+
+# Networks of other people that have rows here and are not built.
+NOT_BUILT = {
+    "v1_100h": "timm's V1 with a 1x1 convolution before the pooling",
+    "v2_110d": "timm's deeper V2",
+    "v2_120d": "timm's deeper V2",
+    "v3_large_150d": "timm's wider and deeper V3",
+    "v3_rw": "timm's first V3: no bias in the head, squeeze-excite not rounded",
+    "edgetpu_v2_m": "TF model garden's EdgeTPU V2, in no MobileNet paper",
+    "seed_v3_small_first": "kuan-wang's first release, of another head",
+    "v4_conv_aa_large": "timm's V4 with blurred strides",
+    "v4_conv_blur_medium": "timm's V4 with blurred strides",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,8 @@ class PaperRow:
     """One published row; a figure that the source does not print is None.
 
     `top1`, `top5` in percent; `madds_m`, `params_m` in millions, as printed; `madds`,
-    `params` exact integers of the table's net with 1000 classes; `options` the
+    `params` exact integers of the table's net with 1000 classes; `madds_as_printed` the
+    exact count by the source's own convention, where that is not ours; `options` the
     `build_model` arguments that build it, beyond name and width.
     """
 
@@ -39,10 +55,16 @@ class PaperRow:
     params_m: float | None
     madds: int
     params: int
+    madds_as_printed: int
     options: dict[str, object]
     citation: str
     unreached: str
     note: str
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the accuracy is of an 8-bit form of the net."""
+        return self.source.endswith("int8")
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -94,6 +116,7 @@ def _parse(row: dict[str, str]) -> PaperRow:
         params_m=number("params_m"),
         madds=int(row["madds"]),
         params=int(row["params"]),
+        madds_as_printed=int(row["madds_as_printed"] or row["madds"]),
         options=dict(_option(text) for text in row["options"].split(";") if text),
         citation=row["citation"],
         unreached=row["unreached"],
@@ -102,5 +125,6 @@ def _parse(row: dict[str, str]) -> PaperRow:
 
 
 def _option(text: str) -> tuple[str, object]:
+    # head_width=1280 is a number, hswish='16' text
     key, value = text.split("=")
-    return key, {"true": True, "false": False}.get(value) if value.isalpha() else int(value)
+    return key, int(value) if value.isdecimal() else value.strip("'")

@@ -4,11 +4,17 @@ Knows no model by name. Needs no weights in memory: counting runs on the meta de
 """
 
 import copy
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from mobilenet_exp.errors import InputError
+
+aten = torch.ops.aten
 
 
 class Profile(NamedTuple):
@@ -18,16 +24,48 @@ class Profile(NamedTuple):
     params: int
 
 
-def profile_model(model: nn.Module, resolution: int) -> Profile:
+def profile_model(model: nn.Module, resolution: int, convention: str = "paper") -> Profile:
     """Count one forward of a (1, 3, resolution, resolution) image in eval mode.
 
-    The papers' convention: convolutions and matrix products only, squeeze-excite
-    included; no bias, normalisation, activation, pooling or shortcut. The model itself
-    is left as it was.
+    `paper`, the papers' convention: convolutions and matrix products only,
+    squeeze-excite and attention included; no bias, normalisation, activation, pooling
+    or shortcut. `seed`, that of the counter behind kuan-wang's V3 table: the same, but
+    an output of a linear layer costs 2 n - 1 for n inputs, and one of a convolution
+    with bias (k k + 1) for each input channel of its group. The model itself is left as
+    it was. Raises InputError for another convention.
     """
+    if convention not in CONVENTIONS:
+        allowed = f"not known; allowed: {', '.join(CONVENTIONS)}"
+        raise InputError("convention", convention, allowed)
     params = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     ghost = copy.deepcopy(model).to("meta").eval()
     images = torch.empty(1, 3, resolution, resolution, device="meta")
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=CONVENTIONS[convention])
+    with torch.no_grad(), counter:
         ghost(images)
     return Profile(madds=counter.get_total_flops() // 2, params=params)
+
+
+# The counter halves what these give, as it does torch's own floating-point operations.
+
+
+def _seed_convolution(images, weight, bias, *_, out_shape, **__) -> int:
+    # weight (out, in / groups, k, k); a bias adds one to each k x k
+    _, in_channels, *kernel = weight
+    return 2 * math.prod(out_shape) * in_channels * (math.prod(kernel) + (bias is not None))
+
+
+def _seed_linear(*shapes, out_shape, **_) -> int:
+    # mm(inputs, weight), or addmm(bias, inputs, weight)
+    inputs, _ = shapes[-2:]
+    return 2 * math.prod(out_shape) * (2 * inputs[-1] - 1)
+
+
+CONVENTIONS: dict[str, dict[object, Callable]] = {
+    "paper": {},
+    "seed": {
+        aten.convolution: _seed_convolution,
+        aten.mm: _seed_linear,
+        aten.addmm: _seed_linear,
+    },
+}

@@ -9,16 +9,8 @@ from mobilenet_exp import console, engine, reports
 from mobilenet_exp.benchmark import measure_latency
 from mobilenet_exp.checkpoint import load_checkpoint, load_weights
 from mobilenet_exp.comparison import Comparison, compare
-from mobilenet_exp.config import (
-    BenchConfig,
-    Config,
-    EvalConfig,
-    run_name,
-    run_title,
-    to_config,
-    to_dict,
-    to_yaml,
-)
+from mobilenet_exp.config import run_name, run_title, to_config, to_dict, to_yaml
+from mobilenet_exp.schema import BenchConfig, Config, EvalConfig
 from mobilenet_exp.data import build_val_loader
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.profiling import Profile, profile_model

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mobilenet_exp import engine
 from mobilenet_exp.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from mobilenet_exp.config import Config, to_dict
+from mobilenet_exp.config import to_dict
+from mobilenet_exp.schema import Config
 from mobilenet_exp.data import Loaders, build_loaders
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.models import MobileNet, build_model

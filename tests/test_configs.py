@@ -10,7 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from mobilenet_exp import cli
-from mobilenet_exp.config import BenchConfig, Config, EvalConfig, run_name, to_config, to_dict
+from mobilenet_exp.config import run_name, to_config, to_dict
+from mobilenet_exp.schema import BenchConfig, Config, EvalConfig
 from mobilenet_exp.data import train_transform
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.explain import explain

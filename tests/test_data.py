@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from mobilenet_exp.config import DataConfig
+from mobilenet_exp.schema import DataConfig
 from mobilenet_exp.data import build_loaders, eval_transform, train_transform
 from mobilenet_exp.errors import InputError
 

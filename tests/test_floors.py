@@ -14,7 +14,7 @@ FLOORS = (
     ("registry", "config"),
     ("explain", "schedule", "image_sets", "models.layers"),
     ("models.network", "profiling"),
-    ("models.v1", "models.v2", "models.v3"),
+    ("models.v1", "models.v2", "models.v3", "models.v3_edgetpu", "models.v4"),
     ("models",),
     (
         "data",

@@ -12,7 +12,8 @@ from PIL import Image
 
 from mobilenet_exp import console, run, session, tracking
 from mobilenet_exp.checkpoint import load_checkpoint
-from mobilenet_exp.config import EvalConfig, RunConfig, run_name, to_config, to_dict
+from mobilenet_exp.config import run_name, to_config, to_dict
+from mobilenet_exp.schema import EvalConfig, RunConfig
 from mobilenet_exp.engine import NonFiniteLossError
 from mobilenet_exp.errors import InputError
 

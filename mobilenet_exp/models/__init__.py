@@ -3,12 +3,18 @@
 Importing this package registers the families; it needs torch.
 """
 
-from mobilenet_exp.errors import InputError
-from mobilenet_exp.models import v1, v2, v3  # noqa: F401 - registers the builders
+from mobilenet_exp.models import (  # noqa: F401 - registers the builders
+    v1,
+    v2,
+    v3,
+    v3_edgetpu,
+    seed_v3,
+    v4,
+)
 from mobilenet_exp.models.network import MobileNet
 from mobilenet_exp.registry import MODELS
 
-__all__ = ["MobileNet", "build_model", "list_models", "mobilenetv3"]
+__all__ = ["MobileNet", "build_model", "list_models"]
 
 
 def build_model(
@@ -31,7 +37,7 @@ def build_model(
     Raises InputError for an unknown name or option and for a value out of range.
     """
     MODELS.check_options(name, args, "model.args")
-    return MODELS.get(name)(
+    model = MODELS.get(name)(
         width_mult=width_mult,
         num_classes=num_classes,
         dropout=dropout,
@@ -40,19 +46,11 @@ def build_model(
         bn_momentum=bn_momentum,
         **args,
     )
+    model.name, model.width_mult, model.args = name, width_mult, args
+    return model
 
 
 def list_models() -> list[str]:
     """Return the registry names, oldest generation first."""
     return MODELS.names()
 
-
-def mobilenetv3(mode: str = "small", width_mult: float = 1.0, **options: object) -> MobileNet:
-    """Build V3 by the call known from older code: `mobilenetv3(mode="small")`.
-
-    `mode` is `large` or `small`; the rest is `build_model`'s. Builds the paper's net.
-    Raises InputError for another mode.
-    """
-    if mode not in ("large", "small"):
-        raise InputError("mode", mode, "allowed: large, small")
-    return build_model(f"v3_{mode}", width_mult=width_mult, **options)

@@ -1,30 +1,30 @@
-"""The blocks of MobileNet V1 to V3, channel rounding and initialisation.
+"""The blocks of MobileNet V1 to V3 and channel rounding. V4's are in `universal`.
 
 Knows no table, no config and no registry. Widths arrive here already scaled.
 """
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "hswish": nn.Hardswish,
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "relu6": lambda: nn.ReLU6(inplace=True),
+    "hswish": lambda: nn.Hardswish(inplace=True),
+    "gelu": nn.GELU,
 }
 
 # Builds a normalisation layer for a number of channels; carries eps and momentum.
 Norm = Callable[[int], nn.Module]
 
 
-def round8(channels: float) -> int:
-    """Round to the nearest multiple of 8, at least 8, never more than 10 % below.
+def round_to(channels: float, divisor: int = 8) -> int:
+    """Round to the nearest multiple of `divisor`, at least one, never more than 10 % below.
 
-    Source: `_make_divisible` of the authors' slim code for V2 and V3.
+    Source: `_make_divisible` of the authors' slim code for V2 and V3, where it is 8.
     """
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def truncate(channels: float) -> int:
@@ -32,8 +32,17 @@ def truncate(channels: float) -> int:
     return max(8, int(channels))
 
 
+def round_up(channels: float) -> int:
+    """Round up to a multiple of 8: tonylins' V2 and kuan-wang's V3."""
+    return int(-(-channels // 8)) * 8
+
+
 class ConvBNAct(nn.Module):
-    """Convolution without bias, normalisation, activation; `act=None` is linear."""
+    """Convolution without bias, normalisation, activation; `act=None` is linear.
+
+    Padding is symmetric. With `tf_same` it is TensorFlow's SAME, which puts the odd
+    pixel of a stride of 2 at the end: same sizes, a grid shifted by one pixel.
+    """
 
     def __init__(
         self,
@@ -51,10 +60,32 @@ class ConvBNAct(nn.Module):
             in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
         )
         self.bn = norm(out_channels)
-        self.act = ACTIVATIONS[act](inplace=True) if act else nn.Identity()
+        self.act = ACTIVATIONS[act]() if act else nn.Identity()
+        self.tf_same = False
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(images)))
+        return self.act(self.before_act(images))
+
+    def before_act(self, images: Tensor) -> Tensor:
+        if self.tf_same and self.conv.stride[0] > 1:
+            images = _pad_like_tf(images, self.conv)
+            return self.bn(
+                nn.functional.conv2d(
+                    images, self.conv.weight, None, self.conv.stride, groups=self.conv.groups
+                )
+            )
+        return self.bn(self.conv(images))
+
+
+def _pad_like_tf(images: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Pad height and width as SAME does: as little as needed, the odd pixel at the end."""
+    pads = []
+    for side, kernel, stride in zip(
+        reversed(images.shape[2:]), conv.kernel_size, conv.stride, strict=True
+    ):
+        total = max(0, (-(-side // stride) - 1) * stride + kernel - side)
+        pads += [total // 2, total - total // 2]
+    return nn.functional.pad(images, pads)
 
 
 class SqueezeExcite(nn.Module):
@@ -66,7 +97,7 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        squeezed = round8(channels / 4)
+        squeezed = round_to(channels / 4)
         self.reduce = nn.Conv2d(channels, squeezed, 1)
         self.act = nn.ReLU(inplace=True)
         self.expand = nn.Conv2d(squeezed, channels, 1)
@@ -76,6 +107,19 @@ class SqueezeExcite(nn.Module):
         scale = features.mean((2, 3), keepdim=True)
         scale = self.act(self.reduce(scale))
         return features * self.gate(self.expand(scale))
+
+
+class LinearSqueezeExcite(SqueezeExcite):
+    """The same by linear layers without bias, the squeeze not rounded (kuan-wang's V3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.reduce = nn.Linear(channels, channels // 4, bias=False)
+        self.expand = nn.Linear(channels // 4, channels, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        scale = self.act(self.reduce(features.mean((2, 3))))
+        return features * self.gate(self.expand(scale))[..., None, None]
 
 
 class DepthwiseSeparable(nn.Module):
@@ -97,8 +141,52 @@ class DepthwiseSeparable(nn.Module):
 class InvertedResidual(nn.Module):
     """Expand 1x1, depthwise, squeeze-excite, project 1x1 linear (V2, V3).
 
-    No expansion convolution where `expanded == in_channels`; the shortcut joins blocks
-    of stride 1 that keep their channels.
+    `expanded=None`: no expansion convolution. `se` gates the activated features, or
+    with `se_before_act` those before the depthwise activation. The shortcut joins
+    blocks of stride 1 that keep their channels, if it is wanted.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        expanded: int | None,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int,
+        act: str,
+        norm: Norm,
+        se: Callable[[int], nn.Module] | None = None,
+        se_before_act: bool = False,
+        wants_shortcut: bool = True,
+    ) -> None:
+        super().__init__()
+        self.has_shortcut = wants_shortcut and stride == 1 and in_channels == out_channels
+        self.se_before_act = se_before_act
+        self.expand = (
+            ConvBNAct(in_channels, expanded, 1, act=act, norm=norm) if expanded else nn.Identity()
+        )
+        expanded = expanded or in_channels
+        self.depthwise = ConvBNAct(
+            expanded, expanded, kernel, stride=stride, groups=expanded, act=act, norm=norm
+        )
+        self.se = se(expanded) if se else nn.Identity()
+        self.project = ConvBNAct(expanded, out_channels, 1, act=None, norm=norm)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out = self.expand(features)
+        if self.se_before_act:
+            out = self.depthwise.act(self.se(self.depthwise.before_act(out)))
+        else:
+            out = self.se(self.depthwise(out))
+        out = self.project(out)
+        return features + out if self.has_shortcut else out
+
+
+class FusedResidual(nn.Module):
+    """Expand by a full 3x3 convolution, project 1x1 (V3 EdgeTPU, V4's first stages).
+
+    `project_act=None`: linear. The shortcut is `InvertedResidual`'s.
     """
 
     def __init__(
@@ -107,48 +195,16 @@ class InvertedResidual(nn.Module):
         expanded: int,
         out_channels: int,
         *,
-        kernel: int,
         stride: int,
-        use_se: bool,
         act: str,
         norm: Norm,
+        project_act: str | None = None,
     ) -> None:
         super().__init__()
         self.has_shortcut = stride == 1 and in_channels == out_channels
-        self.expand = (
-            ConvBNAct(in_channels, expanded, 1, act=act, norm=norm)
-            if expanded != in_channels
-            else nn.Identity()
-        )
-        self.depthwise = ConvBNAct(
-            expanded, expanded, kernel, stride=stride, groups=expanded, act=act, norm=norm
-        )
-        self.se = SqueezeExcite(expanded) if use_se else nn.Identity()
-        self.project = ConvBNAct(expanded, out_channels, 1, act=None, norm=norm)
+        self.expand = ConvBNAct(in_channels, expanded, 3, stride=stride, act=act, norm=norm)
+        self.project = ConvBNAct(expanded, out_channels, 1, act=project_act, norm=norm)
 
     def forward(self, features: Tensor) -> Tensor:
-        out = self.expand(features)
-        out = self.depthwise(out)
-        out = self.se(out)
-        out = self.project(out)
+        out = self.project(self.expand(features))
         return features + out if self.has_shortcut else out
-
-
-@torch.no_grad()
-def init_weights(model: nn.Module) -> None:
-    """Draw the initial weights: convolutions He-normal by fan-out, linear N(0, 0.01).
-
-    Source: torchvision's and the PyTorch ports' common choice; the papers' slim code
-    draws every weight from a truncated normal of sd 0.09 (V1, V2) or 0.008 (V3).
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-        else:
-            continue
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -1,77 +1,41 @@
 """Rows into a network: the one place where `width_mult` is applied.
 
-Knows blocks and channel rounding; does not know which paper it is building.
+Does not know which paper it is building.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
-from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from mobilenet_exp.errors import InputError
-from mobilenet_exp.models.layers import (
-    ACTIVATIONS,
-    ConvBNAct,
-    DepthwiseSeparable,
-    InvertedResidual,
-    Norm,
-    init_weights,
-    round8,
-)
-
-
-class Row(Protocol):
-    """One block of a table: `out` channels at width 1.0, and the module it stands for."""
-
-    out: int
-
-    def build(self, in_channels: int, out_channels: int, norm: Norm) -> nn.Module: ...
+from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, round_to
+from mobilenet_exp.models.rows import Row
+from mobilenet_exp.models.universal import MultiQueryAttention
 
 
 @dataclass(frozen=True)
-class Separable:
-    """A depthwise separable convolution (V1)."""
+class WidthRule:
+    """What follows `width_mult`, and how channels are rounded.
 
-    out: int
-    stride: int
-    act: str
-
-    def build(self, in_channels: int, out_channels: int, norm: Norm) -> nn.Module:
-        return DepthwiseSeparable(
-            in_channels, out_channels, stride=self.stride, act=self.act, norm=norm
-        )
-
-
-@dataclass(frozen=True)
-class Bottleneck:
-    """An inverted residual with linear bottleneck (V2, V3).
-
-    `ratio` is the exact expansion over the block's input channels. It multiplies the
-    input *as already rounded*, as in the authors' code; scaling the table's expanded
-    width instead gives other nets at every width but 1.0.
+    A part `follows` it, `grows` (follows above 1.0, keeps its width below) or is
+    `fixed`. The blocks always follow.
     """
 
-    ratio: Fraction
-    out: int
-    stride: int
-    act: str
-    kernel: int = 3
-    use_se: bool = False
+    stem: str = "follows"
+    last_conv: str = "follows"
+    hidden: str = "grows"
+    round_channels: Callable[[float], int] = round_to
+    # the last convolution as a multiple of the last block's output, not by itself
+    last_conv_ratio: int | None = None
 
-    def build(self, in_channels: int, out_channels: int, norm: Norm) -> nn.Module:
-        return InvertedResidual(
-            in_channels,
-            round8(self.ratio * in_channels),
-            out_channels,
-            kernel=self.kernel,
-            stride=self.stride,
-            use_se=self.use_se,
-            act=self.act,
-            norm=norm,
-        )
+    def apply(self, channels: float, part: str, width_mult: float) -> int:
+        if part == "fixed":
+            return int(channels)
+        width_mult = max(width_mult, 1) if part == "grows" else width_mult
+        return self.round_channels(channels * width_mult)
 
 
 @dataclass(frozen=True)
@@ -84,17 +48,24 @@ class Design:
     act: str
     # 1x1 convolution before the pooling; None: there is none
     last_conv: int | None
-    # 1x1 convolution with bias after the pooling (V3's head); None: there is none
+    # layer after the pooling, before the classifier; None: there is none
     hidden: int | None
     # dropout probability before the classifier
     dropout: float
     bn_eps: float
     # PyTorch's sense: 1 - the papers' decay
     bn_momentum: float
-    # whether last_conv follows width_mult below 1.0; the head's last layer never does
-    shrink_last_conv: bool = False
-    scale_stem: bool = True
-    round_channels: Callable[[float], int] = round8
+    # linear with bias (V3), conv: the same as a 1x1 convolution (kuan-wang's V3), or
+    # conv_bn: a 1x1 convolution without bias, with BN (V4)
+    hidden_kind: str = "linear"
+    width_rule: WidthRule = WidthRule()
+
+
+class HiddenLinear(nn.Linear):
+    """A linear layer on pooled features (N, C, 1, 1)."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return super().forward(pooled.flatten(1))
 
 
 class MobileNet(nn.Module):
@@ -104,6 +75,11 @@ class MobileNet(nn.Module):
     the grid of small images (32 px) from shrinking away. `dropout`, `bn_eps` and
     `bn_momentum` default to the design's. Raises InputError for a value out of range.
     """
+
+    # what `build_model` was asked for
+    name: str = ""
+    width_mult: float = 1.0
+    args: dict[str, object] = {}  # noqa: RUF012 - replaced, never changed
 
     def __init__(
         self,
@@ -123,30 +99,37 @@ class MobileNet(nn.Module):
             eps=design.bn_eps if bn_eps is None else bn_eps,
             momentum=design.bn_momentum if bn_momentum is None else bn_momentum,
         )
+        rule = design.width_rule
 
-        def scaled(channels: int, shrinks: bool = True) -> int:
-            return design.round_channels(channels * (width_mult if shrinks else max(width_mult, 1)))
+        def scaled(channels: float, part: str = "follows") -> int:
+            return rule.apply(channels, part, width_mult)
 
-        channels = scaled(design.stem) if design.scale_stem else design.stem
+        channels = scaled(design.stem, rule.stem)
         self.stem = ConvBNAct(3, channels, 3, stride=stem_stride, act=design.act, norm=norm)
         self.blocks = nn.Sequential()
         for row in design.rows:
-            out_channels = scaled(row.out)
-            self.blocks.append(row.build(channels, out_channels, norm))
+            out_channels = scaled(row.out, "fixed" if row.fixed else "follows")
+            self.blocks.append(row.build(channels, out_channels, scaled, norm))
             channels = out_channels
 
         self.last_conv: nn.Module = nn.Identity()
         if design.last_conv is not None:
-            out_channels = scaled(design.last_conv, design.shrink_last_conv)
+            ratio = rule.last_conv_ratio
+            out_channels = ratio * channels if ratio else scaled(design.last_conv, rule.last_conv)
             self.last_conv = ConvBNAct(channels, out_channels, 1, act=design.act, norm=norm)
             channels = out_channels
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.hidden: nn.Module = nn.Identity()
         self.hidden_act: nn.Module = nn.Identity()
         if design.hidden is not None:
-            out_channels = scaled(design.hidden, shrinks=False)
-            self.hidden = nn.Linear(channels, out_channels)
-            self.hidden_act = ACTIVATIONS[design.act](inplace=True)
+            out_channels = scaled(design.hidden, rule.hidden)
+            build_hidden = {
+                "linear": HiddenLinear,
+                "conv": partial(nn.Conv2d, kernel_size=1),
+                "conv_bn": partial(ConvBNAct, kernel=1, act=None, norm=norm),
+            }[design.hidden_kind]
+            self.hidden = build_hidden(channels, out_channels)
+            self.hidden_act = ACTIVATIONS[design.act]()
             channels = out_channels
         self.dropout = nn.Dropout(design.dropout if dropout is None else dropout)
         self.classifier = nn.Linear(channels, num_classes)
@@ -156,9 +139,32 @@ class MobileNet(nn.Module):
         features = self.stem(images)
         features = self.blocks(features)
         features = self.last_conv(features)
-        features = self.pool(features).flatten(1)
-        features = self.hidden_act(self.hidden(features))
+        features = self.pool(features)
+        features = self.hidden_act(self.hidden(features)).flatten(1)
         return self.classifier(self.dropout(features))
+
+
+@torch.no_grad()
+def init_weights(model: nn.Module) -> None:
+    """Draw the initial weights: convolutions He-normal by fan-out, linear N(0, 0.01).
+
+    Source: torchvision's and the PyTorch ports' common choice; the papers' slim code
+    draws every weight from a truncated normal of sd 0.09 (V1, V2) or 0.008 (V3).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, MultiQueryAttention):
+            module.init_weights()
 
 
 def _check(

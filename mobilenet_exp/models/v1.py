@@ -3,13 +3,16 @@
 Every layer follows `width_mult`, the stem and the last 1024 included, and is cut to an
 integer with no divisor. The table prints stride 2 for the last block, but its sizes
 (7 to 7) and all code say 1. BN 0.001 / decay 0.9997 and dropout keep 0.999 are slim's.
+With it two nets of the paper's ablations: full convolutions (Table 4), shallow (Table 5).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.models.layers import ACTIVATIONS, truncate
-from mobilenet_exp.models.network import Design, MobileNet, Separable
+from mobilenet_exp.models.network import Design, MobileNet, WidthRule
+from mobilenet_exp.models.rows import Conv, Separable
 from mobilenet_exp.registry import MODELS
 
 
@@ -34,18 +37,28 @@ TABLE = (
     Row(1024, 1, 1),
 )  # fmt: skip
 
+# Table 5: "the 5 layers of separable filters with feature size 14 x 14 x 512 are removed"
+SHALLOW = tuple(row for row in TABLE if row.n == 1)
 
-@MODELS.register("v1")
-def v1(*, activation: str = "relu", **options) -> MobileNet:
-    """Build V1. `activation`: `relu` as in the paper, or `relu6` as in slim and timm."""
+# name: table, and what stands for a row: a pair of convolutions, or one full 3x3 (Table 4)
+NETS = {
+    "v1": (TABLE, Separable),
+    "v1_full_conv": (TABLE, Conv),
+    "v1_shallow": (SHALLOW, Separable),
+}
+
+
+def _build(name: str, *, activation: str = "relu", **options) -> MobileNet:
+    """Build a V1. `activation`: `relu` as in the paper, or `relu6` as in slim and timm."""
     if activation not in ACTIVATIONS:
         allowed = f"not known; allowed: {', '.join(ACTIVATIONS)}"
         raise InputError("model.args.activation", activation, allowed)
+    table, block = NETS[name]
     design = Design(
         stem=32,
         rows=tuple(
-            Separable(row.out, row.s if i == 0 else 1, activation)
-            for row in TABLE
+            block(out=row.out, stride=row.s if i == 0 else 1, act=activation)
+            for row in table
             for i in range(row.n)
         ),
         act=activation,
@@ -54,6 +67,10 @@ def v1(*, activation: str = "relu", **options) -> MobileNet:
         dropout=0.001,
         bn_eps=0.001,
         bn_momentum=0.0003,
-        round_channels=truncate,
+        width_rule=WidthRule(round_channels=truncate),
     )
     return MobileNet(design, **options)
+
+
+for _name in NETS:
+    MODELS.register(_name)(partial(_build, _name))

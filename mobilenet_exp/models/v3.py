@@ -13,7 +13,8 @@ from functools import partial
 from typing import NamedTuple
 
 from mobilenet_exp.errors import InputError
-from mobilenet_exp.models.network import Bottleneck, Design, MobileNet
+from mobilenet_exp.models.network import Design, MobileNet, WidthRule
+from mobilenet_exp.models.rows import Bottleneck
 from mobilenet_exp.registry import MODELS
 
 RE, HS = "relu", "hswish"
@@ -66,51 +67,91 @@ SMALL = (
 )  # fmt: skip
 
 
+WIDTH_RULES = {
+    "paper": WidthRule(),
+    # timm keeps the head at every width, and below 0.75 the stem too
+    "timm": WidthRule(hidden="fixed"),
+    # torchvision lets the head shrink; its expanded widths are the table's, scaled
+    "torchvision": WidthRule(hidden="follows", last_conv_ratio=6),
+}
+
+
 def _minimalistic(table: tuple[Row, ...]) -> tuple[Row, ...]:
     """The same columns with 3x3 kernels, no squeeze-excite and ReLU only (slim)."""
     return tuple(row._replace(k=3, se=False, nl=RE) for row in table)
 
 
-def _design(table: tuple[Row, ...], *, last_conv: int, hidden: int, act: str = HS) -> Design:
-    in_channels = (STEM, *(row.out for row in table))
-    rows = tuple(
-        Bottleneck(Fraction(row.exp, channels), row.out, row.s, row.nl, row.k, row.se)
-        for row, channels in zip(table, in_channels, strict=False)
-    )
-    return Design(
-        stem=STEM,
-        rows=rows,
-        act=act,
-        last_conv=last_conv,
-        shrink_last_conv=True,
-        hidden=hidden,
-        dropout=0.2,
-        bn_eps=0.001,
-        bn_momentum=0.01,
-    )
-
-
-DESIGNS = {
-    "v3_large": _design(LARGE, last_conv=960, hidden=1280),
-    "v3_small": _design(SMALL, last_conv=576, hidden=1024),
-    "v3_large_minimalistic": _design(_minimalistic(LARGE), last_conv=960, hidden=1280, act=RE),
-    "v3_small_minimalistic": _design(_minimalistic(SMALL), last_conv=576, hidden=1024, act=RE),
+# name: table, last convolution, head, activation of stem and head
+NETS = {
+    "v3_large": (LARGE, 960, 1280, HS),
+    "v3_small": (SMALL, 576, 1024, HS),
+    "v3_large_minimalistic": (_minimalistic(LARGE), 960, 1280, RE),
+    "v3_small_minimalistic": (_minimalistic(SMALL), 576, 1024, RE),
 }
 
 
 def _build(
-    name: str, *, head_width: int | None = None, scale_stem: bool = True, **options
+    name: str,
+    *,
+    head_width: int | None = None,
+    width_rule: str = "paper",
+    hswish: str = "table",
+    **options,
 ) -> MobileNet:
     """Build a V3. `head_width` replaces the 1280 or 1024 after the pooling (1280 gives
-    the Small net of the paper's early versions); `scale_stem=False` keeps the stem at
-    16 channels at every width, as timm does below 0.75."""
+    the Small net of the paper's early versions). `width_rule`: `paper`, or what `timm`
+    or `torchvision` do at widths other than 1.0. `hswish` is for the ablation of Table 5:
+    `table`, `none` (ReLU everywhere), or a number of channels, from whose row on it is
+    used (16: everywhere; stem and head stay as they are)."""
     if head_width is not None and head_width < 1:
         raise InputError("model.args.head_width", head_width, "must be a whole number > 0")
-    design = replace(DESIGNS[name], scale_stem=scale_stem)
-    if head_width is not None:
-        design = replace(design, hidden=head_width)
+    if width_rule not in WIDTH_RULES:
+        allowed = f"not known; allowed: {', '.join(WIDTH_RULES)}"
+        raise InputError("model.args.width_rule", width_rule, allowed)
+    if hswish not in ("table", "none") and not hswish.isdecimal():
+        allowed = "not known; allowed: table, none, or channels as text, e.g. '112'"
+        raise InputError("model.args.hswish", hswish, allowed)
+    table, last_conv, hidden, act = NETS[name]
+    rule = WIDTH_RULES[width_rule]
+    if width_rule == "timm" and options["width_mult"] < 0.75:
+        rule = replace(rule, stem="fixed")
+    design = Design(
+        stem=STEM,
+        rows=bottlenecks(_with_hswish(table, hswish), absolute=width_rule == "torchvision"),
+        act=RE if hswish == "none" else act,
+        last_conv=last_conv,
+        hidden=head_width or hidden,
+        dropout=0.2,
+        bn_eps=0.001,
+        bn_momentum=0.01,
+        width_rule=rule,
+    )
     return MobileNet(design, **options)
 
 
-for _name in DESIGNS:
+def bottlenecks(table: tuple[Row, ...], *, absolute: bool = False) -> tuple[Bottleneck, ...]:
+    """Turn a table into blocks; `absolute` expansions are the table's, not ratios."""
+    in_channels = (STEM, *(row.out for row in table))
+    return tuple(
+        Bottleneck(
+            ratio=None if absolute else Fraction(row.exp, channels),
+            expanded=row.exp if absolute else None,
+            out=row.out,
+            stride=row.s,
+            act=row.nl,
+            kernel=row.k,
+            se="conv" if row.se else "none",
+        )
+        for row, channels in zip(table, in_channels, strict=False)
+    )
+
+
+def _with_hswish(table: tuple[Row, ...], hswish: str) -> tuple[Row, ...]:
+    if hswish == "table":
+        return table
+    start = int(hswish) if hswish != "none" else float("inf")
+    return tuple(row._replace(nl=HS if row.out >= start else RE) for row in table)
+
+
+for _name in NETS:
     MODELS.register(_name)(partial(_build, _name))

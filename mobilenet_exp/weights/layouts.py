@@ -1,0 +1,270 @@
+"""Layouts of published checkpoints: recognised, translated to ours, and written.
+
+A layout is recognised by its keys and never by a file's name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.models.dialect import Dialect, dialect_of
+from mobilenet_exp.models.layers import round_to, truncate
+from mobilenet_exp.models.network import MobileNet
+from mobilenet_exp.weights import names
+
+Tensors = dict[str, Tensor]
+V3 = ("v3_large", "v3_small")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One code base's checkpoints.
+
+    `title` for people; `names` translates, see `names`; `models` are those of ours that
+    it holds; `is_of` recognises a file's keys; `bn_eps` and the rest are how that code
+    runs its weights; `interpolation` is how it resizes images to evaluate.
+    """
+
+    title: str
+    names: Callable[[MobileNet, set[str]], dict[str, str]]
+    models: tuple[str, ...]
+    is_of: Callable[[set[str]], bool]
+    bn_eps: float = 1e-5
+    # V1's; None: the network's own
+    activation: str | None = None
+    se: str = "after_act"
+    interpolation: str = "bilinear"
+
+    def dialect(self) -> Dialect:
+        return Dialect(bn_eps=self.bn_eps, activation=self.activation, se=self.se)
+
+
+# In this order: a later one is asked only if none before it recognises the keys.
+LAYOUTS: dict[str, Layout] = {
+    "ours": Layout("this repository", names.own, (), lambda keys: "stem.conv.weight" in keys),
+    "timm": Layout(
+        "timm",
+        names.timm,
+        tuple(names.TIMM_STAGES),
+        lambda keys: "conv_stem.weight" in keys,
+        activation="relu6",
+        interpolation="bicubic",
+    ),
+    "torchvision_v3": Layout(
+        "torchvision V3",
+        names.torchvision_v3,
+        V3,
+        lambda keys: "features.1.block.0.0.weight" in keys,
+        bn_eps=1e-3,
+    ),
+    "torchvision_v2": Layout(
+        "torchvision V2",
+        names.torchvision_v2,
+        ("v2",),
+        lambda keys: "features.1.conv.0.0.weight" in keys,
+    ),
+    "marvis": Layout(
+        "marvis V1",
+        names.marvis,
+        ("v1",),
+        lambda keys: {"model.0.0.weight", "fc.weight"} <= keys,
+        activation="relu",
+    ),
+    "d_li14_v3": Layout(
+        "d-li14 V3",
+        names.d_li14_v3,
+        V3,
+        lambda keys: {"features.1.conv.0.weight", "conv.0.weight", "classifier.3.weight"} <= keys,
+        se="before_act_if_expanded",
+    ),
+    "d_li14_v2": Layout(
+        "d-li14 V2",
+        names.d_li14_v2,
+        ("v2",),
+        lambda keys: {"features.1.conv.0.weight", "conv.0.weight", "classifier.weight"} <= keys,
+    ),
+    "kuan_wang": Layout(
+        "kuan-wang V3",
+        names.kuan_wang,
+        ("seed_v3_large", "seed_v3_small"),
+        lambda keys: {"features.1.conv.0.weight", "features.1.conv.7.weight"} <= keys,
+        se="before_act",
+    ),
+    "tonylins": Layout(
+        "tonylins V2",
+        names.tonylins,
+        ("v2",),
+        lambda keys: {"features.1.conv.0.weight", "features.18.0.weight"} <= keys,
+    ),
+}
+
+
+def recognise(keys: set[str], path: str) -> Layout:
+    """Return the layout of a file's keys. Raises InputError with the first of them."""
+    for layout in LAYOUTS.values():
+        if layout.is_of(keys):
+            return layout
+    known = ", ".join(layout.title for layout in LAYOUTS.values())
+    first = ", ".join(sorted(keys)[:3])
+    raise InputError("weights", path, f"of no known layout, begins {first}; known: {known}")
+
+
+def to_ours(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> Tensors:
+    """Return the file's tensors under our names and in our shapes, whether or not they fit.
+
+    Tensors that belong nowhere keep their name. Raises InputError for another family.
+    """
+    if layout.models and model.name not in layout.models:
+        allowed = f"is of {layout.title}, which holds {', '.join(layout.models)}"
+        raise InputError("weights", path, f"{allowed}; not model={model.name}")
+    theirs_to_ours = {}
+    for ours, theirs in layout.names(model, set(tensors)).items():
+        theirs_to_ours[theirs] = ours
+    translated = {}
+    own = model.state_dict()
+    for key, tensor in tensors.items():
+        module, _, leaf = key.rpartition(".")
+        name = f"{theirs_to_ours[module]}.{leaf}" if module in theirs_to_ours else key
+        translated[name] = _as_shaped(tensor, own[name]) if name in own else tensor
+    return translated
+
+
+def _as_shaped(tensor: Tensor, like: Tensor) -> Tensor:
+    """A 1x1 convolution and a linear layer hold the same numbers."""
+    if {tensor.ndim, like.ndim} == {2, 4} and tensor.numel() == like.numel():
+        kernel = tensor.shape[2:] or like.shape[2:]
+        if kernel == (1, 1) and tensor.shape[:2] == like.shape[:2]:
+            return tensor.reshape(like.shape)
+    return tensor
+
+
+def export_weights(model: MobileNet, layout: str) -> Tensors:
+    """Return the network's weights as another code's state dict; it loads there strictly.
+
+    `layout` is `torchvision` or `timm`, or another name of `LAYOUTS`. The target's own
+    module, built as usual, then gives the same logits: where its BN eps is another, the
+    difference goes into the running variances. Raises InputError for a network that the
+    target does not have: another width rule, activation or order of operations.
+    """
+    name = {"v2": "torchvision_v2"}.get(model.name, "torchvision_v3")
+    target = LAYOUTS.get(name if layout == "torchvision" else layout)
+    if target is None:
+        raise InputError("layout", layout, f"not known; allowed: torchvision, {', '.join(LAYOUTS)}")
+    reason = _cannot_hold(target, model)
+    if reason:
+        raise InputError("layout", layout, reason)
+    own = dialect_of(model)
+    exported = {}
+    state = model.state_dict()
+    for ours, theirs in target.names(model, set()).items():
+        for key in (key for key in state if key.rpartition(".")[0] == ours):
+            tensor = state[key].detach().clone()
+            leaf = key.rpartition(".")[2]
+            if leaf == "running_var" and target.models:
+                tensor += own.bn_eps - target.bn_eps
+            exported[f"{theirs}.{leaf}"] = _as_written(tensor, target, theirs)
+    return exported
+
+
+def _as_written(tensor: Tensor, target: Layout, name: str) -> Tensor:
+    """torchvision's squeeze-excite and timm's V3 head are 1x1 convolutions, the others' linear."""
+    is_conv = name.endswith((".fc1", ".fc2")) or name == "conv_head"
+    if target.title in ("d-li14 V3", "kuan-wang V3") and ".fc." in name:
+        return tensor.flatten(1) if tensor.ndim == 4 else tensor
+    return tensor[..., None, None] if is_conv and tensor.ndim == 2 else tensor
+
+
+def _cannot_hold(target: Layout, model: MobileNet) -> str | None:
+    """Say why the target's own module would not be this network; None if it would."""
+    if not target.models:
+        return None
+    if model.name not in target.models:
+        return f"holds {', '.join(target.models)}; not {model.name}"
+    if model.stem.conv.stride != (2, 2):
+        return f"{target.title} halves the image in the stem, this net does not"
+    own, theirs = dialect_of(model), target.dialect()
+    if own.activation and own.activation != theirs.activation:
+        return f"{target.title} runs {theirs.activation}, this net {own.activation}"
+    if own.tf_same or not _same_se(own.se, theirs.se, model):
+        return f"{target.title} runs other operations: {theirs.words()}; this net {own.words()}"
+    width, rule = model.width_mult, model.args.get("width_rule", "paper")
+    if model.args.get("head_width") or model.args.get("hswish", "table") != "table":
+        return f"{target.title} has the published head and activations, this net has not"
+    if not _same_widths(target, model.name, width, rule):
+        return f"{target.title} has other channels at width {width:g} than width_rule={rule}"
+    return None
+
+
+def _same_se(own: str, theirs: str, model: MobileNet) -> bool:
+    # Large gates only in blocks that expand, V2 nowhere: there the two rules are one
+    return own == theirs or not any("se." in key for key in model.state_dict()) or (
+        {own, theirs} == {"before_act", "before_act_if_expanded"} and model.name == "v3_large"
+    )
+
+
+def _same_widths(target: Layout, name: str, width: float, rule: str) -> bool:
+    if name == "v1" and target.title == "timm":
+        channels = (32, 64, 128, 256, 512, 1024)
+        return all(truncate(width * each) == round_to(width * each) for each in channels)
+    if width == 1.0 or name.startswith(("v1", "v4", "seed")):
+        return True
+    rules = {
+        "torchvision V3": ("torchvision",),
+        "tonylins V2": ("tonylins",),
+        "d-li14 V2": ("divisor4",) if width == 0.1 else ("paper",),
+        "timm": ("timm", *(("paper",) if name == "v2" or 0.75 <= width < 1 else ())),
+    }
+    # timm's EdgeTPU lets its last convolution shrink
+    return name != "v3_edgetpu" and rule in rules.get(target.title, ("paper",))
+
+
+def check_fit(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> None:
+    """Raise InputError naming the first few tensors that are missing, extra or misshapen.
+
+    `tensors` are under our names; the message has the file's. `num_batches_tracked`,
+    which files of PyTorch before 0.4.1 lack, may be missing.
+    """
+    own, names_of = model.state_dict(), layout.names(model, set())
+
+    def theirs(key: str) -> str:
+        module, _, leaf = key.rpartition(".")
+        return f"{names_of[module]}.{leaf}"
+
+    wanted = [key for key in own if "num_batches_tracked" not in key]
+    missing = [f"{theirs(key)} {_shape(own[key])}" for key in wanted if key not in tensors]
+    extra = [key for key in tensors if key not in own]
+    misshapen = [
+        f"{theirs(key)} {_shape(tensors[key])}, expected {_shape(own[key])}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    found = [
+        f"{len(keys)} {what} ({'; '.join(keys[:3])}{'; ...' if len(keys) > 3 else ''})"
+        for keys, what in (
+            (missing, "missing"),
+            (extra, "not of this net"),
+            (misshapen, "of another shape"),
+        )
+        if keys
+    ]
+    if found:
+        width = f"{model.name} at width {model.width_mult:g}"
+        hint = ""
+        if not missing and not extra and all(theirs("classifier.x")[:-1] in m for m in misshapen):
+            hint = f"; model.num_classes={len(tensors['classifier.weight'])} fits"
+        allowed = f"of {layout.title}, does not fit {width}: tensors {', '.join(found)}{hint}"
+        raise InputError("weights", path, allowed)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def fill_counters(tensors: Tensors, model: MobileNet) -> Tensors:
+    """Add BN's batch counters where an old file has none."""
+    own = model.state_dict()
+    counters = {key: torch.zeros_like(own[key]) for key in own if "num_batches_tracked" in key}
+    return counters | tensors

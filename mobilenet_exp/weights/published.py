@@ -1,0 +1,152 @@
+"""Weights that torchvision and timm publish: fetched by name, and how each is evaluated.
+
+Nothing is fetched but by `fetch`. What the libraries know of their weights, they know
+without a network.
+"""
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import timm
+import torch
+import torchvision
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+from mobilenet_exp.schema import Preprocessing
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.models.dialect import Dialect
+
+TORCHVISION = {
+    "v2": "mobilenet_v2",
+    "v3_large": "mobilenet_v3_large",
+    "v3_small": "mobilenet_v3_small",
+}
+# hashes in the names of released files, e.g. mobilenet_v2-b0353104.pth
+RELEASED = re.compile(r"-([0-9a-f]{8})\.pth$")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One set of published weights: its name, how it is run, how images are prepared."""
+
+    name: str
+    dialect: Dialect
+    preprocessing: Preprocessing
+    _fetch: Callable[[], dict[str, Tensor]]
+
+    def fetch(self) -> dict[str, Tensor]:
+        """Download the weights, or take them from the library's cache.
+
+        Raises InputError if that fails.
+        """
+        try:
+            return self._fetch()
+        except Exception as error:
+            # the libraries raise urllib's, requests', huggingface_hub's and their own
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError("weights", self.name, f"could not be fetched: {reason}") from error
+
+
+def find_published(name: str, model_name: str, key: str = "weights") -> Published:
+    """Look up `torchvision:IMAGENET1K_V2` (of `model_name`) or `timm:ARCH.TAG`.
+
+    Raises InputError, under `key`, listing what is near.
+    """
+    library, _, rest = name.partition(":")
+    if library == "torchvision":
+        return _torchvision(name, rest, model_name, key)
+    if library == "timm":
+        return _timm(name, rest, key)
+    raise InputError(key, name, "not known; allowed: torchvision:TAG, timm:ARCH.TAG")
+
+
+def find_released(sha256: str, model_name: str) -> Published | None:
+    """Find published weights by the content of a file: releases carry its hash in their name."""
+    for prefix, name in _released_hashes(model_name).items():
+        if sha256.startswith(prefix):
+            return find_published(name, model_name)
+    return None
+
+
+def _torchvision(name: str, tag: str, model_name: str, key: str) -> Published:
+    if model_name not in TORCHVISION:
+        allowed = f"torchvision has {', '.join(TORCHVISION)}; not model={model_name}"
+        raise InputError(key, name, allowed)
+    arch = TORCHVISION[model_name]
+    tags = torchvision.models.get_model_weights(arch).__members__
+    if tag not in tags:
+        raise InputError(key, name, f"not known for {model_name}; allowed: {', '.join(tags)}")
+    weights = tags[tag]
+    recipe = weights.transforms()
+    with torch.device("meta"):
+        net = torchvision.models.get_model(arch, weights=None)
+    return Published(
+        name,
+        _dialect(net),
+        Preprocessing(
+            resolution=recipe.crop_size[0],
+            crop_pct=recipe.crop_size[0] / recipe.resize_size[0],
+            interpolation=recipe.interpolation.value,
+            mean=list(recipe.mean),
+            std=list(recipe.std),
+        ),
+        lambda: weights.get_state_dict(progress=True, check_hash=True),
+    )
+
+
+def _timm(name: str, arch: str, key: str) -> Published:
+    known = timm.list_pretrained("*mobilenet*")
+    if arch not in known:
+        if "." not in arch:
+            tags = [each for each in known if each.partition(".")[0] == arch]
+        else:
+            tags = difflib.get_close_matches(arch, known, n=3, cutoff=0.5)
+        allowed = f"near: {', '.join(tags)}" if tags else "timm.list_pretrained() has the names"
+        raise InputError(key, name, f"not known to timm {timm.__version__}; {allowed}")
+    pretrained = timm.get_pretrained_cfg(arch)
+    with torch.device("meta"):
+        net = timm.create_model(arch, pretrained=False)
+    return Published(
+        name,
+        _dialect(net),
+        Preprocessing(
+            resolution=pretrained.input_size[-1],
+            crop_pct=pretrained.crop_pct,
+            interpolation=pretrained.interpolation,
+            mean=list(pretrained.mean),
+            std=list(pretrained.std),
+        ),
+        lambda: timm.create_model(arch, pretrained=True).state_dict(),
+    )
+
+
+def _dialect(net: nn.Module) -> Dialect:
+    """Read from the library's own module how it runs its weights."""
+    modules = list(net.modules())
+    norm = next(module for module in modules if isinstance(module, nn.BatchNorm2d))
+    is_relu6 = any(isinstance(module, nn.ReLU6) for module in modules)
+    return Dialect(
+        bn_eps=norm.eps,
+        activation="relu6" if is_relu6 else "relu",
+        tf_same=any(isinstance(module, Conv2dSame) for module in modules),
+    )
+
+
+@cache
+def _released_hashes(model_name: str) -> dict[str, str]:
+    """Return the hash prefix of each released file that could be of this model, and its name."""
+    found = {}
+    if model_name in TORCHVISION:
+        for tag, weights in torchvision.models.get_model_weights(
+            TORCHVISION[model_name]
+        ).__members__.items():
+            if match := RELEASED.search(weights.url):
+                found[match[1]] = f"torchvision:{tag}"
+    for arch in timm.list_pretrained("*mobilenet*"):
+        if match := RELEASED.search(timm.get_pretrained_cfg(arch).url or ""):
+            found[match[1]] = f"timm:{arch}"
+    return found
