@@ -1,16 +1,24 @@
-"""Evaluate a run's checkpoint again; the path is all it needs.
+"""Score a run's checkpoint, or weights from anywhere; or name the things on a photo.
 
 python eval.py checkpoint=runs/NAME/checkpoints/best.pt
+python eval.py model=v3_small weights=FILE_OR_NAME data=imagenet data.root=IMAGENET
+python eval.py model=v3_small weights=FILE_OR_NAME image=PHOTO_OR_FOLDER
+torchrun --nproc-per-node 2 eval.py ...
+
+Exits with 3 where images had to be left out.
 """
+
+import sys
 
 from mobilenet_exp import cli
 
 
 @cli.entry("eval")
-def main(config, **_):
+def main(config, overrides, **_):
     from mobilenet_exp import run
 
-    return run.evaluate(config)
+    if run.evaluate(config, overrides=overrides)["num_left_out"]:
+        sys.exit(cli.INCOMPLETE)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.models import MobileNet
+from mobilenet_exp.models.dialect import Dialect, adopt
 
 FORMAT = 1
 
@@ -47,10 +48,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def load_weights(model: nn.Module, state: dict[str, Any], path: str | Path) -> None:
-    """Put a checkpoint's weights into `model`, all of them and no others."""
+def restore_model(model: MobileNet, state: dict[str, Any], path: str | Path) -> None:
+    """Put a checkpoint's weights into `model`, all of them and no others, in their dialect."""
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError("checkpoint", path, f"does not fit its own model: {reason}") from error
+    if "dialect" in state:
+        adopt(model, Dialect(**state["dialect"]))

@@ -23,14 +23,16 @@ from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from mobilenet_exp.config import to_config
-from mobilenet_exp.schema import BenchConfig, Config, EvalConfig
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.explain import explain
+from mobilenet_exp.schema import BenchConfig, Config, EvalConfig
 from mobilenet_exp.sweep import Sweep
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEMAS = {"config": Config, "eval": EvalConfig, "bench": BenchConfig}
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+# done, but not with everything that was asked for
+INCOMPLETE = 3
 BAD_INPUT_ERRORS = (InputError, HydraException, OmegaConfBaseException)
 
 for _name, _schema in SCHEMAS.items():

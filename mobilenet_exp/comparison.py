@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from mobilenet_exp.schema import Config
+from mobilenet_exp.imagenet import NUM_VAL
 from mobilenet_exp.models import build_model
-from mobilenet_exp.paper import AUTHORS, PaperRow, paper_row
+from mobilenet_exp.paper import AUTHORS, PaperRow, paper_rows
 from mobilenet_exp.profiling import Profile, profile_model
+from mobilenet_exp.schema import DataConfig, ModelConfig
 
 # Options that leave a net as published: the paper's V1 has ReLU, the authors' code ReLU6.
 AS_PUBLISHED = (
@@ -91,11 +92,21 @@ class Comparison:
         return results
 
 
-def compare(config: Config, num_classes: int) -> Comparison:
-    """Find the published row for a run's configuration and say whether it is its own."""
-    model, data = config.model, config.data
+def compare(
+    model: ModelConfig,
+    data: DataConfig,
+    num_classes: int,
+    *,
+    source: str | None = None,
+    num_images: int | None = None,
+) -> Comparison:
+    """Find the published row for a network and its images, and say whether it is its own.
+
+    `source` is the row's, for weights that someone published; `num_images` how many
+    were scored, where that is known.
+    """
     options = {key: value for key, value in model.args.items() if (key, value) not in AS_PUBLISHED}
-    row = _find(model.name, model.width_mult, data.resolution, options)
+    row = _find(model, data.resolution, options, source)
     reason = None
     if data.name != "imagenet":
         reason = f"{data.name} is not ImageNet: its top-1 is no match for the paper's"
@@ -104,10 +115,14 @@ def compare(config: Config, num_classes: int) -> Comparison:
     elif model.stem_stride != 2:
         reason = f"stem_stride {model.stem_stride}, the paper's net has 2"
     elif row is None:
-        reason = _unpublished(config, options)
-    row = row or _find(model.name, model.width_mult, 224, options)
+        reason = _unpublished(model, data, options)
+    elif row.is_quantised:
+        reason = "published for its 8-bit form only"
+    elif num_images not in (None, NUM_VAL):
+        reason = f"{num_images:,} images scored, ImageNet's validation set has {NUM_VAL:,}"
+    row = row or _find(model, 224, options, source)
     if row is None:
-        unpublished = _unpublished(config, options)
+        unpublished = _unpublished(model, data, options)
         both = reason if reason == unpublished else f"{reason}; {unpublished}"
         return Comparison(None, None, both)
     with torch.device("meta"):
@@ -115,15 +130,23 @@ def compare(config: Config, num_classes: int) -> Comparison:
     return Comparison(row, profile_model(net, row.resolution), reason)
 
 
-def _unpublished(config: Config, options: dict) -> str:
-    net = f"{config.model.name} {config.model.width_mult:g}"
+def _unpublished(model: ModelConfig, data: DataConfig, options: dict) -> str:
     extra = f" with {options}" if options else ""
-    return f"no row published for {net}{extra} at {config.data.resolution} px"
+    return f"no row published for {model.name} {model.width_mult:g}{extra} at {data.resolution} px"
 
 
-def _find(name: str, width_mult: float, resolution: int, options: dict) -> PaperRow | None:
-    for source in (*AUTHORS, "paper_early"):
-        row = paper_row(name, width_mult=width_mult, resolution=resolution, source=source)
-        if row and row.options == options:
-            return row
+def _find(
+    model: ModelConfig, resolution: int, options: dict, source: str | None
+) -> PaperRow | None:
+    rows = [
+        row
+        for row in paper_rows()
+        if (row.model, row.width_mult, row.resolution, row.options)
+        == (model.name, model.width_mult, resolution, options)
+    ]
+    ablations = sorted({row.source for row in rows if row.source.startswith("paper_ablation")})
+    for wanted in (source, *AUTHORS, "paper_early", *ablations):
+        for row in rows:
+            if row.source == wanted:
+                return row
     return None

@@ -5,18 +5,20 @@ epoch) alone, whatever the number of workers, so a resumed run needs no generato
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from torchvision.transforms import v2
 
-from mobilenet_exp.schema import DataConfig
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.image_sets import ImageSet, build_image_set
+from mobilenet_exp.images import ImageFiles
+from mobilenet_exp.schema import DataConfig, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,24 @@ def build_loaders(
     )
 
 
-def build_val_loader(
-    data: DataConfig, *, workers: int | None = None, pin_memory: bool = False
-) -> tuple[DataLoader, list[str]]:
-    """Build the evaluation loader alone, and the class names; needs no training images."""
+def build_eval_loader(
+    data: DataConfig,
+    *,
+    workers: int | None = None,
+    pin_memory: bool = False,
+    first: int = 0,
+    step: int = 1,
+) -> tuple[DataLoader, ImageSet]:
+    """Build the loader of an evaluation, and the whole set; needs no training images.
+
+    Its batches are images, labels and notes. An image that cannot be scored comes as
+    zeros labelled -1, with the reason as its note. Of the set it takes the images
+    number `first`, `first + step`, ...
+    """
     val = build_image_set(data, "val")
-    return _val_loader(data, val, workers, pin_memory), val.classes
+    view = NotedView(val.images, eval_transform(data), data.resolution)
+    share = Subset(view, range(first, len(view), step))
+    return DataLoader(share, **_loading(data, val, workers, pin_memory)), val
 
 
 def _val_loader(
@@ -138,14 +152,20 @@ def train_transform(data: DataConfig) -> v2.Compose:
     return v2.Compose(augmentations[data.augment] + _normalize(data))
 
 
-def eval_transform(data: DataConfig) -> v2.Compose:
-    """Resize the shorter side to resolution / crop_pct, crop the centre, normalise."""
+def eval_transform(data: DataConfig | Preprocessing) -> v2.Compose:
+    """Resize the shorter side to resolution / crop_pct, crop the centre, normalise.
+
+    The resized side is cut to whole pixels, as timm does.
+    """
     side = data.resolution
-    steps = [v2.Resize(round(side / data.crop_pct)), v2.CenterCrop(side)]
+    # 224 / (224 / 232) must stay 232
+    resized = math.floor(side / data.crop_pct + 1e-6)
+    interpolation = v2.InterpolationMode(data.interpolation)
+    steps = [v2.Resize(resized, interpolation), v2.CenterCrop(side)]
     return v2.Compose(steps + _normalize(data))
 
 
-def _normalize(data: DataConfig) -> list:
+def _normalize(data: DataConfig | Preprocessing) -> list:
     return [
         v2.ToImage(),
         v2.ToDtype(torch.float32, scale=True),
@@ -165,6 +185,22 @@ class View(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image, label = self.images[index]
         return self.transform(image).as_subclass(Tensor), int(label)
+
+
+class NotedView(View):
+    """A view for evaluation: (image, label, note), and zeros labelled -1 for a bad image."""
+
+    def __init__(self, images: Dataset, transform: v2.Compose, resolution: int) -> None:
+        super().__init__(images, transform)
+        self.resolution = resolution
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
+        if not isinstance(self.images, ImageFiles):
+            return *super().__getitem__(index), ""
+        image, label, note = self.images.read(index)
+        if image is None:
+            return torch.zeros(3, self.resolution, self.resolution), -1, note
+        return self.transform(image).as_subclass(Tensor), label, note
 
 
 class SeededView(View):

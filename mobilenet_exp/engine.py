@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.metrics import Predictions, scores
 
+# images and labels, and whatever a loader adds to them
 Batches = Iterable[tuple[Tensor, Tensor]]
 # Steps between two looks at the loss; each look waits for the device.
 CHECK_EVERY = 50
@@ -96,37 +98,51 @@ def _check_finite(loss_sum: Tensor, step: int, lr: float) -> None:
         )
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, batches: Batches, device: torch.device) -> dict[str, float]:
-    """Score every image once: `top1`, `top5` in percent, mean `loss`, `num_images`.
+    """Score every image once: see `metrics.scores`; raises what `predict` raises."""
+    return scores(predict(model, batches, device))
 
-    Sums of counts over all batches, the ragged last one included; with fewer than five
-    classes `top5` is 100. The model is left in eval mode. Raises NonFiniteLossError if
-    the network answers with anything but finite numbers: such answers have no rank.
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batches: Batches, device: torch.device, *, first: int = 0, step: int = 1
+) -> Predictions:
+    """Answer every image once, the ragged last batch included.
+
+    Images count as number `first`, `first + step`, ... of their set; those labelled -1
+    are passed over. The model is left in eval mode. Raises NonFiniteLossError if the
+    network answers with anything but finite numbers: such answers have no rank; and
+    ValueError if there is no image.
     """
     model.eval()
-    loss_sum = torch.zeros((), device=device)
-    correct1 = torch.zeros((), device=device, dtype=torch.long)
-    correct5 = torch.zeros((), device=device, dtype=torch.long)
-    num_images = 0
-    for images, labels in batches:
+    answers, position = [], 0
+    for images, labels, *_ in batches:
+        index = first + step * torch.arange(position, position + len(labels))
+        position += len(labels)
+        wanted = labels >= 0
+        if not wanted.all():
+            images, labels, index = images[wanted], labels[wanted], index[wanted]
+        if not len(labels):
+            continue
         images = images.to(device, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
         with autocast(device):
             logits = model(images).float()
-        loss_sum += nn.functional.cross_entropy(logits, labels, reduction="sum")
-        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        correct1 += hits[:, 0].sum()
-        correct5 += hits.any(1).sum()
-        num_images += len(labels)
-    if not math.isfinite(loss_sum.item()):
+        answers.append(
+            (
+                index,
+                labels,
+                logits.topk(min(5, logits.shape[1]), dim=1).indices,
+                logits.softmax(1).amax(1),
+                nn.functional.cross_entropy(logits, labels, reduction="none"),
+            )
+        )
+    if not answers:
+        raise ValueError("there is no image to score")
+    predictions = Predictions(*(torch.cat(part).cpu() for part in zip(*answers, strict=True)))
+    if not predictions.loss.isfinite().all():
         raise NonFiniteLossError("the evaluation's loss is not finite: the training diverged")
-    return {
-        "top1": 100 * correct1.item() / num_images,
-        "top5": 100 * correct5.item() / num_images,
-        "loss": loss_sum.item() / num_images,
-        "num_images": num_images,
-    }
+    return predictions
 
 
 def reestimate_bn(

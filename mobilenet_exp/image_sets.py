@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets
 
-from mobilenet_exp.schema import DataConfig
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.imagenet import class_ids, flat_images
+from mobilenet_exp.images import ImageFiles, find_images
 from mobilenet_exp.registry import Registry
+from mobilenet_exp.schema import DataConfig
 
 DATASETS: Registry = Registry("data.name")
 
@@ -33,6 +34,8 @@ def build_image_set(data: DataConfig, split: str) -> ImageSet:
     Raises InputError for an unknown name or option and for missing files.
     """
     DATASETS.check_options(data.name, data.args, "data.args")
+    if data.labels and data.name != "imagenet":
+        raise InputError("data.labels", data.labels, "is for data=imagenet")
     return DATASETS.get(data.name)(data, split, **data.args)
 
 
@@ -56,45 +59,63 @@ def digits(data: DataConfig, split: str) -> ImageSet:
 @DATASETS.register("imagefolder")
 def imagefolder(data: DataConfig, split: str) -> ImageSet:
     """Class folders of images under `root/train` and `root/val`."""
-    if data.root is None:
-        raise InputError("data.root", None, "must be given: the folder of train/ and val/")
-    folder = Path(data.root) / split
+    folder = _split_folder(data, split)
     if not folder.is_dir():
         raise InputError("data.root", data.root, f"no folder {split}/ there; needs train/ and val/")
+    return _image_tree(data, folder)
+
+
+@DATASETS.register("imagenet")
+def imagenet(data: DataConfig, split: str) -> ImageSet:
+    """ImageNet-1k: class folders named by WordNet id; val/ may be one flat folder.
+
+    For the latter `data.labels` is the file of labels. Without a folder val/, `root` is
+    the validation set itself.
+    """
+    folder = _split_folder(data, split)
+    if split == "val" and not folder.is_dir():
+        folder = Path(data.root)
+    if not folder.is_dir():
+        raise InputError("data.root", data.root, f"no folder {split}/ there; needs train/ and val/")
+    if split == "val" and data.labels:
+        return ImageSet(flat_images(folder, data.labels), class_ids())
+    if split == "val" and find_images(folder):
+        allowed = f"images in one flat folder, {folder}, need data.labels=FILE"
+        raise InputError("data.labels", data.labels, allowed)
+    images = _image_tree(data, folder)
+    if images.classes != class_ids():
+        strangers = sorted(set(images.classes) - set(class_ids()))
+        allowed = f"must hold ImageNet's 1000 classes, has {len(images.classes)}"
+        if strangers:
+            allowed += f", and {strangers[0]} is none of them"
+        raise InputError("data.root", data.root, f"{allowed}; data=imagefolder takes any number")
+    return images
+
+
+def _split_folder(data: DataConfig, split: str) -> Path:
+    if data.root is None:
+        raise InputError("data.root", None, "must be given: the folder of train/ and val/")
+    return Path(data.root) / split
+
+
+def _image_tree(data: DataConfig, folder: Path) -> ImageSet:
     try:
-        images = ImageTree(str(folder), loader=open_rgb)
+        # torchvision's walk of the folders
+        found = _Tree(str(folder), loader=None)
     except FileNotFoundError as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             "data.root", data.root, f"no class folders of images ({reason})"
         ) from error
-    return ImageSet(images, images.classes)
+    return ImageSet(ImageFiles(folder, found.samples), found.classes)
 
 
-@DATASETS.register("imagenet")
-def imagenet(data: DataConfig, split: str) -> ImageSet:
-    """ImageNet-1k as class folders: `imagefolder` with exactly 1000 classes."""
-    images = imagefolder(data, split)
-    if len(images.classes) != 1000:
-        allowed = f"must hold ImageNet's 1000 classes, has {len(images.classes)}"
-        raise InputError("data.root", data.root, f"{allowed}; data=imagefolder takes any number")
-    return images
-
-
-class ImageTree(datasets.ImageFolder):
+class _Tree(datasets.ImageFolder):
     """torchvision's ImageFolder without hidden folders."""
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         classes = [name for name in super().find_classes(directory)[0] if name[0] != "."]
         return classes, {name: label for label, name in enumerate(classes)}
-
-
-def open_rgb(path: str) -> Image.Image:
-    """Decode a file into RGB. Raises OSError naming it if that cannot be done."""
-    try:
-        return datasets.folder.pil_loader(path)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise OSError(f"{path} cannot be decoded: {error}") from error
 
 
 @DATASETS.register("cifar10")

@@ -77,25 +77,72 @@ def _millions(counts: dict[str, int]) -> list[float]:
     return [counts["madds"] / MILLION, counts["params"] / MILLION]
 
 
-def print_evaluation(
-    checkpoint: str, config: Any, epoch: int, profile: Any, scores: dict[str, float]
-) -> None:
-    """Print what a checkpoint scores and how its images were prepared."""
-    data = config.data
+def print_subject(origin: str, notes: Sequence[str], preprocessing: str) -> None:
+    """Say which weights are evaluated, and how they and their images are treated."""
+    console.line(origin)
+    for note in (*notes, preprocessing):
+        console.line(f"  {note}")
+
+
+def print_evaluation(results: dict[str, Any], folder: Path, status: str) -> None:
+    """Print what was scored beside its published row, and what was odd about the images."""
+    row = (results["reference"] or {}).get("row") or {}
+    delta = (results["reference"] or {}).get("delta") or {}
     rows = [
-        ("top-1 %", figure(scores["top1"])),
-        ("top-5 %", figure(scores["top5"])),
-        ("loss", figure(scores["loss"], 4)),
-        ("images", str(scores["num_images"])),
-        ("madds M", figure(profile.madds / MILLION)),
-        ("params M", figure(profile.params / MILLION, 3)),
+        (
+            ROWS[key],
+            figure(results[key] if key.startswith("top") else results[key[:-2]] / MILLION, digits),
+            _printed(row.get(key)),
+            figure(delta.get(key), digits, sign=True),
+        )
+        for key, digits in (("top1", 2), ("top5", 2), ("madds_m", 2), ("params_m", 3))
     ]
-    title = f"{config.model.name} {config.model.width_mult:g} on {data.name}, epoch {epoch}"
-    notes = [
-        checkpoint,
-        f"{data.resolution} px, crop_pct {data.crop_pct:g}, mean {data.mean}, std {data.std}",
+    rows += [
+        (name, figure(results[key], digits), "-", "-")
+        for name, key, digits in (("loss", "loss", 4), ("ECE %", "ece", 2))
     ]
-    console.table(title, ("", "value"), rows, notes)
+    if results["real"]:
+        rows.append(("ReaL top-1 %", figure(results["real"]["top1"]), "-", "-"))
+    rows.append(("images", str(results["num_images"]), "-", "-"))
+    notes = [f"not compared: {results['paper_reason']}"] if results["paper_reason"] else []
+    if row:
+        notes.append(f"{row['source']}: {row['citation']}")
+    notes += _odd_images(results)
+    title = f"{results['model']} {results['width_mult']:g} on {results['data']}"
+    console.table(title, ("", "here", "published", "gap"), rows, notes)
+    for label, answer, images in results["most_confused"][:3]:
+        console.line(f"{images} of {label} taken for {answer}")
+    console.line(status)
+    console.line(f"results.json, per_class.csv, confusion.csv in {folder}")
+
+
+def _odd_images(results: dict[str, Any]) -> list[str]:
+    """Count what was left out and converted by its reason, and name the first few."""
+    lines = []
+    for found, words in (
+        (results["left_out"], "LEFT OUT"),
+        (results["converted"], "converted and scored"),
+    ):
+        if not found:
+            continue
+        names = ", ".join(f"{name} ({reason})" for name, reason in list(found.items())[:3])
+        more = ", ..." if len(found) > 3 else ""
+        lines.append(f"{len(found)} images {words}: {names}{more}; all in odd_images.csv")
+    if results["num_missing"]:
+        lines.append(f"{results['num_missing']} images of the labels are MISSING in the folder")
+    return lines
+
+
+def print_photos(
+    answers: Sequence[tuple[str, str, list[tuple[str, float]]]], unread: dict[str, str]
+) -> None:
+    """Print the best five names of each photo with their probabilities."""
+    for photo, note, guesses in answers:
+        title = f"{photo} ({note})" if note else photo
+        rows = [(name, figure(share)) for name, share in guesses]
+        console.table(title, ("", "%"), rows)
+    for photo, reason in unread.items():
+        console.line(f"LEFT OUT: {photo} {reason}")
 
 
 def print_latency(

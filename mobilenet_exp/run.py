@@ -1,29 +1,36 @@
 """Training, evaluation and timing: the one place where the parts meet. Knows no Hydra."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mobilenet_exp import console, engine, reports
 from mobilenet_exp.benchmark import measure_latency
-from mobilenet_exp.checkpoint import load_checkpoint, load_weights
 from mobilenet_exp.comparison import Comparison, compare
-from mobilenet_exp.config import run_name, run_title, to_config, to_dict, to_yaml
-from mobilenet_exp.schema import BenchConfig, Config, EvalConfig
-from mobilenet_exp.data import build_val_loader
+from mobilenet_exp.config import run_name, run_title, to_dict, to_yaml
+from mobilenet_exp.distributed import joined
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.evaluation import (
+    Outcome,
+    eval_name,
+    eval_results,
+    files_of,
+    name_photos,
+    score,
+)
 from mobilenet_exp.profiling import Profile, profile_model
+from mobilenet_exp.schema import BenchConfig, Config, DataConfig, EvalConfig
 from mobilenet_exp.session import (
     Progress,
     Session,
     build_session,
     check_images,
-    config_model,
     resume,
     run_epoch,
     save,
 )
+from mobilenet_exp.subject import Subject, eval_data, load_subject
 from mobilenet_exp.tracking import Tracker
 
 # Words of a command that say where, not what: no tags of a run.
@@ -40,12 +47,18 @@ def train(
     before anything is written.
     """
     folder = Path(config.run.root) / run_name(config)
-    session = build_session(config)
+    is_new = not (folder / "checkpoints" / "last.pt").exists()
+    session = build_session(config, is_new=is_new)
     if (folder / "results.json").exists():
         return _finished(session, folder / "results.json")
     resume(session, folder / "checkpoints")
     profile = profile_model(session.model, config.data.resolution)
-    comparison = compare(config, session.num_classes)
+    comparison = compare(
+        config.model,
+        config.data,
+        session.num_classes,
+        num_images=session.loaders.identity()["num_val"],
+    )
     tracker = Tracker(
         folder,
         config=to_dict(config),
@@ -60,6 +73,8 @@ def train(
         tracker.keep_until(session.progress.epoch)
         tracker.summary(_profile_summary(profile) | comparison.summary())
         reports.announce(folder, tracker.status, session.device, profile, session.progress.epoch)
+        for note in session.notes:
+            console.line(note)
         _train_epochs(session, folder, tracker, comparison)
         results = _results(session, folder.name, profile, comparison)
         tracker.write("results.json", json.dumps(results, indent=2) + "\n")
@@ -92,30 +107,79 @@ def _train_epochs(session: Session, folder: Path, tracker: Tracker, comparison: 
         save(session, folder / "checkpoints", is_best=is_best)
 
 
-def evaluate(config: EvalConfig) -> dict[str, float]:
-    """Score a run's checkpoint on its own evaluation images; needs nothing but the path.
+def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Score a checkpoint or weights on a data set, or name photos; see conf/eval.yaml.
 
-    `data.root` and `data.batch_size` replace the checkpoint's where given. Returns
-    `top1`, `top5`, `loss`, `num_images`.
+    Scores go to results.json and tables beside it: in `eval/` of the checkpoint's run,
+    or in a folder of their own under `run.root`. Under torchrun every process scores its
+    share, and rank 0 writes. Returns the content of results.json, for photos the number
+    left out.
     """
-    state = load_checkpoint(config.checkpoint)
-    trained = to_config(state["config"])
-    given = {key: value for key, value in asdict(config.data).items() if value is not None}
-    trained = replace(trained, data=replace(trained.data, **given), run=config.run)
     device = engine.select_device(config.run.device)
-    loader, classes = build_val_loader(
-        trained.data, workers=config.run.workers, pin_memory=device.type == "cuda"
+    subject = load_subject(config, overrides)
+    if config.image is not None:
+        answers, unread = name_photos(subject, config.image, device)
+        reports.print_subject(subject.origin, subject.notes, subject.preprocessing.words())
+        reports.print_photos(answers, unread)
+        return {"num_left_out": len(unread)}
+    data = eval_data(config, subject)
+    with joined(device) as team:
+        show = console.progress if team.is_first else lambda batches, *_: batches
+        if team.is_first:
+            reports.print_subject(subject.origin, subject.notes, subject.preprocessing.words())
+        outcome = score(subject, data, config, device=device, team=team, show=show)
+        if not team.is_first:
+            return {"num_left_out": len(outcome.left_out)}
+    return _record(subject, data, config, outcome, overrides)
+
+
+def _record(
+    subject: Subject,
+    data: DataConfig,
+    config: EvalConfig,
+    outcome: Outcome,
+    overrides: tuple[str, ...],
+) -> dict[str, Any]:
+    """Write and print what an evaluation found, and log it to W&B."""
+    name = eval_name(subject, data)
+    folder = subject.folder / "eval" / name if subject.folder else Path(config.run.root) / name
+    profile = profile_model(subject.model, data.resolution)
+    comparison = compare(
+        subject.config,
+        data,
+        subject.num_classes,
+        source=subject.source,
+        num_images=int(outcome.scores["num_images"]),
     )
-    if classes != state["classes"]:
-        allowed = "holds other classes than the checkpoint learned"
-        raise InputError("data.root", trained.data.root, allowed)
-    model = config_model(trained, state["num_classes"]).to(device)
-    load_weights(model, state, config.checkpoint)
-    profile = profile_model(model, trained.data.resolution)
-    batches = console.progress(loader, "evaluate", len(loader))
-    scores = engine.evaluate(model, batches, device)
-    reports.print_evaluation(config.checkpoint, trained, state["epoch"], profile, scores)
-    return scores
+    results = eval_results(subject, data, outcome, profile)
+    results |= {"name": name} | comparison.to_results(results["top1"], results["top5"])
+    tracker = Tracker(
+        folder,
+        config=to_dict(config) | {"data": asdict(data), "model": asdict(subject.config)},
+        title=f"eval {name}",
+        mode=config.run.wandb,
+        project=config.run.wandb_project,
+        tags=(subject.config.name, *(word for word in overrides if not word.startswith(PLACES))),
+        job_type="eval",
+        run_id=f"{subject.folder.name}-{name}" if subject.folder else name,
+        root=Path(config.run.root),
+    )
+    with tracker:
+        figures = {f"eval/{key}": value for key, value in outcome.scores.items()}
+        tracker.summary(
+            _profile_summary(profile)
+            | comparison.summary(results["top1"], results["top5"])
+            | figures
+            | {"eval/num_left_out": results["num_left_out"]}
+            | {f"eval/real_{key}": value for key, value in (outcome.real or {}).items()}
+        )
+        rows = [list(row.values()) for row in results["per_class"]]
+        tracker.table("eval/per_class", ["class", "num_images", "top1"], rows)
+        for file, text in files_of(subject, outcome).items():
+            tracker.write(file, text)
+        tracker.write("results.json", json.dumps(results, indent=2) + "\n")
+    reports.print_evaluation(results, folder, tracker.status)
+    return results
 
 
 def bench(config: BenchConfig) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ Prints nothing and logs nothing.
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from mobilenet_exp import engine
-from mobilenet_exp.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from mobilenet_exp.checkpoint import load_checkpoint, restore_model, save_checkpoint
 from mobilenet_exp.config import to_dict
-from mobilenet_exp.schema import Config
 from mobilenet_exp.data import Loaders, build_loaders
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.models import MobileNet, build_model
+from mobilenet_exp.models.dialect import adopt, dialect_of
 from mobilenet_exp.optim import build_optimizer
 from mobilenet_exp.schedule import build_schedule
+from mobilenet_exp.schema import Config, EvalConfig
+from mobilenet_exp.weights import read_weights
 
 
 @dataclass
@@ -52,10 +54,16 @@ class Session:
     lr_at: Callable[[int], float]
     loss_fn: Callable[[Tensor, Tensor], Tensor]
     progress: Progress
+    # what there is to know of the weights it starts from, a line each
+    notes: tuple[str, ...] = ()
 
 
-def build_session(config: Config) -> Session:
-    """Build everything a run needs from its config, weights seeded by `train.seed`."""
+def build_session(config: Config, *, is_new: bool = True) -> Session:
+    """Build everything a run needs from its config, weights seeded by `train.seed`.
+
+    A new run starts from `weights` where they are given; one that is resumed has its
+    own, and does not read them again.
+    """
     device = engine.select_device(config.run.device)
     loaders = build_loaders(
         config.data,
@@ -71,7 +79,9 @@ def build_session(config: Config) -> Session:
             f"{config.data.name} has {len(loaders.classes)} classes; must be at least that",
         )
     torch.manual_seed(config.train.seed)
-    model = config_model(config, num_classes).to(device)
+    model = config_model(config, num_classes)
+    notes = _start_from_weights(model, config) if config.weights and is_new else ()
+    model = model.to(device)
     return Session(
         config=config,
         device=device,
@@ -87,10 +97,27 @@ def build_session(config: Config) -> Session:
         ),
         loss_fn=nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing),
         progress=Progress(),
+        notes=notes,
     )
 
 
-def config_model(config: Config, num_classes: int) -> MobileNet:
+def _start_from_weights(model: MobileNet, config: Config) -> tuple[str, ...]:
+    weights = read_weights(config.weights, model, like=config.weights_like)
+    left_out = weights.into(model, new_classifier=True)
+    dialect = dialect_of(model)
+    if config.model.bn_eps is not None:
+        adopt(model, dialect := replace(dialect, bn_eps=config.model.bn_eps))
+    notes = [f"starts from {weights.origin} ({weights.layout.title}): {dialect.words()}", *left_out]
+    theirs, ours = weights.preprocessing, config.data
+    if (list(theirs.mean), list(theirs.std)) != (list(ours.mean), list(ours.std)):
+        notes.append(
+            f"these weights knew pixels of mean {theirs.mean} and std {theirs.std}; "
+            f"data.mean is {ours.mean}, data.std {ours.std}"
+        )
+    return tuple(notes)
+
+
+def config_model(config: Config | EvalConfig, num_classes: int) -> MobileNet:
     """Build the network that a config asks for, on the CPU."""
     options = asdict(config.model) | {"num_classes": num_classes}
     args = options.pop("args")
@@ -145,6 +172,7 @@ def save(session: Session, folder: Path, *, is_best: bool) -> None:
         "num_classes": session.num_classes,
         "epoch": session.progress.epoch,
         "progress": asdict(session.progress),
+        "dialect": asdict(dialect_of(session.model)),
         "model": session.model.state_dict(),
         "optimizer": session.optimizer.state_dict(),
     }
@@ -163,7 +191,7 @@ def resume(session: Session, folder: Path) -> None:
         return
     state = load_checkpoint(path)
     check_images(session, state["images"], path)
-    load_weights(session.model, state, path)
+    restore_model(session.model, state, path)
     session.optimizer.load_state_dict(state["optimizer"])
     session.progress = Progress(**state["progress"])
 

@@ -26,10 +26,11 @@ class Tracker:
 
     A failure also leaves its traceback in the folder's `error.txt`.
 
-    `folder` is the run's folder and its name W&B's id; W&B's own files go to
-    `folder.parent/wandb`. `mode` is auto, online, offline or disabled: auto is online
-    where a key and a network are there, else offline, with the reason in `status`.
-    Raises InputError if `online` is asked for and cannot be had.
+    `folder` is the run's folder and its name W&B's id, but for `run_id`; W&B's own files
+    go to `root/wandb`, the folder's parent by default. `job_type` is train or eval.
+    `mode` is auto, online, offline or disabled: auto is online where a key and a network
+    are there, else offline, with the reason in `status`. Raises InputError if `online`
+    is asked for and cannot be had.
     """
 
     def __init__(
@@ -42,20 +43,24 @@ class Tracker:
         project: str,
         group: str | None = None,
         tags: tuple[str, ...] = (),
+        job_type: str = "train",
+        run_id: str | None = None,
+        root: Path | None = None,
     ) -> None:
         self.folder = folder
+        self._metrics = None
         self.status = ""
         self._mode = mode
         self._init_args = {
             "project": project,
-            "id": folder.name,
+            "id": run_id or folder.name,
             "name": title,
             "group": group,
             # W&B refuses tags over 64 characters
             "tags": [tag[:64] for tag in tags],
-            "job_type": "train",
+            "job_type": job_type,
             "config": {**config, "git_commit": git_commit(), "versions": versions()},
-            "dir": str(folder.parent),
+            "dir": str(root or folder.parent),
             "resume": "allow",
             "reinit": "create_new",
             "settings": _settings(),
@@ -72,7 +77,6 @@ class Tracker:
         try:
             self._run.define_metric("*", step_metric="epoch")
             (self.folder / "error.txt").unlink(missing_ok=True)
-            self._metrics = (self.folder / "metrics.jsonl").open("a")
         except BaseException:
             self._run.finish(exit_code=1)
             raise
@@ -80,7 +84,7 @@ class Tracker:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         try:
-            self._metrics.close()
+            self._close()
             if error is not None:
                 self.write("error.txt", "".join(traceback.format_exception(error)))
         finally:
@@ -89,18 +93,29 @@ class Tracker:
     def keep_until(self, epoch: int) -> None:
         """Drop the rows of epochs after `epoch`: they were logged but not saved."""
         path = self.folder / "metrics.jsonl"
-        kept = [row for row in _read_rows(path) if row["epoch"] <= epoch]
-        self._metrics.close()
+        rows = _read_rows(path) if path.exists() else []
+        kept = [row for row in rows if row["epoch"] <= epoch]
+        self._close()
         _write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._metrics = path.open("a")
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Record the figures of a completed epoch, counted from 1, in both places."""
         row = {"epoch": epoch, **metrics}
+        if self._metrics is None:
+            self._metrics = (self.folder / "metrics.jsonl").open("a")
         self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
         self._run.log(row)
+
+    def _close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+        self._metrics = None
+
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Show a table in W&B; the folder keeps such things as files of their own."""
+        self._run.log({name: wandb.Table(columns=columns, data=rows)})
 
     def summary(self, figures: dict[str, Any]) -> None:
         """Set the run's single figures, by which W&B's table sorts and compares runs."""

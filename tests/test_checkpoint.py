@@ -6,7 +6,8 @@ import pickle
 import pytest
 import torch
 
-from mobilenet_exp.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from mobilenet_exp import build_model
+from mobilenet_exp.checkpoint import load_checkpoint, restore_model, save_checkpoint
 from mobilenet_exp.errors import InputError
 
 
@@ -76,7 +77,7 @@ def test_a_checkpoint_cut_short_is_refused(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="does not fit its own model: .*weight"):
-        load_weights(torch.nn.Linear(2, 2), {"model": {}}, "some.pt")
+        restore_model(build_model("v1"), {"model": {}}, "some.pt")
 
 
 def test_another_kind_of_file_is_refused(tmp_path):

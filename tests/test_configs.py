@@ -11,7 +11,6 @@ from hydra import compose, initialize_config_dir
 
 from mobilenet_exp import cli
 from mobilenet_exp.config import run_name, to_config, to_dict
-from mobilenet_exp.schema import BenchConfig, Config, EvalConfig
 from mobilenet_exp.data import train_transform
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.explain import explain
@@ -19,6 +18,7 @@ from mobilenet_exp.image_sets import DATASETS
 from mobilenet_exp.models import build_model, list_models
 from mobilenet_exp.optim import OPTIMIZERS, build_optimizer
 from mobilenet_exp.schedule import SCHEDULES, build_schedule
+from mobilenet_exp.schema import BenchConfig, Config, EvalConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted((ROOT / "conf").glob("*/*.yaml"))]
@@ -134,7 +134,7 @@ def test_commands_are_found():
         ("+model.widht=1", "model.widht=1: no such key"),
         ("+foo=1", "foo=1: no such key; allowed in the config: model, optimizer"),
         ("optimzer=sgd", "optimzer=sgd: no such key; did you mean optimizer?"),
-        ("model=v9", "model=v9: not known; allowed: v1, v2, v3_large"),
+        ("model=v9", "model=v9: not known; allowed: seed_v3_large, seed_v3_small, v1"),
         ("model=3", "model=3: must be the name of an option"),
         ("experiment=nope", "experiment=nope: not known; allowed: seed_v1_sgd"),
         ("model.width_mult=abc", "model.width_mult=abc: must be a number"),
@@ -152,7 +152,7 @@ def test_commands_are_found():
         ("model.args=3", "model.args=3: must be a mapping, as {a:1}"),
         ("data.mean=0.5", "data.mean=0.5: must be a list, as [a,b]"),
         ("model.num_classes=x", "model.num_classes=x: must be a whole number or null"),
-        ("model=", "model=: not known; allowed: v1, v2"),
+        ("model=", "model=: not known; allowed: seed_v3_large"),
         ("train.seed=99999999999999999999", "train.seed=99999999999999999999: must be a whole"),
         ("run.root=''", "run.root=: must name a folder"),
         ("foo", "foo: not understood"),
@@ -173,9 +173,9 @@ def test_bad_input_is_explained_in_one_line(words, line):
 def test_a_missing_value_is_named():
     with (
         initialize_config_dir(str(cli.CONF), version_base="1.3"),
-        pytest.raises(InputError, match="checkpoint=\\?\\?\\?: must be given"),
+        pytest.raises(InputError, match="train.epochs=\\?\\?\\?: must be given"),
     ):
-        to_config(compose("eval"), EvalConfig)
+        to_config(compose("config", ["train.epochs=???"]))
 
 
 def test_run_name_follows_what_is_learned(compose_config):

@@ -10,12 +10,19 @@ PACKAGE = "mobilenet_exp"
 
 # A module imports from lower floors only; modules of one floor do not know each other.
 FLOORS = (
-    ("errors", "paper", "console", "sweep"),
-    ("registry", "config"),
+    ("errors", "paper", "console", "sweep", "schema", "images", "metrics", "distributed"),
+    ("registry", "config", "imagenet"),
     ("explain", "schedule", "image_sets", "models.layers"),
-    ("models.network", "profiling"),
+    ("models.universal", "profiling"),
+    ("models.rows",),
+    ("models.network",),
     ("models.v1", "models.v2", "models.v3", "models.v3_edgetpu", "models.v4"),
-    ("models",),
+    ("models.seed_v3",),
+    ("models", "models.dialect"),
+    ("weights.names", "weights.files", "weights.published"),
+    ("weights.layouts",),
+    ("weights.export", "weights.old_call"),
+    ("weights",),
     (
         "data",
         "optim",
@@ -27,6 +34,8 @@ FLOORS = (
         "reports",
     ),
     ("session",),
+    ("subject",),
+    ("evaluation",),
     ("run", "cli"),
     ("train", "eval", "bench"),
 )
@@ -34,17 +43,18 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 
 DOORS = {
     "hydra": {"cli"},
-    "omegaconf": {"config", "cli"},
+    "omegaconf": {"schema", "config", "cli"},
     "wandb": {"tracking"},
-    "timm": {"optim"},
-    "torchvision": {"data", "image_sets", "benchmark"},
+    "timm": {"optim", "imagenet", "weights.published"},
+    "torchvision": {"data", "image_sets", "benchmark", "weights.published"},
+    "safetensors": {"weights.files"},
     "sklearn": {"image_sets"},
     "rich": {"console"},
 }
 # answer before torch is loaded: composing, completing, explaining, printing
 WITHOUT_TORCH = {
-    "errors", "paper", "console", "sweep", "registry", "config", "explain", "schedule", "tracking",
-    "reports", "cli", "train", "eval", "bench",
+    "errors", "paper", "console", "sweep", "schema", "registry", "config", "explain", "schedule",
+    "tracking", "reports", "cli", "train", "eval", "bench",
 }  # fmt: skip
 
 

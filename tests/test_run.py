@@ -13,9 +13,9 @@ from PIL import Image
 from mobilenet_exp import console, run, session, tracking
 from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config import run_name, to_config, to_dict
-from mobilenet_exp.schema import EvalConfig, RunConfig
 from mobilenet_exp.engine import NonFiniteLossError
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.schema import EvalConfig, RunConfig
 
 # read by scripts and by later tools: names and types are a promise
 RESULTS = {
@@ -26,7 +26,7 @@ RESULTS = {
 }  # fmt: skip
 METRICS = {
     "epoch", "train/loss", "train/top1", "train/lr", "train/images_per_s", "val/loss",
-    "val/top1", "val/top5", "val/num_images",
+    "val/top1", "val/top5", "val/ece", "val/num_images",
 }  # fmt: skip
 
 
@@ -137,8 +137,8 @@ def test_rmsprop_with_its_own_rate_learns_the_digits(quick):
 
 
 def test_evaluation_repeats_the_run_s_figures(finished):
-    _, results, folder = finished
-    cpu = RunConfig(device="cpu")
+    config, results, folder = finished
+    cpu = RunConfig(device="cpu", wandb="disabled", root=config.run.root)
     best = EvalConfig(checkpoint=str(folder / "checkpoints" / "best.pt"), run=cpu)
     scores = run.evaluate(best)
     assert (scores["top1"], scores["top5"]) == (results["top1"], results["top5"])
@@ -206,7 +206,7 @@ def test_evaluation_needs_no_training_images(quick, tmp_path):
     results = run.train(config)
     shutil.rmtree(root / "train")
     best = tmp_path / "runs" / results["name"] / "checkpoints" / "best.pt"
-    cpu = RunConfig(device="cpu", workers=0)
+    cpu = RunConfig(device="cpu", workers=0, wandb="disabled", root=str(tmp_path / "runs"))
     assert run.evaluate(EvalConfig(checkpoint=str(best), run=cpu))["top1"] == results["top1"]
 
 

@@ -33,9 +33,7 @@ SOURCES = {
     "torchvision small": (lambda: _torchvision("mobilenet_v3_small"), "v3_small", 1.0, {}),
     **{
         f"torchvision {size} {width}": (
-            lambda size=size, width=width: _torchvision(
-                f"mobilenet_v3_{size}", width_mult=width
-            ),
+            lambda size=size, width=width: _torchvision(f"mobilenet_v3_{size}", width_mult=width),
             f"v3_{size}",
             width,
             {"width_rule": "torchvision"},
@@ -308,13 +306,17 @@ def _without(*keys: str) -> dict:
         ),
         (STATE | {"features.99.weight": torch.ones(3)}, "1 not of this net (features.99.weight)"),
         (
-            STATE | {"classifier.3.weight": torch.ones(10, 1024), "classifier.3.bias": torch.ones(10)},
+            STATE
+            | {"classifier.3.weight": torch.ones(10, 1024), "classifier.3.bias": torch.ones(10)},
             "(classifier.3.weight 10x1024, expected 1000x1024; classifier.3.bias 10, "
             "expected 1000); model.num_classes=10 fits",
         ),
         (torchvision.models.mobilenet_v3_large().state_dict(), "missing"),
         (torchvision.models.mobilenet_v2().state_dict(), "is of torchvision V2, which holds v2"),
-        (KuanWangV3("small").state_dict(), "which holds seed_v3_large, seed_v3_small; not model=v3"),
+        (
+            KuanWangV3("small").state_dict(),
+            "holds seed_v3_large, seed_v3_small; not model=v3",
+        ),
         (torchvision.models.resnet18().state_dict(), "of no known layout, begins bn1.bias"),
         ({}, "holds no tensors; holds nothing"),
         ({"optimizer": {"lr": 1}}, "holds no tensors; holds optimizer"),

@@ -3,14 +3,8 @@
 Importing this package registers the families; it needs torch.
 """
 
-from mobilenet_exp.models import (  # noqa: F401 - registers the builders
-    v1,
-    v2,
-    v3,
-    v3_edgetpu,
-    seed_v3,
-    v4,
-)
+# registers the builders, in the order of list_models
+from mobilenet_exp.models import v1, v2, v3, v3_edgetpu, seed_v3, v4  # noqa: F401, I001
 from mobilenet_exp.models.network import MobileNet
 from mobilenet_exp.registry import MODELS
 
@@ -53,4 +47,3 @@ def build_model(
 def list_models() -> list[str]:
     """Return the registry names, oldest generation first."""
     return MODELS.names()
-

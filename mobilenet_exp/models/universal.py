@@ -104,9 +104,7 @@ class MultiQueryAttention(nn.Module):
     def _down(channels: int, stride: int, norm: Norm) -> nn.Module:
         if stride == 1:
             return nn.Identity()
-        return ConvBNAct(
-            channels, channels, 3, stride=stride, groups=channels, act=None, norm=norm
-        )
+        return ConvBNAct(channels, channels, 3, stride=stride, groups=channels, act=None, norm=norm)
 
     def forward(self, features: Tensor) -> Tensor:
         count, _, height, width = features.shape

@@ -17,9 +17,7 @@ def fused(x: int, s: int, out: int) -> Row:
 
 
 def ib(x: int, k: int, s: int, out: int, *, wants_shortcut: bool = True) -> Row:
-    return Bottleneck(
-        ratio=Fraction(x), kernel=k, stride=s, out=out, wants_shortcut=wants_shortcut
-    )
+    return Bottleneck(ratio=Fraction(x), kernel=k, stride=s, out=out, wants_shortcut=wants_shortcut)
 
 
 ROWS = (

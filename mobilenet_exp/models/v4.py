@@ -15,27 +15,27 @@ from mobilenet_exp.models.rows import Attention, ConvPair, FusedBottleneck, Row,
 from mobilenet_exp.registry import MODELS
 
 
-def FusedIB(x: int, s: int, out: int) -> Row:  # noqa: N802 - the paper's names
+def FusedIB(x: int, s: int, out: int) -> Row:
     return FusedBottleneck(ratio=x, stride=s, out=out)
 
 
-def ExtraDW(k1: int, k2: int, s: int, out: int, x: int) -> Row:  # noqa: N802
+def ExtraDW(k1: int, k2: int, s: int, out: int, x: int) -> Row:
     return Universal(start_kernel=k1, kernel=k2, stride=s, out=out, ratio=x)
 
 
-def IB(k2: int, out: int, x: int) -> Row:  # noqa: N802
+def IB(k2: int, out: int, x: int) -> Row:
     return ExtraDW(0, k2, 1, out, x)
 
 
-def ConvNext(k1: int, out: int, x: int) -> Row:  # noqa: N802
+def ConvNext(k1: int, out: int, x: int) -> Row:
     return ExtraDW(k1, 0, 1, out, x)
 
 
-def FFN(out: int, x: int) -> Row:  # noqa: N802
+def FFN(out: int, x: int) -> Row:
     return ExtraDW(0, 0, 1, out, x)
 
 
-def MQA(heads: int, dim: int, out: int, kv: int = 1) -> Row:  # noqa: N802
+def MQA(heads: int, dim: int, out: int, kv: int = 1) -> Row:
     return Attention(heads=heads, head_dim=dim, kv_stride=kv, out=out)
 
 

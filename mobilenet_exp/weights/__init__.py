@@ -4,17 +4,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.schema import Preprocessing
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import Dialect, adopt, dialect_of
+from mobilenet_exp.schema import Preprocessing
+from mobilenet_exp.weights.export import export_weights
 from mobilenet_exp.weights.files import WeightFile, read_file
 from mobilenet_exp.weights.layouts import (
     LAYOUTS,
     Layout,
     Tensors,
     check_fit,
-    export_weights,
     fill_counters,
     recognise,
     to_ours,
@@ -84,9 +84,7 @@ def load_weights(model: MobileNet, path_or_name: str | Path, *, like: str | None
     return model.eval()
 
 
-def read_weights(
-    path_or_name: str | Path, model: MobileNet, *, like: str | None = None
-) -> Weights:
+def read_weights(path_or_name: str | Path, model: MobileNet, *, like: str | None = None) -> Weights:
     """Read weights for `model` without changing it; see `load_weights`."""
     origin = str(path_or_name)
     if origin.startswith(("torchvision:", "timm:")):

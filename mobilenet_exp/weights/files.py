@@ -48,10 +48,8 @@ def read_file(path: str | Path) -> WeightFile:
     except OSError as error:
         raise InputError("weights", path, f"cannot be read: {error.strerror}") from error
     # safetensors: the length of a JSON header in 8 bytes, then the header
-    if content[8:9] == b"{":
-        loaded = _read_safetensors(content, path)
-    else:
-        loaded = _read_pickle(path)
+    is_safetensors = content[8:9] == b"{"
+    loaded = _read_safetensors(content, path) if is_safetensors else _read_pickle(path)
     tensors, extras, notes = _unwrap(loaded, path)
     while prefix := _common_prefix(tensors):
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}

@@ -67,9 +67,7 @@ def torchvision_v2(model: MobileNet, keys: Keys) -> Names:
         *gated, project = _parts(block)
         for index, part in enumerate(gated):
             names |= _unit(f"{ours}.{part}", f"{theirs}.{index}.0", f"{theirs}.{index}.1")
-        names |= _unit(
-            f"{ours}.{project}", f"{theirs}.{len(gated)}", f"{theirs}.{len(gated) + 1}"
-        )
+        names |= _unit(f"{ours}.{project}", f"{theirs}.{len(gated)}", f"{theirs}.{len(gated) + 1}")
     last = f"features.{len(model.blocks) + 1}"
     return names | _unit("last_conv", f"{last}.0", f"{last}.1") | {"classifier": "classifier.1"}
 
@@ -80,7 +78,10 @@ def torchvision_v3(model: MobileNet, keys: Keys) -> Names:
         for index, part in enumerate(_parts(block)):
             theirs = f"features.{number}.block.{index}"
             if part == "se":
-                names |= {f"{ours}.se.reduce": f"{theirs}.fc1", f"{ours}.se.expand": f"{theirs}.fc2"}
+                names |= {
+                    f"{ours}.se.reduce": f"{theirs}.fc1",
+                    f"{ours}.se.expand": f"{theirs}.fc2",
+                }
             else:
                 names |= _unit(f"{ours}.{part}", f"{theirs}.0", f"{theirs}.1")
     last = f"features.{len(model.blocks) + 1}"
@@ -187,9 +188,7 @@ def tonylins(model: MobileNet, keys: Keys) -> Names:
     last = f"features.{len(model.blocks) + 1}"
     names = _flat_blocks(model) | _unit("last_conv", f"{last}.0", f"{last}.1")
     # before commit 99f2136 the classifier stood behind a dropout
-    return names | {
-        "classifier": "classifier.1" if "classifier.1.weight" in keys else "classifier"
-    }
+    return names | {"classifier": "classifier.1" if "classifier.1.weight" in keys else "classifier"}
 
 
 def d_li14_v2(model: MobileNet, keys: Keys) -> Names:

@@ -16,9 +16,9 @@ import torchvision
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from mobilenet_exp.schema import Preprocessing
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.models.dialect import Dialect
+from mobilenet_exp.schema import Preprocessing
 
 TORCHVISION = {
     "v2": "mobilenet_v2",

@@ -1,0 +1,239 @@
+"""One evaluation: every image scored once, whoever shares the work; photos named.
+
+Prints nothing and logs nothing.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mobilenet_exp import engine, imagenet, metrics
+from mobilenet_exp.data import build_eval_loader, eval_transform
+from mobilenet_exp.distributed import Team
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.image_sets import ImageSet
+from mobilenet_exp.images import ImageFiles, find_images, read_picture
+from mobilenet_exp.metrics import Predictions
+from mobilenet_exp.profiling import Profile
+from mobilenet_exp.schema import DataConfig, EvalConfig
+from mobilenet_exp.subject import Subject, check_classes
+
+Show = Callable[[Iterable, str, int], Iterable]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation found. `left_out` and `converted` map an image's name to why."""
+
+    answers: Predictions
+    confusion: Tensor
+    images: ImageSet
+    scores: dict[str, float]
+    left_out: dict[str, str]
+    converted: dict[str, str]
+    # files that the list of labels has and the folder has not
+    missing: list[str]
+    # against ImageNet-ReaL's labels; None if it was not asked for
+    real: dict[str, float] | None
+
+
+def score(
+    subject: Subject,
+    data: DataConfig,
+    config: EvalConfig,
+    *,
+    device: torch.device,
+    team: Team,
+    show: Show,
+) -> Outcome:
+    """Score a network on a data set; every process of `team` returns the whole outcome.
+
+    `show(batches, label, total)` passes batches on and may draw a bar. Raises
+    InputError for other classes, and with `data.on_bad_image=fail` for an image that
+    cannot be scored.
+    """
+    loader, images = build_eval_loader(
+        data,
+        workers=config.run.workers,
+        pin_memory=device.type == "cuda",
+        first=team.rank,
+        step=team.size,
+    )
+    check_classes(subject, data, images.classes)
+    real = None
+    if config.data.real_labels:
+        real = _real_labels(data, images)
+    notes: dict[int, tuple[bool, str]] = {}
+    batches = _noted(show(loader, "evaluate", len(loader)), notes, team, images, config)
+    model = subject.model.to(device)
+    part = engine.predict(model, batches, device, first=team.rank, step=team.size)
+    answers = metrics.merge(team.gather(part))
+    for each in team.gather(notes):
+        notes |= each
+    if len(answers.index) + sum(is_bad for is_bad, _ in notes.values()) != len(images.images):
+        raise RuntimeError("an image was neither scored nor reported")
+    return Outcome(
+        answers,
+        metrics.confusion_matrix(answers, subject.num_classes),
+        images,
+        metrics.scores(answers),
+        left_out=_named(notes, images, is_bad=True),
+        converted=_named(notes, images, is_bad=False),
+        missing=images.images.missing if isinstance(images.images, ImageFiles) else [],
+        real=metrics.score_sets(answers, real) if real else None,
+    )
+
+
+def _noted(
+    batches: Iterable,
+    notes: dict[int, tuple[bool, str]],
+    team: Team,
+    images: ImageSet,
+    config: EvalConfig,
+) -> Iterator:
+    """Pass batches on and keep their notes by the image's number in the set."""
+    position = team.rank
+    for tensors, labels, texts in batches:
+        for label, text in zip(labels.tolist(), texts, strict=True):
+            if text:
+                notes[position] = (label < 0, text)
+            if label < 0 and config.data.on_bad_image == "fail":
+                path = images.images.samples[position][0]
+                allowed = f"{path} {text}; data.on_bad_image=skip leaves it out"
+                raise InputError("data.on_bad_image", "fail", allowed)
+            position += team.size
+        yield tensors, labels
+
+
+def _named(notes: dict[int, tuple[bool, str]], images: ImageSet, *, is_bad: bool) -> dict[str, str]:
+    return {
+        images.images.name(index): text
+        for index, (bad, text) in sorted(notes.items())
+        if bad is is_bad
+    }
+
+
+def _real_labels(data: DataConfig, images: ImageSet) -> list[set[int]]:
+    if data.name != "imagenet":
+        raise InputError("data.real_labels", True, "is for data=imagenet")
+    return imagenet.real_labels(images.images)
+
+
+def eval_name(subject: Subject, data: DataConfig) -> str:
+    """Return the evaluation's name: readable head, hash of the weights and the images."""
+    identity = [subject.digest, asdict(subject.config), {**asdict(data), "batch_size": None}]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    if subject.folder:
+        return f"{Path(subject.origin).stem}-{data.name}-r{data.resolution}-{digest}"
+    net = f"{subject.config.name}-w{subject.config.width_mult:g}"
+    return f"eval-{net}-r{data.resolution}-{data.name}-{digest}"
+
+
+def eval_results(
+    subject: Subject, data: DataConfig, outcome: Outcome, profile: Profile
+) -> dict[str, Any]:
+    """Return the evaluation's own entries of results.json."""
+    classes = outcome.images.classes
+    return {
+        "weights": subject.origin,
+        "weights_notes": list(subject.notes),
+        "model": subject.config.name,
+        "width_mult": subject.config.width_mult,
+        "data": data.name,
+        "num_classes": subject.num_classes,
+        "preprocessing": asdict(subject.preprocessing),
+        **profile._asdict(),
+        **outcome.scores,
+        "real": outcome.real,
+        "num_left_out": len(outcome.left_out),
+        "num_missing": len(outcome.missing),
+        "left_out": outcome.left_out,
+        "converted": outcome.converted,
+        "most_confused": metrics.most_confused(outcome.confusion, classes),
+        "per_class": metrics.per_class(outcome.confusion, classes),
+    }
+
+
+def files_of(subject: Subject, outcome: Outcome) -> dict[str, str]:
+    """Return the evaluation's tables as the text of files, by name."""
+    classes = _padded(subject.names() if subject.classes else outcome.images.classes, outcome)
+    files = {
+        "per_class.csv": _csv(
+            [["class", "num_images", "top1"]]
+            + [list(row.values()) for row in metrics.per_class(outcome.confusion, classes)]
+        ),
+        "confusion.csv": _csv(
+            [["label \\ answer", *classes]]
+            + [
+                [name, *counts]
+                for name, counts in zip(classes, outcome.confusion.tolist(), strict=True)
+            ]
+        ),
+    }
+    odd = [
+        [state, name, reason]
+        for state, found in (
+            ("left out", outcome.left_out),
+            ("converted", outcome.converted),
+            ("missing", dict.fromkeys(outcome.missing, "in the labels, not in the folder")),
+        )
+        for name, reason in found.items()
+    ]
+    if odd:
+        files["odd_images.csv"] = _csv([["state", "image", "reason"], *odd])
+    return files
+
+
+def _padded(classes: list[str], outcome: Outcome) -> list[str]:
+    """A network may have more outputs than the data has classes."""
+    return [*classes, *(str(extra) for extra in range(len(classes), len(outcome.confusion)))]
+
+
+def _csv(rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+@torch.inference_mode()
+def name_photos(
+    subject: Subject, path: str, device: torch.device
+) -> tuple[list[tuple[str, str, list[tuple[str, float]]]], dict[str, str]]:
+    """Answer a photo, or each photo of a folder.
+
+    Returns (file, note, the best five names with their probabilities in percent), and
+    the files that could not be read with the reason.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise InputError("image", path, "no such file or folder")
+    photos = find_images(place) if place.is_dir() else [place]
+    if not photos:
+        raise InputError("image", path, "no images in this folder")
+    transform, names = eval_transform(subject.preprocessing), subject.names()
+    model = subject.model.to(device)
+    answers, unread = [], {}
+    for photo in photos:
+        try:
+            picture = read_picture(photo)
+        except OSError as error:
+            unread[str(photo)] = str(error).removeprefix(f"{photo} ")
+            continue
+        images = transform(picture.image).as_subclass(Tensor)[None].to(device)
+        with engine.autocast(device):
+            logits = model(images).float()
+        best = logits.softmax(1)[0].topk(min(5, logits.shape[1]))
+        guesses = [
+            (names[index], 100 * share)
+            for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        answers.append((str(photo), picture.note, guesses))
+    return answers, unread

@@ -1,0 +1,105 @@
+"""ImageNet-1k's classes, and its validation set in one flat folder. Nothing is downloaded.
+
+Class ids, names and the ReaL labels (Beyer et al. 2020, arXiv:2006.07159) are timm's
+copies.
+"""
+
+from functools import cache
+from pathlib import Path
+
+from timm.data import ImageNetInfo, RealLabelsImagenet
+
+from mobilenet_exp.errors import InputError
+from mobilenet_exp.images import ImageFiles, find_images
+
+NUM_VAL = 50_000
+
+
+@cache
+def class_ids() -> list[str]:
+    """Return the 1000 WordNet ids in label order, n01440764 first."""
+    return ImageNetInfo().label_names()
+
+
+@cache
+def class_names() -> list[str]:
+    """Return the 1000 names in label order, e.g. `tench, Tinca tinca`."""
+    info = ImageNetInfo()
+    return [info.index_to_description(index) for index in range(1000)]
+
+
+@cache
+def _real_labels() -> dict[str, list[int]]:
+    names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, NUM_VAL + 1)]
+    return RealLabelsImagenet(names).real_labels
+
+
+def real_labels(images: ImageFiles) -> list[set[int]]:
+    """Return the ReaL labels of each validation file, found by its name; some have none.
+
+    Raises InputError if no file has one of the validation set's names.
+    """
+    known = _real_labels()
+    names = [f"{Path(path).stem}.JPEG" for path, _ in images.samples]
+    if not any(name in known for name in names):
+        allowed = "no file is named as the validation set's are, ILSVRC2012_val_00000001.JPEG"
+        raise InputError("data.real_labels", True, allowed)
+    return [set(known.get(name, ())) for name in names]
+
+
+def flat_images(folder: Path, labels: str) -> ImageFiles:
+    """Pair the files of a flat folder with the labels that a file gives them.
+
+    Its lines are `NAME LABEL`, by blank or comma, LABEL 0 to 999 or a WordNet id, and
+    more after it is passed over; or one WordNet id a line, in the files' order. Files
+    without a usable label stay in, as problems. Raises InputError if the file cannot
+    be read, or says nothing about these files.
+    """
+    paths = find_images(folder)
+    if not paths:
+        raise InputError("data.root", folder, "no images there")
+    given = _read_labels(labels, [path.stem for path in paths])
+    samples, problems = [], {}
+    for index, path in enumerate(paths):
+        label = given.get(path.stem, f"no label in {Path(labels).name}")
+        if isinstance(label, str):
+            problems[index], label = label, -1
+        samples.append((str(path), label))
+    stems = {path.stem for path in paths}
+    if len(problems) == len(paths):
+        allowed = f"has no label for any file of {folder}, such as {paths[0].name}"
+        raise InputError("data.labels", labels, allowed)
+    return ImageFiles(folder, samples, problems, sorted(set(given) - stems))
+
+
+def _read_labels(path: str, stems: list[str]) -> dict[str, int | str]:
+    """Return a label, or in words what is wrong with it, for each name without its ending."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("data.labels", path, f"cannot be read: {error}") from error
+    words = [line.replace(",", " ").split() for line in lines]
+    # ImageId is the head of Kaggle's LOC_val_solution.csv
+    words = [row for row in words if row and row[0] != "ImageId"]
+    if words and all(len(row) == 1 for row in words):
+        if words[0][0].isdecimal():
+            allowed = "numbers alone are in the devkit's own order; needs NAME LABEL, or ids"
+            raise InputError("data.labels", path, allowed)
+        if len(words) != len(stems):
+            allowed = f"has {len(words)} lines without names, for {len(stems)} files"
+            raise InputError("data.labels", path, allowed)
+        words = [[stem, row[0]] for stem, row in zip(stems, words, strict=True)]
+    ids = {name: index for index, name in enumerate(class_ids())}
+    given: dict[str, int | str] = {}
+    for name, *rest in words:
+        label = _parse_label(rest[0] if rest else "", ids)
+        stem = Path(name).stem
+        if given.setdefault(stem, label) != label:
+            given[stem] = f"two labels, {given[stem]} and {label}"
+    return given
+
+
+def _parse_label(text: str, ids: dict[str, int]) -> int | str:
+    if text.isdecimal() and int(text) < len(ids):
+        return int(text)
+    return ids.get(text, f"label {text or 'missing'} is none of the {len(ids)} classes")

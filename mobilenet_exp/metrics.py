@@ -1,0 +1,124 @@
+"""From one answer an image to figures. Knows no model and no data set.
+
+Everything is summed over images in their order in the set, so that the figures do not
+depend on batches or on how many processes shared the work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+# bins of the calibration error (Guo et al. 2017, arXiv:1706.04599)
+NUM_BINS = 15
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network answered; row i of each tensor is one image, on the CPU.
+
+    `index` (N,) position in the set; `label` (N,); `top` (N, k <= 5) classes, best
+    first; `confidence` (N,) softmax of the best; `loss` (N,) cross-entropy.
+    """
+
+    index: Tensor
+    label: Tensor
+    top: Tensor
+    confidence: Tensor
+    loss: Tensor
+
+
+def merge(parts: Sequence[Predictions]) -> Predictions:
+    """Join the answers of several processes in the set's order.
+
+    Raises ValueError if an image was scored twice.
+    """
+    joined = {
+        part.name: torch.cat([getattr(each, part.name) for each in parts])
+        for part in fields(Predictions)
+    }
+    order = joined["index"].argsort()
+    merged = Predictions(**{key: value[order] for key, value in joined.items()})
+    if len(merged.index.unique()) != len(merged.index):
+        raise ValueError("an image was scored twice")
+    return merged
+
+
+def scores(answers: Predictions) -> dict[str, float]:
+    """Return `top1`, `top5`, `ece` in percent, mean `loss` and `num_images`.
+
+    With fewer than five classes `top5` is 100. `ece` is the mean gap between confidence
+    and accuracy over 15 equal bins of confidence, weighted by their images.
+    """
+    hits = answers.top == answers.label[:, None]
+    num_images = len(answers.label)
+    return {
+        "top1": 100 * hits[:, 0].sum().item() / num_images,
+        "top5": 100 * hits.any(1).sum().item() / num_images,
+        "loss": answers.loss.double().sum().item() / num_images,
+        "ece": 100 * _calibration_error(answers.confidence, hits[:, 0]),
+        "num_images": num_images,
+    }
+
+
+def _calibration_error(confidence: Tensor, is_hit: Tensor) -> float:
+    # bins are open below and closed above, as in the paper
+    bins = (confidence.double() * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
+    gaps = torch.zeros(NUM_BINS, dtype=torch.float64)
+    gaps.index_add_(0, bins, is_hit.double() - confidence.double())
+    return gaps.abs().sum().item() / len(confidence)
+
+
+def confusion_matrix(answers: Predictions, num_classes: int) -> Tensor:
+    """Return counts (num_classes, num_classes): row the label, column the answer."""
+    cells = answers.label * num_classes + answers.top[:, 0]
+    counts = torch.bincount(cells, minlength=num_classes * num_classes)
+    return counts.view(num_classes, num_classes)
+
+
+def per_class(confusion: Tensor, classes: Sequence[str]) -> list[dict[str, object]]:
+    """Return name, `num_images` and `top1` (percent; None without images) of each class."""
+    totals, hits = confusion.sum(1).tolist(), confusion.diagonal().tolist()
+    return [
+        {"class": name, "num_images": total, "top1": 100 * hit / total if total else None}
+        for name, total, hit in zip(classes, totals, hits, strict=False)
+    ]
+
+
+def most_confused(
+    confusion: Tensor, classes: Sequence[str], count: int = 5
+) -> list[tuple[str, str, int]]:
+    """Return the most frequent mistakes as (label, answer, images)."""
+    wrong = confusion.clone()
+    wrong.fill_diagonal_(0)
+    cells = wrong.flatten().topk(min(count, wrong.numel()))
+    size = len(confusion)
+    names = [*classes, *(str(extra) for extra in range(len(classes), size))]
+    return [
+        (names[cell // size], names[cell % size], images)
+        for images, cell in zip(cells.values.tolist(), cells.indices.tolist(), strict=True)
+        if images
+    ]
+
+
+def score_sets(answers: Predictions, allowed: Sequence[set[int] | None]) -> dict[str, float]:
+    """Score against several right labels an image, by the image's index (ImageNet-ReaL).
+
+    Images whose set is empty or None are left out. Returns `top1`, `top5`, `num_images`.
+    """
+    hits1 = hits5 = num_images = 0
+    for index, top in zip(answers.index.tolist(), answers.top.tolist(), strict=True):
+        right = allowed[index]
+        if not right:
+            continue
+        num_images += 1
+        hits1 += top[0] in right
+        hits5 += not right.isdisjoint(top)
+    if not num_images:
+        return {"top1": 0.0, "top5": 0.0, "num_images": 0}
+    return {
+        "top1": 100 * hits1 / num_images,
+        "top5": 100 * hits5 / num_images,
+        "num_images": num_images,
+    }
