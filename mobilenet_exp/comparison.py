@@ -29,12 +29,14 @@ class Comparison:
 
     `row` is the published row of the same net and width, at the run's resolution if
     there is one, else at 224 px; None if nothing was published. `published` counts
-    that net as built here. `reason` says why `row` is not the run's own; None if it is.
+    that net as built here, and `as_printed` by the row's own convention. `reason` says
+    why `row` is not the run's own; None if it is.
     """
 
     row: PaperRow | None
     published: Profile | None
     reason: str | None
+    as_printed: Profile | None = None
 
     @property
     def paper(self) -> PaperRow | None:
@@ -60,7 +62,7 @@ class Comparison:
             "published/params_m": self.published.params / 1e6,
         }
         for key, counted in (
-            ("madds_m", self.published.madds / 1e6),
+            ("madds_m", self.as_printed.madds / 1e6),
             ("params_m", self.published.params / 1e6),
             ("top1", top1 if self.paper else None),
             ("top5", top5 if self.paper else None),
@@ -127,7 +129,9 @@ def compare(
         return Comparison(None, None, both)
     with torch.device("meta"):
         net = build_model(row.model, width_mult=row.width_mult, **row.options)
-    return Comparison(row, profile_model(net, row.resolution), reason)
+    published = profile_model(net, row.resolution)
+    as_printed = profile_model(net, row.resolution, row.convention)
+    return Comparison(row, published, reason, as_printed)
 
 
 def _unpublished(model: ModelConfig, data: DataConfig, options: dict) -> str:

@@ -141,7 +141,7 @@ def eval_results(
     subject: Subject, data: DataConfig, outcome: Outcome, profile: Profile
 ) -> dict[str, Any]:
     """Return the evaluation's own entries of results.json."""
-    classes = outcome.images.classes
+    classes = _class_titles(data, outcome)
     return {
         "weights": subject.origin,
         "weights_notes": list(subject.notes),
@@ -162,9 +162,18 @@ def eval_results(
     }
 
 
-def files_of(subject: Subject, outcome: Outcome) -> dict[str, str]:
+def _class_titles(data: DataConfig, outcome: Outcome) -> list[str]:
+    """Return a title for each of the network's answers; it may have more than the data."""
+    classes = outcome.images.classes
+    if data.name == "imagenet":
+        names = (name.partition(",")[0] for name in imagenet.class_names())
+        classes = [f"{key} {name}" for key, name in zip(classes, names, strict=True)]
+    return [*classes, *(f"class {extra}" for extra in range(len(classes), len(outcome.confusion)))]
+
+
+def files_of(data: DataConfig, outcome: Outcome) -> dict[str, str]:
     """Return the evaluation's tables as the text of files, by name."""
-    classes = _padded(subject.names() if subject.classes else outcome.images.classes, outcome)
+    classes = _class_titles(data, outcome)
     files = {
         "per_class.csv": _csv(
             [["class", "num_images", "top1"]]
@@ -190,11 +199,6 @@ def files_of(subject: Subject, outcome: Outcome) -> dict[str, str]:
     if odd:
         files["odd_images.csv"] = _csv([["state", "image", "reason"], *odd])
     return files
-
-
-def _padded(classes: list[str], outcome: Outcome) -> list[str]:
-    """A network may have more outputs than the data has classes."""
-    return [*classes, *(str(extra) for extra in range(len(classes), len(outcome.confusion)))]
 
 
 def _csv(rows: list[list[Any]]) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
 # what PIL calls a file, by the endings it goes under
@@ -37,6 +37,8 @@ def read_picture(path: str | Path) -> Picture:
     alone would clip them to white).
     """
     try:
+        if Path(path).stat().st_size == 0:
+            raise OSError("the file is empty")
         with Image.open(path) as image:
             kind, mode = image.format, image.mode
             is_16_bit = mode.startswith("I") or any("16" in str(tile[3]) for tile in image.tile)
@@ -44,6 +46,8 @@ def read_picture(path: str | Path) -> Picture:
             if mode.startswith("I"):
                 image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).astype("u1"))
             rgb = image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise OSError(f"{path} cannot be decoded: it is no image") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f"{path} cannot be decoded: {error}") from error
     notes = ["16-bit"] if is_16_bit else []

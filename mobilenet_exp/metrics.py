@@ -82,7 +82,7 @@ def per_class(confusion: Tensor, classes: Sequence[str]) -> list[dict[str, objec
     totals, hits = confusion.sum(1).tolist(), confusion.diagonal().tolist()
     return [
         {"class": name, "num_images": total, "top1": 100 * hit / total if total else None}
-        for name, total, hit in zip(classes, totals, hits, strict=False)
+        for name, total, hit in zip(classes, totals, hits, strict=True)
     ]
 
 
@@ -94,9 +94,8 @@ def most_confused(
     wrong.fill_diagonal_(0)
     cells = wrong.flatten().topk(min(count, wrong.numel()))
     size = len(confusion)
-    names = [*classes, *(str(extra) for extra in range(len(classes), size))]
     return [
-        (names[cell // size], names[cell % size], images)
+        (classes[cell // size], classes[cell % size], images)
         for images, cell in zip(cells.values.tolist(), cells.indices.tolist(), strict=True)
         if images
     ]

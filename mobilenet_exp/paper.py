@@ -62,6 +62,11 @@ class PaperRow:
     note: str
 
     @property
+    def convention(self) -> str:
+        """How the source counts multiply-adds, as `profile_model` names it."""
+        return "paper" if self.madds_as_printed == self.madds else "seed"
+
+    @property
     def is_quantised(self) -> bool:
         """Whether the accuracy is of an 8-bit form of the net."""
         return self.source.endswith("int8")

@@ -127,10 +127,14 @@ def _odd_images(results: dict[str, Any]) -> list[str]:
             continue
         names = ", ".join(f"{name} ({reason})" for name, reason in list(found.items())[:3])
         more = ", ..." if len(found) > 3 else ""
-        lines.append(f"{len(found)} images {words}: {names}{more}; all in odd_images.csv")
+        lines.append(f"{_images(len(found))} {words}: {names}{more}; all in odd_images.csv")
     if results["num_missing"]:
-        lines.append(f"{results['num_missing']} images of the labels are MISSING in the folder")
+        lines.append(f"{_images(results['num_missing'])} of the labels MISSING in the folder")
     return lines
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"
 
 
 def print_photos(

@@ -175,7 +175,7 @@ def _record(
         )
         rows = [list(row.values()) for row in results["per_class"]]
         tracker.table("eval/per_class", ["class", "num_images", "top1"], rows)
-        for file, text in files_of(subject, outcome).items():
+        for file, text in files_of(data, outcome).items():
             tracker.write(file, text)
         tracker.write("results.json", json.dumps(results, indent=2) + "\n")
     reports.print_evaluation(results, folder, tracker.status)
