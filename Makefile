@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 SETUP := .venv/.stamp
 endif
 
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test lint format zoo bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -32,6 +32,9 @@ lint: $(SETUP)  ## check style and format
 format: $(SETUP)  ## mend style and format
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
+
+zoo: $(SETUP)  ## write docs/MODEL_ZOO.md and its picture anew
+	$(PYTHON) -m mobilenet_exp.zoo
 
 bench: $(SETUP)  ## time the old V1 table's networks and ours side by side
 	$(PYTHON) bench.py

@@ -88,14 +88,14 @@ def per_class(confusion: Tensor, classes: Sequence[str]) -> list[dict[str, objec
 
 def most_confused(
     confusion: Tensor, classes: Sequence[str], count: int = 5
-) -> list[tuple[str, str, int]]:
-    """Return the most frequent mistakes as (label, answer, images)."""
+) -> list[list[str | int]]:
+    """Return the most frequent mistakes as [label, answer, images]."""
     wrong = confusion.clone()
     wrong.fill_diagonal_(0)
     cells = wrong.flatten().topk(min(count, wrong.numel()))
     size = len(confusion)
     return [
-        (classes[cell // size], classes[cell % size], images)
+        [classes[cell // size], classes[cell % size], images]
         for images, cell in zip(cells.values.tolist(), cells.indices.tolist(), strict=True)
         if images
     ]

@@ -36,7 +36,7 @@ FLOORS = (
     ("session",),
     ("subject",),
     ("evaluation",),
-    ("run", "cli"),
+    ("run", "zoo", "cli"),
     ("train", "eval", "bench"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -48,6 +48,7 @@ DOORS = {
     "timm": {"optim", "imagenet", "weights.published"},
     "torchvision": {"data", "image_sets", "benchmark", "weights.published"},
     "safetensors": {"weights.files"},
+    "matplotlib": {"zoo"},
     "sklearn": {"image_sets"},
     "rich": {"console"},
 }

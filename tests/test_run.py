@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from layout_nets import DLi14V3, MarvisV1, randomize
 from PIL import Image
 
-from mobilenet_exp import console, run, session, tracking
+from mobilenet_exp import build_model, console, load_weights, run, session, tracking
 from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config import run_name, to_config, to_dict
 from mobilenet_exp.engine import NonFiniteLossError
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.schema import EvalConfig, RunConfig
 
 # read by scripts and by later tools: names and types are a promise
@@ -235,3 +237,85 @@ def test_more_classes_than_the_data_has_are_allowed(quick):
     results = run.train(config)
     assert results["num_classes"] == 12
     assert to_dict(config)["model"]["num_classes"] == 12
+
+
+def _save(net, path):
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def test_a_run_starts_from_weights_and_keeps_their_dialect(quick, tmp_path, capsys):
+    """d-li14's squeeze-excite comes before the activation; a run from it must not forget."""
+    source = randomize(DLi14V3("small"))
+    path = _save(source, tmp_path / "mobilenetv3-small.pth")
+    words = ("model.width_mult=1", f"weights={path}", "data=fake", "data.resolution=32")
+    config = quick(*words, "train.epochs=1", "optimizer.lr=0.001")
+    started = session.build_session(config)
+    assert torch.equal(started.model.hidden.weight, source.classifier[0].weight)
+    assert started.notes[0].startswith(f"starts from {path} (d-li14 V3): BN eps 1e-05, squeeze-")
+    assert started.notes[1] == "new classifier: 1000 classes replaced by 10"
+    results = run.train(config)
+    assert "new classifier: 1000 classes replaced by 10" in capsys.readouterr().out
+    best = tmp_path / "runs" / results["name"] / "checkpoints" / "best.pt"
+    state = load_checkpoint(best)
+    assert state["dialect"]["se"] == "before_act_if_expanded"
+    cpu = RunConfig(device="cpu", wandb="disabled", root=config.run.root)
+    logged = _rows(best.parents[1])[0]["val/loss"]
+    assert run.evaluate(EvalConfig(checkpoint=str(best), run=cpu))["loss"] == logged
+    # as weights, too, and the dialect is no formality
+    model = load_weights(build_model("v3_small", num_classes=10), best)
+    assert dialect_of(model).se == "before_act_if_expanded"
+    # a run that is taken up again does not need the file it began from
+    (best.parent.parent / "results.json").unlink()
+    assert session.build_session(config, is_new=False).notes == ()
+
+
+def test_weights_are_part_of_what_is_learned_by_their_content(quick, tmp_path):
+    first = _save(torch.nn.Linear(1, 1), tmp_path / "a.pth")
+    second = _save(torch.nn.Linear(1, 1), tmp_path / "b.pth")
+    moved = shutil.copy(first, tmp_path / "c.pth")
+    names = [run_name(quick(f"weights={path}")) for path in (first, second, moved)]
+    assert names[0] == names[2] != names[1]
+    assert run_name(quick()) not in names
+    assert run_name(quick("weights=torchvision:IMAGENET1K_V1")) not in names
+
+
+def test_rmsprop_starts_from_the_old_v1_repository_s_sgd_weights(quick, tmp_path):
+    state = {f"module.{key}": value for key, value in randomize(MarvisV1()).state_dict().items()}
+    torch.save({"epoch": 90, "arch": "mobilenet", "state_dict": state}, tmp_path / "sgd.pth.tar")
+    words = ("model=v1", "model.width_mult=1", "model.args.activation=relu6", "optimizer=rmsprop")
+    config = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "data=fake", "data.resolution=32")
+    started = session.build_session(config)
+    assert torch.equal(started.model.stem.conv.weight, state["module.model.0.0.weight"])
+    assert isinstance(started.model.stem.act, torch.nn.ReLU)
+    own_eps = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "data=fake", "model.bn_eps=0.5")
+    assert session.build_session(own_eps).model.stem.bn.eps == 0.5
+
+
+def test_weights_of_another_stem_are_refused(finished):
+    config, _, folder = finished
+    net = build_model("v3_small", width_mult=config.model.width_mult, num_classes=10)
+    with pytest.raises(InputError, match=r"model.stem_stride=2: .*best.pt was trained with 1"):
+        load_weights(net, folder / "checkpoints" / "best.pt")
+    net = build_model("v3_small", width_mult=0.35, num_classes=10, stem_stride=1)
+    loaded = load_weights(net, folder / "checkpoints" / "best.pt")
+    state = load_checkpoint(folder / "checkpoints" / "best.pt")["model"]
+    assert torch.equal(loaded.classifier.weight, state["classifier.weight"])
+
+
+def test_an_evaluation_of_a_checkpoint_lies_in_its_run_s_folder(finished):
+    config, results, folder = finished
+    cpu = RunConfig(device="cpu", wandb="disabled", root=config.run.root)
+    scores = run.evaluate(EvalConfig(checkpoint=str(folder / "checkpoints" / "last.pt"), run=cpu))
+    found = folder / "eval" / scores["name"]
+    assert json.loads((found / "results.json").read_text()) == scores
+    assert sum(each["num_images"] for each in scores["per_class"]) == 360
+    assert scores["top1"] == results["last_top1"]
+    # the run's own results stay
+    assert json.loads((folder / "results.json").read_text()) == results
+    message = "model.width_mult=1: comes with the checkpoint"
+    with pytest.raises(InputError, match=message):
+        run.evaluate(
+            EvalConfig(checkpoint=str(folder / "checkpoints" / "last.pt"), run=cpu),
+            overrides=("model.width_mult=1",),
+        )

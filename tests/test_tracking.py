@@ -13,6 +13,7 @@ import pytest
 from mobilenet_exp import run, tracking
 from mobilenet_exp.config import run_name, to_dict
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.schema import EvalConfig, RunConfig
 
 
 def _leet(folder: Path, *flags: str) -> str:
@@ -265,3 +266,26 @@ def test_git_commit_is_that_of_the_code():
         ["git", "rev-parse", "HEAD"], cwd=os.path.dirname(__file__), capture_output=True, text=True
     )
     assert commit.removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_an_evaluation_is_a_run_of_its_own_of_job_type_eval(logged):
+    config, results, _ = logged
+    root = Path(config.run.root)
+    best = root / results["name"] / "checkpoints" / "best.pt"
+    offline = RunConfig(device="cpu", wandb="offline", root=config.run.root)
+    before = set(_offline_runs(root))
+    scores = run.evaluate(EvalConfig(checkpoint=str(best), run=offline), overrides=("x=1",))
+    (folder,) = set(_offline_runs(root)) - before
+    (record,) = [r["run"] for r in _records(folder) if r["type"] == "run"]
+    assert record["job_type"] == "eval"
+    summary = _summary(folder)
+    assert summary["run_id"] == f"{results['name']}-{scores['name']}"
+    assert (summary["state"], summary["tags"]) == ("finished", ["v3_small", "x=1"])
+    stored = summary["summary"]
+    assert stored["eval/top1"] == results["top1"]
+    assert stored["eval/num_images"] == 360
+    assert {"eval/ece", "eval/loss", "eval/num_left_out", "model/madds_m", "paper/top1"} <= set(
+        stored
+    )
+    tables = list(folder.rglob("*per_class*.table.json"))
+    assert len(json.loads(tables[0].read_text())["data"]) == 10
