@@ -114,7 +114,7 @@ def test_only_training_sweeps(tmp_path):
         ("train.py", "model.width_mult=0", "error: model.width_mult=0.0: must be a number > 0"),
         ("train.py", "data=imagefolder", "error: data.root=null: must be given"),
         ("eval.py", "checkpoint=nowhere.pt", "error: checkpoint=nowhere.pt: no such file"),
-        ("bench.py", "models=[v9]", "error: model.name=v9: not known; allowed: v1, v2"),
+        ("bench.py", "models=[v9]", "error: model.name=v9: not known; allowed: v1, v1_full_conv"),
     ],
 )
 def test_bad_input_is_one_line_an_exit_code_and_no_files(tmp_path, script, word, line):
