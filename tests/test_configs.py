@@ -62,8 +62,8 @@ def test_a_group_offers_exactly_the_registered_names(compose_config, group, name
 @pytest.mark.parametrize(
     ("experiment", "expected"),
     [
-        ("seed_v3_large", ("v3_large", 150, "cosine", 0.05, 4e-5, 0.0, 256)),
-        ("seed_v3_small", ("v3_small", 150, "cosine", 0.05, 4e-5, 0.0, 256)),
+        ("seed_v3_large", ("seed_v3_large", 150, "cosine", 0.05, 4e-5, 0.0, 256)),
+        ("seed_v3_small", ("seed_v3_small", 150, "cosine", 0.05, 4e-5, 0.0, 256)),
         ("seed_v1_sgd", ("v1", 90, "step", 0.1, 1e-4, 0.0, 256)),
     ],
 )
