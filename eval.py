@@ -5,7 +5,7 @@ python eval.py model=v3_small weights=FILE_OR_NAME data=imagenet data.root=IMAGE
 python eval.py model=v3_small weights=FILE_OR_NAME image=PHOTO_OR_FOLDER
 torchrun --nproc-per-node 2 eval.py ...
 
-Exits with 3 where images had to be left out.
+Exits with 3 where images had to be left out or are missing.
 """
 
 import sys
@@ -17,7 +17,8 @@ from mobilenet_exp import cli
 def main(config, overrides, **_):
     from mobilenet_exp import run
 
-    if run.evaluate(config, overrides=overrides)["num_left_out"]:
+    results = run.evaluate(config, overrides=overrides)
+    if results["num_left_out"] or results["num_missing"]:
         sys.exit(cli.INCOMPLETE)
 
 

@@ -33,13 +33,18 @@ class Team:
         return values
 
 
+def num_launched() -> int:
+    """Return how many processes torchrun started for this job; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[Team]:
     """Join the processes that torchrun started; alone without it.
 
     On CUDA each process takes the GPU of its local rank, and NCCL; else Gloo.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    size = num_launched()
     if size == 1:
         yield Team()
         return

@@ -174,7 +174,17 @@ def _class_titles(data: DataConfig, outcome: Outcome) -> list[str]:
 def files_of(data: DataConfig, outcome: Outcome) -> dict[str, str]:
     """Return the evaluation's tables as the text of files, by name."""
     classes = _class_titles(data, outcome)
-    files = {
+    odd = [
+        [state, name, reason]
+        for state, found in (
+            ("left out", outcome.left_out),
+            ("converted", outcome.converted),
+            ("missing", dict.fromkeys(outcome.missing, "in the labels, not in the folder")),
+        )
+        for name, reason in found.items()
+    ]
+    return {
+        "odd_images.csv": _csv([["state", "image", "reason"], *odd]),
         "per_class.csv": _csv(
             [["class", "num_images", "top1"]]
             + [list(row.values()) for row in metrics.per_class(outcome.confusion, classes)]
@@ -187,18 +197,6 @@ def files_of(data: DataConfig, outcome: Outcome) -> dict[str, str]:
             ]
         ),
     }
-    odd = [
-        [state, name, reason]
-        for state, found in (
-            ("left out", outcome.left_out),
-            ("converted", outcome.converted),
-            ("missing", dict.fromkeys(outcome.missing, "in the labels, not in the folder")),
-        )
-        for name, reason in found.items()
-    ]
-    if odd:
-        files["odd_images.csv"] = _csv([["state", "image", "reason"], *odd])
-    return files
 
 
 def _csv(rows: list[list[Any]]) -> str:

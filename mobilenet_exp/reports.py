@@ -87,7 +87,10 @@ def print_subject(origin: str, notes: Sequence[str], preprocessing: str) -> None
 def print_evaluation(results: dict[str, Any], folder: Path, status: str) -> None:
     """Print what was scored beside its published row, and what was odd about the images."""
     row = (results["reference"] or {}).get("row") or {}
-    delta = (results["reference"] or {}).get("delta") or {}
+    delta = dict((results["reference"] or {}).get("delta") or {})
+    if row and results["madds"] != results["reference"]["counted"]["madds"]:
+        # another net or another side than the row's: no gap in counts either
+        delta = {key: value for key, value in delta.items() if key.startswith("top")}
     rows = [
         (
             ROWS[key],
@@ -107,12 +110,16 @@ def print_evaluation(results: dict[str, Any], folder: Path, status: str) -> None
     notes = [f"not compared: {results['paper_reason']}"] if results["paper_reason"] else []
     if row:
         notes.append(f"{row['source']}: {row['citation']}")
+        if row["madds_as_printed"] != row["madds"]:
+            counted = figure(row["madds_as_printed"] / MILLION)
+            notes.append(f"it counts madds otherwise: {counted} M of the same net, hence the gap")
     notes += _odd_images(results)
     title = f"{results['model']} {results['width_mult']:g} on {results['data']}"
     console.table(title, ("", "here", "published", "gap"), rows, notes)
     for label, answer, images in results["most_confused"][:3]:
         console.line(f"{images} of {label} taken for {answer}")
     console.line(status)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     console.line(f"results.json, per_class.csv, confusion.csv in {folder}")
 
 
@@ -130,6 +137,8 @@ def _odd_images(results: dict[str, Any]) -> list[str]:
         lines.append(f"{_images(len(found))} {words}: {names}{more}; all in odd_images.csv")
     if results["num_missing"]:
         lines.append(f"{_images(results['num_missing'])} of the labels MISSING in the folder")
+    if results["num_left_out"] or results["num_missing"]:
+        lines.append("not every image was scored: exit code 3")
     return lines
 
 

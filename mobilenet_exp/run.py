@@ -9,7 +9,7 @@ from mobilenet_exp import console, engine, reports
 from mobilenet_exp.benchmark import measure_latency
 from mobilenet_exp.comparison import Comparison, compare
 from mobilenet_exp.config import run_name, run_title, to_dict, to_yaml
-from mobilenet_exp.distributed import joined
+from mobilenet_exp.distributed import joined, num_launched
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.evaluation import (
     Outcome,
@@ -46,6 +46,10 @@ def train(
     `group` names the sweep. Returns the content of results.json. Raises InputError
     before anything is written.
     """
+    if num_launched() > 1:
+        # each would write the same run
+        allowed = "train.py runs in one process; torchrun is for eval.py"
+        raise InputError("WORLD_SIZE", num_launched(), allowed)
     folder = Path(config.run.root) / run_name(config)
     is_new = not (folder / "checkpoints" / "last.pt").exists()
     session = build_session(config, is_new=is_new)
@@ -112,8 +116,8 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
 
     Scores go to results.json and tables beside it: in `eval/` of the checkpoint's run,
     or in a folder of their own under `run.root`. Under torchrun every process scores its
-    share, and rank 0 writes. Returns the content of results.json, for photos the number
-    left out.
+    share, and rank 0 writes. Returns the content of results.json, for photos and other
+    ranks the numbers left out and missing.
     """
     device = engine.select_device(config.run.device)
     subject = load_subject(config, overrides)
@@ -121,7 +125,7 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
         answers, unread = name_photos(subject, config.image, device)
         reports.print_subject(subject.origin, subject.notes, subject.preprocessing.words())
         reports.print_photos(answers, unread)
-        return {"num_left_out": len(unread)}
+        return {"num_left_out": len(unread), "num_missing": 0}
     data = eval_data(config, subject)
     with joined(device) as team:
         show = console.progress if team.is_first else lambda batches, *_: batches
@@ -129,7 +133,7 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
             reports.print_subject(subject.origin, subject.notes, subject.preprocessing.words())
         outcome = score(subject, data, config, device=device, team=team, show=show)
         if not team.is_first:
-            return {"num_left_out": len(outcome.left_out)}
+            return {"num_left_out": len(outcome.left_out), "num_missing": len(outcome.missing)}
     return _record(subject, data, config, outcome, overrides)
 
 

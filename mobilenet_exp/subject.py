@@ -73,6 +73,11 @@ def load_subject(config: EvalConfig, overrides: tuple[str, ...] = ()) -> Subject
     return replace(subject, preprocessing=replace(subject.preprocessing, **given))
 
 
+def model_from_checkpoint(path: str | Path) -> MobileNet:
+    """Return a run's network from its checkpoint, in eval mode; nothing is asked twice."""
+    return _from_checkpoint(str(path)).model
+
+
 def _from_checkpoint(path: str) -> Subject:
     state = load_checkpoint(path)
     trained = to_config(state["config"])

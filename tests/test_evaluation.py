@@ -372,7 +372,7 @@ def test_images_labelled_minus_1_are_passed_over():
 def test_photos_are_named_with_imagenet_s_names(compose_config, photos, weights, capsys):
     words = ("model=seed_v3_small", f"weights={weights}", "run.device=cpu")
     config = compose_config(*words, f"image={photos}", config_name="eval")
-    assert run.evaluate(config) == {"num_left_out": 3}
+    assert run.evaluate(config) == {"num_left_out": 3, "num_missing": 0}
     printed = capsys.readouterr().out
     assert "LEFT OUT" in printed
     assert "(16-bit, greyscale)" in printed

@@ -6,12 +6,23 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+import torchvision
 import yaml
 from layout_nets import DLi14V3, MarvisV1, randomize
 from PIL import Image
 
-from mobilenet_exp import build_model, console, load_weights, run, session, tracking
+from mobilenet_exp import (
+    build_model,
+    console,
+    export_weights,
+    load_weights,
+    model_from_checkpoint,
+    run,
+    session,
+    tracking,
+)
 from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config import run_name, to_config, to_dict
 from mobilenet_exp.engine import NonFiniteLossError
@@ -319,3 +330,28 @@ def test_an_evaluation_of_a_checkpoint_lies_in_its_run_s_folder(finished):
             EvalConfig(checkpoint=str(folder / "checkpoints" / "last.pt"), run=cpu),
             overrides=("model.width_mult=1",),
         )
+
+
+def test_a_run_s_checkpoint_is_exported_to_torchvision_and_timm(quick, tmp_path):
+    words = ("model=v2", "model.width_mult=1", "model.stem_stride=2", "data=fake")
+    small = ("data.resolution=64", "data.args.num_images=32", "data.batch_size=16")
+    results = run.train(quick(*words, *small, "train.epochs=1"))
+    ours = model_from_checkpoint(tmp_path / "runs" / results["name"] / "checkpoints" / "best.pt")
+    images = torch.randn(2, 3, 64, 64)
+    for layout, theirs in (
+        ("torchvision", torchvision.models.mobilenet_v2(num_classes=10)),
+        ("timm", timm.create_model("mobilenetv2_100", num_classes=10)),
+    ):
+        theirs.load_state_dict(export_weights(ours, layout), strict=True)
+        with torch.no_grad():
+            expected = ours(images)
+            torch.testing.assert_close(
+                theirs.eval()(images), expected, rtol=0, atol=1e-5 * expected.std().item()
+            )
+
+
+def test_training_in_several_processes_is_refused(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE=2: train.py runs in one process"):
+        run.train(quick())
+    assert not (tmp_path / "runs").exists()
