@@ -30,7 +30,10 @@ def to_config(composed: Any, schema: type = Config) -> AnyConfig:
         value = OmegaConf.select(typed, key, default=None)
         if value is not None and not is_allowed(value):
             raise InputError(key, value, allowed)
-    return OmegaConf.to_object(typed)
+    config = OmegaConf.to_object(typed)
+    if getattr(config, "weights_like", None) and not config.weights:
+        raise InputError("weights_like", config.weights_like, "goes with weights=FILE")
+    return config
 
 
 def to_dict(config: AnyConfig) -> dict[str, Any]:

@@ -458,3 +458,17 @@ def test_a_new_classifier_takes_the_place_of_another_number_of_classes(tmp_path)
     assert torch.equal(model.hidden.weight, STATE["classifier.0.weight"])
     same = build_model("v3_small")
     assert read_weights(tmp_path / "w.pth", same).into(same, new_classifier=True) == []
+
+
+def test_like_is_refused_where_it_has_no_meaning(tmp_path, compose_config):
+    torch.save(STATE, tmp_path / "w.pth")
+    model, name = build_model("v3_small"), "timm:mobilenetv3_small_100.lamb_in1k"
+    with pytest.raises(InputError, match=f"weights_like={name}: .*w.pth is of torchvision V3"):
+        load_weights(model, tmp_path / "w.pth", like=name)
+    with pytest.raises(InputError, match="is for a file; a name brings its own settings"):
+        load_weights(model, name, like=name)
+    torch.save(model.state_dict(), tmp_path / "own.pth")
+    with pytest.raises(InputError, match="own.pth is this repository's own"):
+        load_weights(model, tmp_path / "own.pth", like=name)
+    with pytest.raises(InputError, match="goes with weights=FILE"):
+        compose_config(f"weights_like={name}")

@@ -87,6 +87,8 @@ def load_weights(model: MobileNet, path_or_name: str | Path, *, like: str | None
 def read_weights(path_or_name: str | Path, model: MobileNet, *, like: str | None = None) -> Weights:
     """Read weights for `model` without changing it; see `load_weights`."""
     origin = str(path_or_name)
+    if like and origin.startswith(("torchvision:", "timm:")):
+        raise InputError("weights_like", like, "is for a file; a name brings its own settings")
     if origin.startswith(("torchvision:", "timm:")):
         published = find_published(origin, model.name)
         tensors = published.fetch()
@@ -111,7 +113,11 @@ def read_weights(path_or_name: str | Path, model: MobileNet, *, like: str | None
         (*file.notes, f"preprocessing not in the file: {layout.title}'s usual"),
     )
     if layout is LAYOUTS["ours"]:
+        if like:
+            raise InputError("weights_like", like, f"{origin} is this repository's own")
         return _own(weights, file, model)
+    if like and not layout.title.startswith(like.partition(":")[0]):
+        raise InputError("weights_like", like, f"{origin} is of {layout.title}")
     published = find_published(like, model.name, "weights_like") if like else None
     published = published or find_released(file.sha256, model.name)
     if published is None:
