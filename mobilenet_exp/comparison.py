@@ -16,6 +16,7 @@ from mobilenet_exp.schema import DataConfig, ModelConfig
 
 # Options that leave a net as published: the paper's V1 has ReLU, the authors' code ReLU6.
 AS_PUBLISHED = (
+    ("activation", None),
     ("activation", "relu"),
     ("activation", "relu6"),
     ("width_rule", "paper"),

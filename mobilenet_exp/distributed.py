@@ -35,7 +35,7 @@ class Team:
 
 def num_launched() -> int:
     """Return how many processes torchrun started for this job; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from mobilenet_exp.errors import InputError
-from mobilenet_exp.metrics import Predictions, scores
+from mobilenet_exp.metrics import Predictions, no_predictions, scores
 
 # images and labels, and whatever a loader adds to them
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -111,8 +111,7 @@ def predict(
 
     Images count as number `first`, `first + step`, ... of their set; those labelled -1
     are passed over. The model is left in eval mode. Raises NonFiniteLossError if the
-    network answers with anything but finite numbers: such answers have no rank; and
-    ValueError if there is no image.
+    network answers with anything but finite numbers: such answers have no rank.
     """
     model.eval()
     answers, position = [], 0
@@ -138,7 +137,7 @@ def predict(
             )
         )
     if not answers:
-        raise ValueError("there is no image to score")
+        return no_predictions()
     predictions = Predictions(*(torch.cat(part).cpu() for part in zip(*answers, strict=True)))
     if not predictions.loss.isfinite().all():
         raise NonFiniteLossError("the evaluation's loss is not finite: the training diverged")

@@ -1,4 +1,4 @@
-"""One evaluation: every image scored once, whoever shares the work; photos named.
+"""One evaluation: every image scored once, whoever shares the work.
 
 Prints nothing and logs nothing.
 """
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from mobilenet_exp import engine, imagenet, metrics
-from mobilenet_exp.data import build_eval_loader, eval_transform
+from mobilenet_exp.data import build_eval_loader
 from mobilenet_exp.distributed import Team
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.image_sets import ImageSet
-from mobilenet_exp.images import ImageFiles, find_images, read_picture
+from mobilenet_exp.images import ImageFiles
 from mobilenet_exp.metrics import Predictions
+from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.profiling import Profile
 from mobilenet_exp.schema import DataConfig, EvalConfig
 from mobilenet_exp.subject import Subject, check_classes
@@ -74,10 +75,22 @@ def score(
     notes: dict[int, tuple[bool, str]] = {}
     batches = _noted(show(loader, "evaluate", len(loader)), notes, team, images, config)
     model = subject.model.to(device)
-    part = engine.predict(model, batches, device, first=team.rank, step=team.size)
+    part, refusal = metrics.no_predictions(), None
+    try:
+        part = engine.predict(model, batches, device, first=team.rank, step=team.size)
+    except InputError as error:
+        refusal = (error.key, error.value, error.allowed)
+    # all leave together, so that none waits for one that is gone
+    for each in team.gather(refusal):
+        if each:
+            raise InputError(*each)
     answers = metrics.merge(team.gather(part))
     for each in team.gather(notes):
         notes |= each
+    if not len(answers.index):
+        first = next(iter(_named(notes, images, is_bad=True).items()), ("", "no images"))
+        allowed = f"no image could be scored; the first: {' '.join(first)}"
+        raise InputError("data.root", data.root, allowed)
     if len(answers.index) + sum(is_bad for is_bad, _ in notes.values()) != len(images.images):
         raise RuntimeError("an image was neither scored nor reported")
     return Outcome(
@@ -127,9 +140,15 @@ def _real_labels(data: DataConfig, images: ImageSet) -> list[set[int]]:
     return imagenet.real_labels(images.images)
 
 
-def eval_name(subject: Subject, data: DataConfig) -> str:
+def eval_name(subject: Subject, data: DataConfig, config: EvalConfig) -> str:
     """Return the evaluation's name: readable head, hash of the weights and the images."""
-    identity = [subject.digest, asdict(subject.config), {**asdict(data), "batch_size": None}]
+    identity = [
+        subject.digest,
+        asdict(subject.config),
+        asdict(dialect_of(subject.model)),
+        {**asdict(data), "batch_size": None},
+        config.data.real_labels,
+    ]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     if subject.folder:
         return f"{Path(subject.origin).stem}-{data.name}-r{data.resolution}-{digest}"
@@ -145,6 +164,7 @@ def eval_results(
     return {
         "weights": subject.origin,
         "weights_notes": list(subject.notes),
+        "dialect": asdict(dialect_of(subject.model)),
         "model": subject.config.name,
         "width_mult": subject.config.width_mult,
         "data": data.name,
@@ -203,39 +223,3 @@ def _csv(rows: list[list[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-@torch.inference_mode()
-def name_photos(
-    subject: Subject, path: str, device: torch.device
-) -> tuple[list[tuple[str, str, list[tuple[str, float]]]], dict[str, str]]:
-    """Answer a photo, or each photo of a folder.
-
-    Returns (file, note, the best five names with their probabilities in percent), and
-    the files that could not be read with the reason.
-    """
-    place = Path(path)
-    if not place.exists():
-        raise InputError("image", path, "no such file or folder")
-    photos = find_images(place) if place.is_dir() else [place]
-    if not photos:
-        raise InputError("image", path, "no images in this folder")
-    transform, names = eval_transform(subject.preprocessing), subject.names()
-    model = subject.model.to(device)
-    answers, unread = [], {}
-    for photo in photos:
-        try:
-            picture = read_picture(photo)
-        except OSError as error:
-            unread[str(photo)] = str(error).removeprefix(f"{photo} ")
-            continue
-        images = transform(picture.image).as_subclass(Tensor)[None].to(device)
-        with engine.autocast(device):
-            logits = model(images).float()
-        best = logits.softmax(1)[0].topk(min(5, logits.shape[1]))
-        guesses = [
-            (names[index], 100 * share)
-            for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
-        answers.append((str(photo), picture.note, guesses))
-    return answers, unread

@@ -75,12 +75,17 @@ def flat_images(folder: Path, labels: str) -> ImageFiles:
 def _read_labels(path: str, stems: list[str]) -> dict[str, int | str]:
     """Return a label, or in words what is wrong with it, for each name without its ending."""
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("data.labels", path, f"cannot be read: {error}") from error
     words = [line.replace(",", " ").split() for line in lines]
-    # ImageId is the head of Kaggle's LOC_val_solution.csv
-    words = [row for row in words if row and row[0] != "ImageId"]
+    # ImageId heads Kaggle's LOC_val_solution.csv, the others people's own
+    heads = ("imageid", "image", "file", "filename", "name")
+    words = [row for row in words if row and row[0][0] != "#" and row[0].lower() not in heads]
+    numbers = {row[1] for row in words if len(row) > 1}
+    if len(words) >= 1000 and "1000" in numbers and "0" not in numbers:
+        allowed = "its labels run from 1 to 1000; must run from 0 to 999, or be ids"
+        raise InputError("data.labels", path, allowed)
     if words and all(len(row) == 1 for row in words):
         if words[0][0].isdecimal():
             allowed = "numbers alone are in the devkit's own order; needs NAME LABEL, or ids"

@@ -41,14 +41,15 @@ def read_picture(path: str | Path) -> Picture:
             raise OSError("the file is empty")
         with Image.open(path) as image:
             kind, mode = image.format, image.mode
-            is_16_bit = mode.startswith("I") or any("16" in str(tile[3]) for tile in image.tile)
+            is_16_bit = mode.startswith("I") or any(";16" in str(tile[3]) for tile in image.tile)
             image.load()
-            if mode.startswith("I"):
-                image = Image.fromarray((np.asarray(image).astype(np.int64) // 257).astype("u1"))
-            rgb = image.convert("RGB")
+            rgb = (_to_8_bits(image) if mode.startswith(("I", "F")) else image).convert("RGB")
     except UnidentifiedImageError as error:
         raise OSError(f"{path} cannot be decoded: it is no image") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        # PIL's decoders fail on damaged files in any way
         raise OSError(f"{path} cannot be decoded: {error}") from error
     notes = ["16-bit"] if is_16_bit else []
     if odd := ODD_MODES.get("L" if mode.startswith("I") else mode):
@@ -57,6 +58,13 @@ def read_picture(path: str | Path) -> Picture:
     if endings and Path(path).suffix.lower() not in endings:
         notes.append(f"{kind} named {Path(path).suffix}")
     return Picture(rgb, ", ".join(notes))
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError(f"its {values.dtype} pixels are no 16-bit grey levels")
+    return Image.fromarray((values.astype(np.int64) // 257).astype("u1"))
 
 
 @dataclass

@@ -29,11 +29,20 @@ class Predictions:
     loss: Tensor
 
 
+def no_predictions() -> Predictions:
+    """Return the answers to no images at all."""
+    count = torch.zeros(0, dtype=torch.long)
+    return Predictions(
+        count, count, torch.zeros(0, 1, dtype=torch.long), count.float(), count.float()
+    )
+
+
 def merge(parts: Sequence[Predictions]) -> Predictions:
     """Join the answers of several processes in the set's order.
 
     Raises ValueError if an image was scored twice.
     """
+    parts = [part for part in parts if len(part.index)] or [no_predictions()]
     joined = {
         part.name: torch.cat([getattr(each, part.name) for each in parts])
         for part in fields(Predictions)
@@ -46,7 +55,7 @@ def merge(parts: Sequence[Predictions]) -> Predictions:
 
 
 def scores(answers: Predictions) -> dict[str, float]:
-    """Return `top1`, `top5`, `ece` in percent, mean `loss` and `num_images`.
+    """Return `top1`, `top5`, `ece` in percent, mean `loss` and `num_images`; needs an image.
 
     With fewer than five classes `top5` is 100. `ece` is the mean gap between confidence
     and accuracy over 15 equal bins of confidence, weighted by their images.

@@ -16,9 +16,9 @@ from mobilenet_exp.evaluation import (
     eval_name,
     eval_results,
     files_of,
-    name_photos,
     score,
 )
+from mobilenet_exp.photos import name_photos
 from mobilenet_exp.profiling import Profile, profile_model
 from mobilenet_exp.schema import BenchConfig, Config, DataConfig, EvalConfig
 from mobilenet_exp.session import (
@@ -116,12 +116,14 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
 
     Scores go to results.json and tables beside it: in `eval/` of the checkpoint's run,
     or in a folder of their own under `run.root`. Under torchrun every process scores its
-    share, and rank 0 writes. Returns the content of results.json, for photos and other
-    ranks the numbers left out and missing.
+    share, and rank 0 writes. Returns the content of results.json, for photos the
+    numbers left out and missing, on other ranks none.
     """
     device = engine.select_device(config.run.device)
     subject = load_subject(config, overrides)
     if config.image is not None:
+        if config.data.name is not None:
+            raise InputError("data", config.data.name, "is not needed with image=...")
         answers, unread = name_photos(subject, config.image, device)
         reports.print_subject(subject.origin, subject.notes, subject.preprocessing.words())
         reports.print_photos(answers, unread)
@@ -132,9 +134,12 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
         if team.is_first:
             reports.print_subject(subject.origin, subject.notes, subject.preprocessing.words())
         outcome = score(subject, data, config, device=device, team=team, show=show)
-        if not team.is_first:
-            return {"num_left_out": len(outcome.left_out), "num_missing": len(outcome.missing)}
-    return _record(subject, data, config, outcome, overrides)
+        results = {"num_left_out": 0, "num_missing": 0}
+        if team.is_first:
+            results = _record(subject, data, config, outcome, overrides)
+        # the others wait until all is written
+        team.gather(None)
+    return results
 
 
 def _record(
@@ -145,7 +150,7 @@ def _record(
     overrides: tuple[str, ...],
 ) -> dict[str, Any]:
     """Write and print what an evaluation found, and log it to W&B."""
-    name = eval_name(subject, data)
+    name = eval_name(subject, data, config)
     folder = subject.folder / "eval" / name if subject.folder else Path(config.run.root) / name
     profile = profile_model(subject.model, data.resolution)
     comparison = compare(

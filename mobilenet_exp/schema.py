@@ -209,6 +209,7 @@ _WHOLE = (lambda v: v >= 1, "must be a whole number > 0")
 _COUNT = (lambda v: v >= 0, "must be a whole number >= 0")
 _SHARE = (lambda v: 0 <= v < 1, "must be in [0, 1)")
 _SIDE = (lambda v: v >= 32, "must be a whole number of pixels >= 32")
+_NAMED = (lambda v: v.strip() != "", "must name something, or not be given")
 _RGB = (lambda v: len(v) == 3, "must be three numbers, one per colour channel")
 
 
@@ -240,6 +241,11 @@ RULES = {
     "train.precise_bn_batches": _COUNT,
     "run.device": _one_of("auto", "cpu", "cuda", "mps"),
     "run.root": (lambda v: v.strip() != "", "must name a folder"),
+    "weights": _NAMED,
+    "weights_like": _NAMED,
+    "checkpoint": _NAMED,
+    "image": _NAMED,
+    "data.labels": _NAMED,
     "run.workers": _COUNT,
     "run.wandb": _one_of("auto", "online", "offline", "disabled"),
     "models": (lambda v: len(v) > 0, "must name at least one model"),

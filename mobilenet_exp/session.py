@@ -104,10 +104,9 @@ def build_session(config: Config, *, is_new: bool = True) -> Session:
 def _start_from_weights(model: MobileNet, config: Config) -> tuple[str, ...]:
     weights = read_weights(config.weights, model, like=config.weights_like)
     left_out = weights.into(model, new_classifier=True)
-    dialect = dialect_of(model)
-    if config.model.bn_eps is not None:
-        adopt(model, dialect := replace(dialect, bn_eps=config.model.bn_eps))
-    notes = [f"starts from {weights.origin} ({weights.layout.title}): {dialect.words()}", *left_out]
+    adopt_asked(model, config)
+    words = dialect_of(model).words()
+    notes = [f"starts from {weights.origin} ({weights.layout.title}): {words}", *left_out]
     theirs, ours = weights.preprocessing, config.data
     if (list(theirs.mean), list(theirs.std)) != (list(ours.mean), list(ours.std)):
         notes.append(
@@ -115,6 +114,13 @@ def _start_from_weights(model: MobileNet, config: Config) -> tuple[str, ...]:
             f"data.mean is {ours.mean}, data.std {ours.std}"
         )
     return tuple(notes)
+
+
+def adopt_asked(model: MobileNet, config: Config | EvalConfig) -> None:
+    """Let a BN eps or an activation that the config gives win over the weights' own."""
+    dialect = dialect_of(model)
+    asked = {"bn_eps": config.model.bn_eps, "activation": config.model.args.get("activation")}
+    adopt(model, replace(dialect, **{key: value for key, value in asked.items() if value}))
 
 
 def config_model(config: Config | EvalConfig, num_classes: int) -> MobileNet:

@@ -12,10 +12,10 @@ from mobilenet_exp.checkpoint import load_checkpoint, restore_model
 from mobilenet_exp.config import to_config, weights_identity
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.models import MobileNet
-from mobilenet_exp.models.dialect import adopt, dialect_of
+from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.schema import DataConfig, EvalConfig, ModelConfig, Preprocessing
-from mobilenet_exp.session import config_model
-from mobilenet_exp.weights import Weights, read_weights
+from mobilenet_exp.session import adopt_asked, config_model
+from mobilenet_exp.weights import read_weights
 
 PREPROCESSING = tuple(entry.name for entry in fields(Preprocessing))
 # what only this program's data section has
@@ -45,6 +45,8 @@ class Subject:
 
     def names(self) -> list[str]:
         """Return a name for each answer; ImageNet's for a net of 1000 classes."""
+        if self.classes == imagenet.class_ids():
+            return imagenet.class_names()
         if self.classes:
             # a net may have more answers than its data has classes
             extra = range(len(self.classes), self.num_classes)
@@ -62,7 +64,7 @@ def load_subject(config: EvalConfig, overrides: tuple[str, ...] = ()) -> Subject
     if config.checkpoint is None:
         subject = _from_weights(config)
     else:
-        for word in overrides:
+        for word in (word.lstrip("+~") for word in overrides):
             if word.startswith(("model=", "model.", "weights_like=")):
                 key, _, value = word.partition("=")
                 raise InputError(key, value, "comes with the checkpoint; weights=... takes it")
@@ -102,12 +104,10 @@ def _from_weights(config: EvalConfig) -> Subject:
         raise InputError("model", None, "must be given: the net that the weights are of")
     model = config_model(config, config.model.num_classes or 1000)
     weights = read_weights(config.weights, model, like=config.weights_like)
-    num_classes = _num_classes(weights, model)
-    if config.model.num_classes is None and num_classes != model.classifier.out_features:
-        model = config_model(config, num_classes)
+    if config.model.num_classes is None and weights.num_classes:
+        model = config_model(config, weights.num_classes)
     weights.into(model)
-    if config.model.bn_eps is not None:
-        adopt(model, replace(dialect_of(model), bn_eps=config.model.bn_eps))
+    adopt_asked(model, config)
     return Subject(
         model.eval(),
         ModelConfig(**asdict(config.model)),
@@ -120,11 +120,6 @@ def _from_weights(config: EvalConfig) -> Subject:
     )
 
 
-def _num_classes(weights: Weights, model: MobileNet) -> int:
-    classifier = weights.tensors.get("classifier.weight")
-    return model.classifier.out_features if classifier is None else len(classifier)
-
-
 def eval_data(config: EvalConfig, subject: Subject) -> DataConfig:
     """Return the data to score on: the named set, or the run's own, prepared for the net."""
     given: dict[str, Any] = {
@@ -133,9 +128,10 @@ def eval_data(config: EvalConfig, subject: Subject) -> DataConfig:
     if config.data.name is None:
         if subject.data is None:
             raise InputError("data", None, "must be given, e.g. data=imagenet, or image=PHOTO")
-        given = asdict(subject.data) | {
-            key: given[key] for key in ("root", "batch_size", "labels") if given[key] is not None
-        }
+        if config.data.augment is not None:
+            raise InputError("data.augment", config.data.augment, "is for training")
+        places = ("root", "batch_size", "labels", "download", "args")
+        given = asdict(subject.data) | {key: given[key] for key in places if given[key]}
     return DataConfig(**given | asdict(subject.preprocessing))
 
 

@@ -35,7 +35,7 @@ FLOORS = (
     ),
     ("session",),
     ("subject",),
-    ("evaluation",),
+    ("evaluation", "photos"),
     ("run", "zoo", "cli"),
     ("train", "eval", "bench"),
 )

@@ -294,13 +294,15 @@ def test_weights_are_part_of_what_is_learned_by_their_content(quick, tmp_path):
 def test_rmsprop_starts_from_the_old_v1_repository_s_sgd_weights(quick, tmp_path):
     state = {f"module.{key}": value for key, value in randomize(MarvisV1()).state_dict().items()}
     torch.save({"epoch": 90, "arch": "mobilenet", "state_dict": state}, tmp_path / "sgd.pth.tar")
-    words = ("model=v1", "model.width_mult=1", "model.args.activation=relu6", "optimizer=rmsprop")
+    words = ("model=v1", "model.width_mult=1", "optimizer=rmsprop")
     config = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "data=fake", "data.resolution=32")
     started = session.build_session(config)
     assert torch.equal(started.model.stem.conv.weight, state["module.model.0.0.weight"])
     assert isinstance(started.model.stem.act, torch.nn.ReLU)
     own_eps = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "data=fake", "model.bn_eps=0.5")
     assert session.build_session(own_eps).model.stem.bn.eps == 0.5
+    own_act = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "model.args.activation=relu6")
+    assert isinstance(session.build_session(own_act).model.stem.act, torch.nn.ReLU6)
 
 
 def test_weights_of_another_stem_are_refused(finished):
@@ -352,6 +354,7 @@ def test_a_run_s_checkpoint_is_exported_to_torchvision_and_timm(quick, tmp_path)
 
 def test_training_in_several_processes_is_refused(quick, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(InputError, match="WORLD_SIZE=2: train.py runs in one process"):
         run.train(quick())
     assert not (tmp_path / "runs").exists()

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mobilenet_exp import build_model, export_weights, load_weights, mobilenetv3
+from mobilenet_exp import build_model, export_weights, load_weights, mobilenetv3, run
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.weights import read_weights
-from mobilenet_exp.weights.published import find_published, find_released
+from mobilenet_exp.weights.published import TIMM, find_published, find_released
 
 
 def _torchvision(name: str, **options) -> nn.Module:
@@ -320,6 +320,15 @@ def _without(*keys: str) -> dict:
         (torchvision.models.resnet18().state_dict(), "of no known layout, begins bn1.bias"),
         ({}, "holds no tensors; holds nothing"),
         ({"optimizer": {"lr": 1}}, "holds no tensors; holds optimizer"),
+        ({0: torch.ones(3)}, "holds no tensors; holds 0"),
+        (
+            STATE | {"classifier.3.weight": torch.tensor(1.0)},
+            "classifier.3.weight scalar, expected",
+        ),
+        (
+            STATE | {"features.0.0.weight": torch.full((16, 3, 3, 3), float("nan"))},
+            "1 with values that are no finite real numbers (features.0.0.weight)",
+        ),
         (torch.ones(3), "holds a Tensor, no state dict"),
     ],
 )
@@ -399,6 +408,17 @@ def test_released_files_are_known_by_their_content():
     [
         ("torchvision:V9", "v2", "not known for v2; allowed: IMAGENET1K_V1, IMAGENET1K_V2"),
         ("torchvision:IMAGENET1K_V1", "v1", "torchvision has v2, v3_large, v3_small; not model=v1"),
+        (
+            "timm:mobilenetv4_conv_blur_medium.e500_r224_in1k",
+            "v4_conv_medium",
+            "is of a net that is not built here",
+        ),
+        ("timm:mobilenetv5_300m.gemma3n", "v4_conv_large", "is of a net that is not built here"),
+        (
+            "timm:mobilenetv3_small_050.lamb_in1k",
+            "v3_small",
+            "is of model=v3_small model.width_mult=0.5; not of v3_small at 1",
+        ),
         ("timm:mobilenetv3_large_100", "v3_large", "near: mobilenetv3_large_100.miil_in21k"),
         ("timm:mobilenetv3_larg_100.ra_in1k", "v3_large", "near: mobilenetv3_large_100.ra_in1k"),
     ],
@@ -472,3 +492,36 @@ def test_like_is_refused_where_it_has_no_meaning(tmp_path, compose_config):
         load_weights(model, tmp_path / "own.pth", like=name)
     with pytest.raises(InputError, match="goes with weights=FILE"):
         compose_config(f"weights_like={name}")
+
+    other = timm.create_model("mobilenetv3_small_100").state_dict()
+    torch.save(other, tmp_path / "timm.pth")
+    with pytest.raises(
+        InputError, match="weights_like=timm:mobilenetv2_100.ra_in1k: is of model=v2"
+    ):
+        load_weights(model, tmp_path / "timm.pth", like="timm:mobilenetv2_100.ra_in1k")
+
+
+def test_names_are_of_every_net_of_timm_that_is_built_here():
+    """A net that is not in the list is of an architecture that has no rows here, or not built."""
+    for arch in timm.list_pretrained("*mobilenet*"):
+        base = arch.partition(".")[0]
+        if base in TIMM:
+            found = find_published(f"timm:{arch}", *TIMM[base])
+            assert found.preprocessing.interpolation in ("bilinear", "bicubic")
+    missing = {arch.partition(".")[0] for arch in timm.list_pretrained("*mobilenet*")} - set(TIMM)
+    assert missing == {
+        "mobilenet_edgetpu_v2_m", "mobilenetv1_100h", "mobilenetv2_110d", "mobilenetv2_120d",
+        "mobilenetv3_large_150d", "mobilenetv3_rw", "mobilenetv4_conv_aa_large",
+        "mobilenetv4_conv_blur_medium", "mobilenetv5_300m",
+    }  # fmt: skip
+
+
+def test_own_weights_of_other_options_are_refused(tmp_path, quick):
+    """h-swish leaves no trace in shapes: the checkpoint's own word counts."""
+    config = quick("+model.args.hswish=none", "data=fake", "data.resolution=32", "train.epochs=1")
+    results = run.train(config)
+    best = tmp_path / "runs" / results["name"] / "checkpoints" / "best.pt"
+    options = {"width_mult": 0.35, "num_classes": 10}
+    with pytest.raises(InputError, match="was trained with {'hswish': 'none'}"):
+        load_weights(build_model("v3_small", **options), best)
+    assert load_weights(build_model("v3_small", **options, hswish="none"), best)

@@ -48,8 +48,10 @@ NETS = {
 }
 
 
-def _build(name: str, *, activation: str = "relu", **options) -> MobileNet:
-    """Build a V1. `activation`: `relu` as in the paper, or `relu6` as in slim and timm."""
+def _build(name: str, *, activation: str | None = None, **options) -> MobileNet:
+    """Build a V1. `activation`: `relu`, the default, as in the paper, or `relu6` as in slim
+    and timm."""
+    activation = activation or "relu"
     if activation not in ACTIVATIONS:
         allowed = f"not known; allowed: {', '.join(ACTIVATIONS)}"
         raise InputError("model.args.activation", activation, allowed)

@@ -48,6 +48,12 @@ class Weights:
     # of published weights: the `source` of their rows in `paper`
     source: str | None = None
 
+    @property
+    def num_classes(self) -> int | None:
+        """Number of rows of the classifier; None if there is no such thing."""
+        classifier = self.tensors.get("classifier.weight")
+        return len(classifier) if classifier is not None and classifier.ndim == 2 else None
+
     def into(self, model: MobileNet, *, new_classifier: bool = False) -> list[str]:
         """Put the weights into `model`, all of them and no others, in their dialect.
 
@@ -57,11 +63,11 @@ class Weights:
         """
         tensors, left_out = fill_counters(self.tensors, model), []
         own = model.state_dict()
-        theirs = tensors.get("classifier.weight")
-        if new_classifier and theirs is not None and len(theirs) != model.classifier.out_features:
+        theirs = self.num_classes
+        if new_classifier and theirs not in (None, model.classifier.out_features):
             kept = {key: own[key] for key in ("classifier.weight", "classifier.bias")}
             left_out.append(
-                f"new classifier: {len(theirs)} classes replaced by {model.classifier.out_features}"
+                f"new classifier: {theirs} classes replaced by {model.classifier.out_features}"
             )
             tensors |= kept
         check_fit(tensors, model, self.layout, self.origin)
@@ -90,7 +96,7 @@ def read_weights(path_or_name: str | Path, model: MobileNet, *, like: str | None
     if like and origin.startswith(("torchvision:", "timm:")):
         raise InputError("weights_like", like, "is for a file; a name brings its own settings")
     if origin.startswith(("torchvision:", "timm:")):
-        published = find_published(origin, model.name)
+        published = find_published(origin, model.name, model.width_mult)
         tensors = published.fetch()
         layout = recognise(set(tensors), origin)
         return Weights(
@@ -118,8 +124,10 @@ def read_weights(path_or_name: str | Path, model: MobileNet, *, like: str | None
         return _own(weights, file, model)
     if like and not layout.title.startswith(like.partition(":")[0]):
         raise InputError("weights_like", like, f"{origin} is of {layout.title}")
-    published = find_published(like, model.name, "weights_like") if like else None
-    published = published or find_released(file.sha256, model.name)
+    if like:
+        published = find_published(like, model.name, model.width_mult, key="weights_like")
+    else:
+        published = find_released(file.sha256, model.name, model.width_mult)
     if published is None:
         return weights
     found = "as asked" if like else "known by its content"
@@ -143,8 +151,9 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet) -> Weights:
     config: dict[str, Any] | None = file.extras.get("config")
     if config is None:
         return replace(weights, dialect=dialect_of(model))
-    for key in ("name", "width_mult", "stem_stride"):
-        trained, asked = config["model"][key], _built_with(model)[key]
+    trained_with = config["model"] | {"args": _telling(config["model"]["args"])}
+    for key, asked in _built_with(model).items():
+        trained = trained_with[key]
         if trained != asked:
             allowed = f"{weights.origin} was trained with {trained}"
             raise InputError(f"model.{key}", asked, allowed)
@@ -165,11 +174,25 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet) -> Weights:
     )
 
 
+# options at which a net is as without them; the activation is part of the dialect
+SILENT = {"width_rule": "paper", "hswish": "table", "head_width": None}
+
+
+def _telling(args: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that make it another net."""
+    return {
+        key: value
+        for key, value in args.items()
+        if key != "activation" and (key not in SILENT or SILENT[key] != value)
+    }
+
+
 def _built_with(model: MobileNet) -> dict[str, Any]:
     return {
         "name": model.name,
         "width_mult": model.width_mult,
         "stem_stride": model.stem.conv.stride[0],
+        "args": _telling(model.args),
     }
 
 

@@ -76,7 +76,8 @@ def _read_pickle(path: Path) -> Any:
             else:
                 allowed = f"refused: it asks to run {asked[1]}; only tensors and plain types load"
             raise InputError("weights", path, allowed) from error
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+        except Exception as error:
+            # a damaged pickle fails in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError("weights", path, f"no weight file, or damaged: {reason}") from error
 
@@ -93,7 +94,11 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any],
             over = f", not {' or '.join(others)}" if others else ""
             loaded, notes = loaded[wrapper], [f"taken from {wrapper}{over}"]
             break
-    tensors = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+    tensors = {
+        key: value
+        for key, value in loaded.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
     # the counter of torch's AveragedModel
     tensors.pop("n_averaged", None)
     if not tensors:

@@ -141,10 +141,11 @@ def _as_shaped(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def check_fit(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> None:
-    """Raise InputError naming the first few tensors that are missing, extra or misshapen.
+    """Raise InputError naming the first few tensors that do not fit.
 
-    `tensors` are under our names; the message has the file's. `num_batches_tracked`,
-    which files of PyTorch before 0.4.1 lack, may be missing.
+    Missing, extra, misshapen, or with values that are not finite. `tensors` are under our
+    names; the message has the file's. `num_batches_tracked`, which files of PyTorch
+    before 0.4.1 lack, may be missing.
     """
     own, names_of = model.state_dict(), layout.names(model, set())
 
@@ -160,20 +161,28 @@ def check_fit(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> 
         for key in own
         if key in tensors and tensors[key].shape != own[key].shape
     ]
+    broken = [
+        theirs(key)
+        for key in own
+        if key in tensors and (tensors[key].is_complex() or not tensors[key].isfinite().all())
+    ]
     found = [
         f"{len(keys)} {what} ({'; '.join(keys[:3])}{'; ...' if len(keys) > 3 else ''})"
         for keys, what in (
             (missing, "missing"),
             (extra, "not of this net"),
             (misshapen, "of another shape"),
+            (broken, "with values that are no finite real numbers"),
         )
         if keys
     ]
     if found:
         width = f"{model.name} at width {model.width_mult:g}"
+        head, rows = theirs("classifier.x").removesuffix("x"), tensors.get("classifier.weight")
+        is_head_only = all(text.startswith(head) for text in misshapen)
         hint = ""
-        if not missing and not extra and all(theirs("classifier.x")[:-1] in m for m in misshapen):
-            hint = f"; model.num_classes={len(tensors['classifier.weight'])} fits"
+        if is_head_only and rows is not None and rows.ndim == 2 and not missing + extra + broken:
+            hint = f"; model.num_classes={len(rows)} fits"
         allowed = f"of {layout.title}, does not fit {width}: tensors {', '.join(found)}{hint}"
         raise InputError("weights", path, allowed)
 

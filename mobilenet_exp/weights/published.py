@@ -25,6 +25,30 @@ TORCHVISION = {
     "v3_large": "mobilenet_v3_large",
     "v3_small": "mobilenet_v3_small",
 }
+# timm's names of nets that are built here, and our name and width of them
+TIMM = {
+    "mobilenetv1_100": ("v1", 1.0),
+    "mobilenetv1_125": ("v1", 1.25),
+    "mobilenetv2_050": ("v2", 0.5),
+    "mobilenetv2_100": ("v2", 1.0),
+    "mobilenetv2_140": ("v2", 1.4),
+    "mobilenetv3_large_100": ("v3_large", 1.0),
+    "mobilenetv3_small_050": ("v3_small", 0.5),
+    "mobilenetv3_small_075": ("v3_small", 0.75),
+    "mobilenetv3_small_100": ("v3_small", 1.0),
+    "tf_mobilenetv3_large_075": ("v3_large", 0.75),
+    "tf_mobilenetv3_large_100": ("v3_large", 1.0),
+    "tf_mobilenetv3_small_075": ("v3_small", 0.75),
+    "tf_mobilenetv3_small_100": ("v3_small", 1.0),
+    "tf_mobilenetv3_large_minimal_100": ("v3_large_minimalistic", 1.0),
+    "tf_mobilenetv3_small_minimal_100": ("v3_small_minimalistic", 1.0),
+    "mobilenetv4_conv_small_050": ("v4_conv_small", 0.5),
+    "mobilenetv4_conv_small": ("v4_conv_small", 1.0),
+    "mobilenetv4_conv_medium": ("v4_conv_medium", 1.0),
+    "mobilenetv4_conv_large": ("v4_conv_large", 1.0),
+    "mobilenetv4_hybrid_medium": ("v4_hybrid_medium", 1.0),
+    "mobilenetv4_hybrid_large": ("v4_hybrid_large", 1.0),
+}
 # hashes in the names of released files, e.g. mobilenet_v2-b0353104.pth
 RELEASED = re.compile(r"-([0-9a-f]{8})\.pth$")
 
@@ -51,24 +75,26 @@ class Published:
             raise InputError("weights", self.name, f"could not be fetched: {reason}") from error
 
 
-def find_published(name: str, model_name: str, key: str = "weights") -> Published:
+def find_published(
+    name: str, model_name: str, width_mult: float = 1.0, *, key: str = "weights"
+) -> Published:
     """Look up `torchvision:IMAGENET1K_V2` (of `model_name`) or `timm:ARCH.TAG`.
 
-    Raises InputError, under `key`, listing what is near.
+    Raises InputError, under `key`, for an unknown name and for one of another net.
     """
     library, _, rest = name.partition(":")
     if library == "torchvision":
         return _torchvision(name, rest, model_name, key)
     if library == "timm":
-        return _timm(name, rest, key)
+        return _timm(name, rest, model_name, width_mult, key)
     raise InputError(key, name, "not known; allowed: torchvision:TAG, timm:ARCH.TAG")
 
 
-def find_released(sha256: str, model_name: str) -> Published | None:
+def find_released(sha256: str, model_name: str, width_mult: float = 1.0) -> Published | None:
     """Find published weights by the content of a file: releases carry its hash in their name."""
     for prefix, name in _released_hashes(model_name).items():
         if sha256.startswith(prefix):
-            return find_published(name, model_name)
+            return find_published(name, model_name, width_mult)
     return None
 
 
@@ -98,7 +124,7 @@ def _torchvision(name: str, tag: str, model_name: str, key: str) -> Published:
     )
 
 
-def _timm(name: str, arch: str, key: str) -> Published:
+def _timm(name: str, arch: str, model_name: str, width_mult: float, key: str) -> Published:
     known = timm.list_pretrained("*mobilenet*")
     if arch not in known:
         if "." not in arch:
@@ -107,6 +133,13 @@ def _timm(name: str, arch: str, key: str) -> Published:
             tags = difflib.get_close_matches(arch, known, n=3, cutoff=0.5)
         allowed = f"near: {', '.join(tags)}" if tags else "timm.list_pretrained() has the names"
         raise InputError(key, name, f"not known to timm {timm.__version__}; {allowed}")
+    # some others, timm's blurred V4 among them, have the same tensors and are other nets
+    ours = TIMM.get(arch.partition(".")[0])
+    if ours is None:
+        raise InputError(key, name, f"is of a net that is not built here; {', '.join(TIMM)} are")
+    if ours != (model_name, width_mult):
+        needed = f"model={ours[0]} model.width_mult={ours[1]:g}"
+        raise InputError(key, name, f"is of {needed}; not of {model_name} at {width_mult:g}")
     pretrained = timm.get_pretrained_cfg(arch)
     with torch.device("meta"):
         net = timm.create_model(arch, pretrained=False)
