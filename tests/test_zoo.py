@@ -30,7 +30,8 @@ def test_every_row_is_on_the_page():
 
 def test_what_is_counted_is_what_the_rows_say():
     for row in BUILT:
-        assert zoo.count(row).madds == row.madds_as_printed, row
+        assert zoo.count(row).madds == row.madds, row
+        assert zoo.count(row, row.convention).madds == row.madds_as_printed, row
 
 
 def test_a_row_s_words_compose_its_own_net_and_side(compose_config):
