@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 LARGE = (
     # kernel, expanded, out, squeeze-excite, h-swish, stride
@@ -203,3 +204,19 @@ def randomize(net: nn.Module) -> nn.Module:
             # layer scale, near 0 when new
             module.gamma.uniform_(0.5, 1.0)
     return net.eval()
+
+
+@torch.no_grad()
+def assert_same_logits(
+    theirs: nn.Module, ours: nn.Module, side: int = 64, *, exact_to: float = 1e-8
+) -> None:
+    images = torch.randn(2, 3, side, side)
+    expected, logits = theirs(images), ours(images)
+    # 1e-5 of unit-scaled logits in float32; in float64 nothing but rounding is left
+    scale = expected.std()
+    torch.testing.assert_close(logits / scale, expected / scale, rtol=0, atol=1e-5)
+    # the fused attention of a CPU approximates exp, also in float64
+    with sdpa_kernel(SDPBackend.MATH):
+        exactly, exact = theirs.double()(images.double()), ours.double()(images.double())
+    torch.testing.assert_close(exact / scale, exactly / scale, rtol=0, atol=exact_to)
+    theirs.float(), ours.float()

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from layout_nets import randomize
 from torch import nn
 
 from mobilenet_exp import build_model, list_models, profile_model
@@ -85,7 +86,7 @@ def test_counts_and_logits_equal_the_peer(peer, name, width, options):
     theirs = _peer(peer).eval()
     eps = next(m.eps for m in theirs.modules() if isinstance(m, nn.BatchNorm2d))
     ours = build_model(name, width_mult=width, bn_eps=eps, **options).eval()
-    _randomize(theirs)
+    randomize(theirs)
     _copy_by_order(theirs, ours)
     # at 65 px TensorFlow's SAME padding, which timm's tf_ nets emulate, is symmetric
     images = torch.randn(2, 3, 65, 65)
@@ -97,19 +98,6 @@ def test_counts_and_logits_equal_the_peer(peer, name, width, options):
     scale = expected.std()
     torch.testing.assert_close(logits / scale, expected / scale, rtol=0, atol=1e-5)
     torch.testing.assert_close(exact, exactly, rtol=1e-10, atol=1e-10)
-
-
-@torch.no_grad()
-def _randomize(net: nn.Module) -> None:
-    """Give every affine and running statistic a value that a mistake would show in."""
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.uniform_(-0.2, 0.2)
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.5, 1.5)
-        elif isinstance(module, nn.Linear):
-            module.weight.normal_(std=0.05)
 
 
 def _copy_by_order(source: nn.Module, target: nn.Module) -> None:

@@ -8,12 +8,11 @@ import pytest
 import timm
 import torch
 import torchvision
-from layout_nets import DLi14V3, FlatV2, KuanWangV3, MarvisV1, randomize
+from layout_nets import DLi14V3, FlatV2, KuanWangV3, MarvisV1, assert_same_logits, randomize
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mobilenet_exp import build_model, export_weights, load_weights, mobilenetv3, run
+from mobilenet_exp import build_model, load_weights, mobilenetv3, run
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.weights import read_weights
@@ -107,23 +106,7 @@ def test_random_weights_give_the_logits_of_their_source(title, tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "any.name")
     ours = load_weights(build_model(name, width_mult=width, **options), tmp_path / "any.name")
     assert not ours.training
-    _assert_same_logits(theirs, ours)
-
-
-@torch.no_grad()
-def _assert_same_logits(
-    theirs: nn.Module, ours: nn.Module, side: int = 64, *, exact_to: float = 1e-8
-) -> None:
-    images = torch.randn(2, 3, side, side)
-    expected, logits = theirs(images), ours(images)
-    # 1e-5 of unit-scaled logits in float32; in float64 nothing but rounding is left
-    scale = expected.std()
-    torch.testing.assert_close(logits / scale, expected / scale, rtol=0, atol=1e-5)
-    # the fused attention of a CPU approximates exp, also in float64
-    with sdpa_kernel(SDPBackend.MATH):
-        exactly, exact = theirs.double()(images.double()), ours.double()(images.double())
-    torch.testing.assert_close(exact / scale, exactly / scale, rtol=0, atol=exact_to)
-    theirs.float(), ours.float()
+    assert_same_logits(theirs, ours)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +124,7 @@ def test_tensorflow_s_padding_comes_with_the_name(arch, name, width, tmp_path):
     ours = build_model(name, width_mult=width)
     load_weights(ours, tmp_path / "model.safetensors", like=f"timm:{arch}")
     for side in (64, 96, 97):
-        _assert_same_logits(theirs, ours, side)
+        assert_same_logits(theirs, ours, side)
     # without it: BN eps and padding of timm's other nets, so other logits
     plain = load_weights(build_model(name, width_mult=width), tmp_path / "model.safetensors")
     assert dialect_of(plain).words() == "BN eps 1e-05"
@@ -203,7 +186,7 @@ def test_the_old_v1_repository_s_file_loads_as_it_was_written(tmp_path):
     # its activation wins over what the net was built with
     ours = load_weights(build_model("v1", activation="relu6"), tmp_path / "model_best.pth.tar")
     assert isinstance(ours.stem.act, nn.ReLU)
-    _assert_same_logits(net, ours)
+    assert_same_logits(net, ours)
 
 
 @pytest.mark.parametrize("mode", ["small", "large"])
@@ -215,7 +198,7 @@ def test_the_old_readme_s_call_works_as_it_stood(mode, tmp_path, monkeypatch):
     net_small = mobilenetv3(mode=mode)
     state_dict = torch.load("mobilenetv3_small_67.4.pth.tar")
     net_small.load_state_dict(state_dict)
-    _assert_same_logits(theirs, net_small.eval())
+    assert_same_logits(theirs, net_small.eval())
     # the caller's dict is as it was, and our own keys still load
     assert "features.0.0.weight" in state_dict
     net_small.load_state_dict(net_small.state_dict())
@@ -230,67 +213,6 @@ def test_mobilenetv3_builds_the_old_repository_s_net():
     assert mobilenetv3(num_classes=7).classifier.out_features == 7
     with pytest.raises(InputError, match="mode=medium: allowed: large, small"):
         mobilenetv3(mode="medium")
-
-
-EXPORTS = {
-    "torchvision v2": ("torchvision", "v2", 1.0, {}, lambda: _torchvision("mobilenet_v2")),
-    "torchvision large": (
-        "torchvision", "v3_large", 1.0, {}, lambda: _torchvision("mobilenet_v3_large"),
-    ),
-    "torchvision small": (
-        "torchvision", "v3_small", 1.0, {}, lambda: _torchvision("mobilenet_v3_small"),
-    ),
-    **{
-        f"timm {arch}": ("timm", name, width, options, lambda arch=arch: timm.create_model(arch))
-        for arch, name, width, options in (
-            ("mobilenetv1_100", "v1", 1.0, {"activation": "relu6"}),
-            ("mobilenetv2_100", "v2", 1.0, {}),
-            ("mobilenetv2_035", "v2", 0.35, {}),
-            ("mobilenetv2_140", "v2", 1.4, {}),
-            ("mobilenetv3_large_100", "v3_large", 1.0, {}),
-            ("mobilenetv3_large_075", "v3_large", 0.75, {}),
-            ("mobilenetv3_small_100", "v3_small", 1.0, {}),
-            ("mobilenetv3_small_050", "v3_small", 0.5, {"width_rule": "timm"}),
-            ("mobilenet_edgetpu_100", "v3_edgetpu", 1.0, {}),
-            ("mobilenetv4_conv_small_050", "v4_conv_small", 0.5, {}),
-            ("mobilenetv4_conv_medium", "v4_conv_medium", 1.0, {}),
-            ("mobilenetv4_hybrid_medium", "v4_hybrid_medium", 1.0, {}),
-        )
-    },
-    "kuan_wang": ("kuan_wang", "seed_v3_small", 0.75, {}, lambda: KuanWangV3("small", 0.75)),
-    "marvis": ("marvis", "v1", 1.0, {}, MarvisV1),
-    "tonylins": ("tonylins", "v2", 1.0, {}, lambda: FlatV2(last_apart=False)),
-    "d_li14_v2": ("d_li14_v2", "v2", 0.5, {}, lambda: FlatV2(0.5, last_apart=True)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("title", EXPORTS)
-def test_exported_weights_load_strictly_there_and_give_the_same_logits(title):
-    layout, name, width, options, build = EXPORTS[title]
-    # the paper's BN eps, which is not the target's everywhere
-    ours = randomize(build_model(name, width_mult=width, **options))
-    theirs = build().eval()
-    theirs.load_state_dict(export_weights(ours, layout), strict=True)
-    # variances that take up another eps are rounded to float32
-    _assert_same_logits(theirs, ours, exact_to=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "layout", "message"),
-    [
-        ("v1", {}, "timm", "layout=timm: timm runs relu6, this net relu"),
-        ("v3_large", {"width_mult": 0.75}, "torchvision", "other channels at width 0.75"),
-        ("v3_small", {"width_mult": 0.5}, "timm", "other channels at width 0.5"),
-        ("v3_small", {"head_width": 1280}, "timm", "the published head"),
-        ("v3_small", {"stem_stride": 1}, "timm", "halves the image in the stem"),
-        ("v1", {}, "torchvision", "holds v3_large, v3_small; not v1"),
-        ("v2", {}, "onnx", "not known; allowed: torchvision, ours, timm"),
-        ("v3_small", {}, "d_li14_v3", "squeeze-excite before act if expanded"),
-    ],
-)
-def test_what_the_target_has_not_is_not_exported(name, options, layout, message):
-    with pytest.raises(InputError, match=message):
-        export_weights(build_model(name, **options), layout)
 
 
 def _without(*keys: str) -> dict:
@@ -465,7 +387,7 @@ def test_a_fetched_file_goes_the_library_s_way(name, model, build, monkeypatch):
     assert weights.source == name
     ours = build_model(model)
     weights.into(ours)
-    _assert_same_logits(theirs, ours.eval())
+    assert_same_logits(theirs, ours.eval())
 
 
 def test_a_new_classifier_takes_the_place_of_another_number_of_classes(tmp_path):

@@ -6,6 +6,7 @@ Knows the blocks; does not know which paper it is building. `Bottleneck`s that g
 nets at every width but 1.0.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,7 +30,7 @@ Scaled = Callable[[float], int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(ABC):
     """`out` channels at width 1.0 and the stride; `fixed` rows ignore `width_mult`."""
 
     out: int
@@ -37,8 +38,9 @@ class Row:
     act: str = "relu"
     fixed: bool = False
 
+    @abstractmethod
     def build(self, in_channels: int, out_channels: int, scaled: Scaled, norm: Norm) -> nn.Module:
-        raise NotImplementedError
+        """Build the block between channels that are scaled already."""
 
 
 @dataclass(frozen=True, kw_only=True)
