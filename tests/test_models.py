@@ -131,8 +131,15 @@ def _count_by_hooks(net: nn.Module, resolution: int) -> int:
     return total
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("width", [0.1, 0.35, 0.61, 1.37])
+# of the heavy V4 one width each: they share their rules with Conv-Small
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        (name, width)
+        for name in NAMES
+        for width in ((0.35,) if name in NAMES[-4:] else (0.1, 0.35, 0.61, 1.37))
+    ],
+)
 def test_any_width_trains_at_32_px(name, width):
     net = build_model(name, width_mult=width, num_classes=7)
     logits = net(torch.randn(3, 3, 32, 32))
@@ -142,7 +149,7 @@ def test_any_width_trains_at_32_px(name, width):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("side", [32, 33, 50, 97])
+@pytest.mark.parametrize("side", [32, 33, 97])
 def test_any_side_from_32_px_evaluates_the_same_twice(name, side):
     net = build_model(name, width_mult=0.25, num_classes=5).eval()
     images = torch.randn(2, 3, side, side)
