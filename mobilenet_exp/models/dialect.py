@@ -10,14 +10,13 @@ from torch import nn
 from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, InvertedResidual
 from mobilenet_exp.models.network import MobileNet
 
-SE_PLACES = ("after_act", "before_act", "before_act_if_expanded")
-
 
 @dataclass(frozen=True)
 class Dialect:
     """`activation` is V1's (None: the network's own); `se` says where squeeze-excite
-    gates: after the depthwise activation, before it, or before it in blocks that have
-    an expansion convolution. `tf_same` pads as TensorFlow does."""
+    gates: `after_act`, after the depthwise activation, `before_act`, or
+    `before_act_if_expanded`, before it in blocks that have an expansion convolution.
+    `tf_same` pads as TensorFlow does."""
 
     bn_eps: float
     activation: str | None = None

@@ -76,7 +76,9 @@ class Weights:
         return left_out
 
 
-def load_weights(model: MobileNet, path_or_name: str | Path, *, like: str | None = None):
+def load_weights(
+    model: MobileNet, path_or_name: str | Path, *, like: str | None = None
+) -> MobileNet:
     """Return `model` with published or own weights, ready to evaluate.
 
     `path_or_name` is a file of any known layout, or `torchvision:IMAGENET1K_V2`,
