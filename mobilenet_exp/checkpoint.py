@@ -3,6 +3,7 @@
 Knows no W&B and no loop.
 """
 
+import contextlib
 import os
 import pickle
 from pathlib import Path
@@ -10,22 +11,73 @@ from typing import Any
 
 import torch
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.errors import InputError, RunError
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import Dialect, adopt
 
 FORMAT = 1
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to `path`: to a file beside it first, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None = None) -> None:
+    """Write `state` to `path`: to a file beside it first, then renamed over it.
+
+    What was at `path` before becomes `previous`, if that is given. At every moment one of
+    the two is whole. Raises RunError if it cannot be written; both then stay as they are.
+    """
     partial = path.with_suffix(".tmp")
-    with partial.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(partial, path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        # torch wraps what the system says in errors of its own
+        reason = getattr(error, "strerror", None) or _first_cause(error)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise RunError(f"{path} could not be written: {reason}") from error
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return getattr(error, "strerror", None) or (str(error).splitlines() or ["?"])[0]
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the renaming itself outlast a power cut, where folders can be flushed."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def load_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Read `last.pt` of a folder, or `previous.pt` if that is damaged or not there.
+
+    Returns None for a folder without either, and lines for a person about what was
+    damaged; it is put aside as `last.pt.damaged`. Raises InputError if none can be read.
+    """
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    if not last.exists() and not previous.exists():
+        return None, []
+    if last.exists():
+        try:
+            return load_checkpoint(last), []
+        except InputError as error:
+            if not previous.exists():
+                raise
+            state = load_checkpoint(previous)
+            os.replace(last, folder / "last.pt.damaged")
+            return state, [f"{error}; put aside as last.pt.damaged, went back to previous.pt"]
+    return load_checkpoint(previous), [f"{last} is gone; went back to previous.pt"]
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from mobilenet_exp.config import to_config
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.errors import InputError, RunError
 from mobilenet_exp.explain import explain
 from mobilenet_exp.schema import BenchConfig, Config, EvalConfig
+from mobilenet_exp.stopping import Preempted, requeue
 from mobilenet_exp.sweep import Sweep
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -88,8 +89,14 @@ def _main(program: Callable[[], None], schema: type) -> None:
     code = 0
     try:
         program()
+    except Preempted as stop:
+        # a run's last checkpoint is written; a sweep ends with its run
+        _print_error(stop.line)
+        if line := requeue(stop):
+            _print_error(line)
+        code = stop.exit_code
     except KeyboardInterrupt:
-        _print_error("interrupted; the same command resumes after the last whole epoch")
+        _print_error("interrupted; the same command goes on after the last checkpoint")
         code = INTERRUPTED
     except Exception as error:
         # jobs report their own errors, so this one arose while composing
@@ -148,7 +155,10 @@ def _close_sweep(sweep: Sweep) -> int:
 
 
 def _report(error: Exception, overrides: tuple[str, ...], schema: type) -> str:
-    """Print an error, with its traceback unless it is bad input; return its line."""
+    """Print an error, with its traceback if no person was meant to read it; return its line."""
+    if isinstance(error, RunError):
+        _print_error(str(error))
+        return str(error)
     if not isinstance(error, BAD_INPUT_ERRORS):
         traceback.print_exception(error)
         return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -158,4 +168,6 @@ def _report(error: Exception, overrides: tuple[str, ...], schema: type) -> str:
 
 
 def _print_error(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr)
+    # of processes that share a job, the first says what they all know
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {text}", file=sys.stderr)

@@ -1,18 +1,19 @@
-"""A composed configuration, checked; and the identity of a run.
+"""A composed configuration, checked and compared; and the identity of a run.
 
 Only here, in `schema` and in `cli` is OmegaConf known. Nothing here needs torch.
 """
 
 import hashlib
 import json
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from mobilenet_exp.errors import InputError
-from mobilenet_exp.schema import RULES, AnyConfig, Config
+from mobilenet_exp.rules import RULES
+from mobilenet_exp.schema import AnyConfig, Config
 
 
 def to_config(composed: Any, schema: type = Config) -> AnyConfig:
@@ -33,7 +34,8 @@ def to_config(composed: Any, schema: type = Config) -> AnyConfig:
     config = OmegaConf.to_object(typed)
     if getattr(config, "weights_like", None) and not config.weights:
         raise InputError("weights_like", config.weights_like, "goes with weights=FILE")
-    return config
+    is_smoke = isinstance(config, Config) and config.run.smoke
+    return shrink(config) if is_smoke else config
 
 
 def to_dict(config: AnyConfig) -> dict[str, Any]:
@@ -47,30 +49,80 @@ def to_yaml(config: AnyConfig) -> str:
 
 
 def run_name(config: Config) -> str:
-    """Return the run's folder name and W&B id: readable head, hash of what is learned.
+    """Return the run's folder name and W&B id: readable head, hash of what is learned."""
+    text = json.dumps(identity(config), sort_keys=True)
+    return f"{run_title(config)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
-    Only what differs from the schema's defaults enters the hash, so a key that a later
-    version adds does not rename the runs made before it.
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return what is learned, by section: the values that are not the schema's defaults.
+
+    A key that a later version adds thus does not rename the runs made before it. Places
+    are left out, and files count by their content.
     """
-    identity = {}
+    found = {}
     for section in fields(config):
         values = getattr(config, section.name)
         if not is_dataclass(values) or section.name == "run":
             continue
         default = section.default_factory()
-        identity[section.name] = {
+        found[section.name] = {
             entry.name: getattr(values, entry.name)
             for entry in fields(values)
             if not entry.metadata.get("place")
             and getattr(values, entry.name) != getattr(default, entry.name)
         }
+    if not found["distill"]:
+        del found["distill"]
+    if config.distill.teacher:
+        found["distill"]["teacher"] = weights_identity(config.distill.teacher)
     if config.weights:
-        identity["weights"] = [weights_identity(config.weights), config.weights_like]
+        found["weights"] = [weights_identity(config.weights), config.weights_like]
     if config.data.name == "imagefolder" and config.data.root:
         # a folder of images has no other name than its own; where it lies does not matter
-        identity["data"]["folder"] = Path(config.data.root).resolve().name
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{run_title(config)}-{digest}"
+        found["data"]["folder"] = Path(config.data.root).resolve().name
+    return found
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """Return the learned keys in which two configurations differ, with their values."""
+    found = []
+    for section in fields(ours):
+        values, others = getattr(ours, section.name), getattr(theirs, section.name)
+        if section.name == "run" or not is_dataclass(values):
+            continue
+        for entry in fields(values):
+            here, there = getattr(values, entry.name), getattr(others, entry.name)
+            if here != there and not entry.metadata.get("place"):
+                found.append(f"{section.name}.{entry.name} is {there} there, {here} here")
+    return found
+
+
+def shrink(config: Config) -> Config:
+    """Return a recipe made small enough to run in seconds on noise, its parts all in use."""
+    data, train = config.data, config.train
+    side = 64
+    # what a batch is cut into, and mixup's pairs
+    parts = 2 * train.accumulate * config.run.devices
+    return replace(
+        config,
+        data=replace(
+            data,
+            name="fake",
+            root=None,
+            labels=None,
+            batch_size=max(8 // parts, 1) * parts,
+            resolution=side,
+            train_resolution=data.train_resolution and side // 2,
+            progressive_from=data.progressive_from and side // 2,
+            args={"num_images": 4 * parts + 8, "num_classes": 10},
+        ),
+        schedule=replace(config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, 0.5)),
+        train=replace(train, epochs=2, precise_bn_batches=min(train.precise_bn_batches, 1)),
+        weights=config.weights if config.weights and Path(config.weights).is_file() else None,
+        weights_like=None,
+        run=replace(config.run, workers=0),
+    )
 
 
 def weights_identity(weights: str) -> str:

@@ -1,15 +1,26 @@
-"""Processes that share one job, as `torchrun` starts them. Knows no config and no loop."""
+"""Processes that share one job: started here or by `torchrun`. Knows no config and no loop."""
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+import pickle
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+
+from mobilenet_exp.errors import InputError, RunError
+from mobilenet_exp.stopping import Preempted
 
 T = TypeVar("T")
+# seconds that processes get to save before they are killed
+SAVE_WITHIN = 120
 
 
 @dataclass(frozen=True)
@@ -19,6 +30,8 @@ class Team:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    # Gloo, so that what is agreed on the CPU does not wait for a GPU
+    group: Any = None
 
     @property
     def is_first(self) -> bool:
@@ -29,8 +42,51 @@ class Team:
         if self.size == 1:
             return [value]
         values: list[T] = [value] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def together(self, action: Callable[[], T]) -> T:
+        """Do `action` in every process; what one of them raises for a person, all raise."""
+        result, refusal = None, None
+        try:
+            result = action()
+        except (InputError, RunError) as error:
+            refusal = error
+        for each in self.gather(refusal):
+            if each is not None:
+                raise each
+        return result
+
+    def share(self, action: Callable[[], T]) -> T:
+        """Do `action` in the first process alone; every process returns or raises as it does."""
+        result = self.together(lambda: action() if self.is_first else None)
+        if self.size == 1:
+            return result
+        values = [result]
+        dist.broadcast_object_list(values, 0, group=self.group)
+        return values[0]
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether it is set in any process."""
+        if self.size == 1:
+            return list(flags)
+        answers = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(answers, dist.ReduceOp.MAX, group=self.group)
+        return answers.bool().tolist()
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the first one's BatchNorm statistics."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def average_buffers(self, model: nn.Module) -> None:
+        """Give every process the average of all processes' BatchNorm statistics."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.size
 
 
 def num_launched() -> int:
@@ -40,7 +96,7 @@ def num_launched() -> int:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Team]:
-    """Join the processes that torchrun started; alone without it.
+    """Join the processes that were started for this job; alone if it is the only one.
 
     On CUDA each process takes the GPU of its local rank, and NCCL; else Gloo.
     """
@@ -48,11 +104,128 @@ def joined(device: torch.device) -> Iterator[Team]:
     if size == 1:
         yield Team()
         return
-    team = Team(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", 0)))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if device.type == "cuda":
-        torch.cuda.set_device(team.local_rank)
+        if local_rank >= torch.cuda.device_count():
+            allowed = f"this machine has {torch.cuda.device_count()} GPUs; one a process"
+            raise InputError("run.devices", size, allowed)
+        torch.cuda.set_device(local_rank)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    group = dist.new_group(backend="gloo") if device.type == "cuda" else None
     try:
-        yield team
+        yield Team(int(os.environ["RANK"]), size, local_rank, group)
     finally:
         dist.destroy_process_group()
+
+
+def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: int) -> T:
+    """Run `job(*args)` in new processes on this machine and return the first one's result.
+
+    They are started by torch's elastic agent, and all anew, up to `max_restarts` times,
+    if one dies. Raises what the job raises for a person as it is; RunError if processes
+    died too often; Preempted if this process was told to stop, once they have stopped.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=f"train-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=max_restarts,
+        monitor_interval=0.2,
+    )
+    if hasattr(config, "shutdown_timeout"):
+        config.shutdown_timeout = SAVE_WITHIN
+    asked = _pass_on_early_signals()
+    try:
+        answers = elastic_launch(config, _worker)(job, args, processes)
+    except SignalException as stop:
+        if multiprocessing.active_children():
+            # told a second time, while the processes were saving
+            _leave_at_once()
+        raise Preempted(asked.get("signal", stop.sigval)) from None
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        started = max_restarts + 1
+        words = f"process {rank} of {processes} ended with {failure.exitcode}"
+        raise RunError(f"{words}, started {started} times; what it printed says why") from error
+    result, refusal = pickle.loads(answers[0])
+    if refusal is not None:
+        raise refusal
+    return result
+
+
+def _worker(job: Callable, args: tuple, processes: int) -> bytes:
+    """Run the job; what a person should read is a result, not a reason to start anew."""
+    # as many threads in all as one process would take
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    result, refusal = None, None
+    try:
+        result = job(*args)
+    except (InputError, RunError) as error:
+        refusal = error
+    except Preempted as stop:
+        sys.exit(stop.exit_code)
+    except Exception:
+        traceback.print_exc()
+        raise
+    return pickle.dumps((result, refusal))
+
+
+def _pass_on_early_signals() -> dict[str, int]:
+    """Turn the signals that announce an end into SIGTERM, which the elastic agent knows."""
+    asked: dict[str, int] = {}
+
+    def pass_on(number: int, _: object) -> None:
+        asked["signal"] = number
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, pass_on)
+    return asked
+
+
+def _leave_at_once() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(128 + signal.SIGINT)
+
+
+class SyncedBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the images of all processes, where torch has none: on a CPU.
+
+    In training only; every process must bring as many images.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(images)
+        from torch.distributed.nn.functional import all_reduce
+
+        count = images.numel() // images.shape[1] * dist.get_world_size()
+        mean = all_reduce(images.sum((0, 2, 3))) / count
+        centred = images - mean[:, None, None]
+        var = all_reduce(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            # cumulative where there is no momentum
+            share = self.momentum or 1 / self.num_batches_tracked.item()
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(var * count / (count - 1), share)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+def synchronise_bn(model: nn.Module, device: torch.device) -> nn.Module:
+    """Let every BatchNorm see the images of all processes; weights and names stay."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncedBatchNorm
+    return model

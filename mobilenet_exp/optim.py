@@ -47,6 +47,17 @@ def adamw(
     return torch.optim.AdamW(groups, lr, betas=tuple(betas), eps=eps)
 
 
+@OPTIMIZERS.register("lamb")
+def lamb(
+    groups: list[dict], lr: float, *, betas: list[float] = (0.9, 0.999), eps: float = 1e-6
+) -> Optimizer:
+    """Adam whose step in each tensor follows the tensor's norm (You et al., arXiv:1904.00962)."""
+    from timm.optim import Lamb
+
+    # its own clipping of all gradients is `clip_grad_norm` here
+    return Lamb(groups, lr, betas=tuple(betas), eps=eps, max_grad_norm=None)
+
+
 def build_optimizer(
     model: nn.Module,
     name: str,
@@ -54,22 +65,35 @@ def build_optimizer(
     lr: float,
     weight_decay: float,
     decay_norm_and_bias: bool = False,
+    decay_depthwise: bool = True,
     args: dict[str, object] | None = None,
 ) -> Optimizer:
-    """Build the optimizer over `model`'s parameters.
+    """Build the optimizer over those of `model`'s parameters that learn.
 
     Unless `decay_norm_and_bias`, weight decay spares every one-dimensional parameter:
-    biases and normalisation. Raises InputError for an unknown name or argument.
+    biases and normalisation; unless `decay_depthwise`, the filters of depthwise
+    convolutions. Raises InputError for an unknown name or argument.
     """
     args = args or {}
     OPTIMIZERS.check_options(name, args, "optimizer.args")
+    depthwise = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+    }
     decayed, spared = [], []
     for parameter in model.parameters():
-        is_spared = parameter.ndim <= 1 and not decay_norm_and_bias
+        if not parameter.requires_grad:
+            continue
+        is_spared = (parameter.ndim <= 1 and not decay_norm_and_bias) or (
+            id(parameter) in depthwise and not decay_depthwise
+        )
         (spared if is_spared else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}]
-    if spared:
-        groups.append({"params": spared, "weight_decay": 0.0})
+    groups = [
+        {"params": params, "weight_decay": decay}
+        for params, decay in ((decayed, weight_decay), (spared, 0.0))
+        if params
+    ]
     try:
         return OPTIMIZERS.get(name)(groups, lr, **args)
     except (TypeError, ValueError) as error:

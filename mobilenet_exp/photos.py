@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mobilenet_exp import engine
 from mobilenet_exp.data import eval_transform
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.hardware import autocast
 from mobilenet_exp.images import find_images, read_picture
 from mobilenet_exp.subject import Subject
 
@@ -40,7 +40,7 @@ def name_photos(
             unread[str(photo)] = str(error).removeprefix(f"{photo} ")
             continue
         images = transform(picture.image).as_subclass(Tensor)[None].to(device)
-        with engine.autocast(device):
+        with autocast(device):
             logits = model(images).float()
         best = logits.softmax(1)[0].topk(min(5, logits.shape[1]))
         guesses = [

@@ -23,6 +23,15 @@ class Profile(NamedTuple):
     madds: int
     params: int
 
+    def summary(self) -> dict[str, float]:
+        """Return the figures by W&B's names for them, plain and in millions."""
+        return {
+            "model/madds": self.madds,
+            "model/params": self.params,
+            "model/madds_m": self.madds / 1e6,
+            "model/params_m": self.params / 1e6,
+        }
+
 
 def profile_model(model: nn.Module, resolution: int, convention: str = "paper") -> Profile:
     """Count one forward of a (1, 3, resolution, resolution) image in eval mode.
@@ -37,7 +46,7 @@ def profile_model(model: nn.Module, resolution: int, convention: str = "paper") 
     if convention not in CONVENTIONS:
         allowed = f"not known; allowed: {', '.join(CONVENTIONS)}"
         raise InputError("convention", convention, allowed)
-    params = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    params = sum(parameter.numel() for parameter in model.parameters())
     ghost = copy.deepcopy(model).to("meta").eval()
     images = torch.empty(1, 3, resolution, resolution, device="meta")
     counter = FlopCounterMode(display=False, custom_mapping=CONVENTIONS[convention])

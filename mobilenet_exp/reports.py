@@ -17,9 +17,12 @@ SWEEP_COLUMNS = ("top-1 %", "madds M", "params M")
 ROWS = {"top1": "top-1 %", "top5": "top-5 %", "madds_m": "madds M", "params_m": "params M"}
 
 
-def announce(folder: Path, status: str, device: object, profile: Any, epoch: int) -> None:
+def announce(
+    folder: Path, status: str, device: object, profile: Any, epoch: int, update: int = 0
+) -> None:
     """Say where the run lives, on what it runs and how large the net is."""
-    resumed = f", resumed after epoch {epoch}" if epoch else ""
+    resumed = f", resumed after epoch {epoch}" if epoch or update else ""
+    resumed += f", update {update}" if update else ""
     console.line(f"{folder} on {device}{resumed}")
     console.line(f"{profile.madds / MILLION:.2f} M madds, {profile.params / MILLION:.3f} M params")
     console.line(status)
@@ -27,9 +30,11 @@ def announce(folder: Path, status: str, device: object, profile: Any, epoch: int
 
 def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
     """Return an epoch's figures on one line; accuracies in percent."""
+    average = f"  averaged {row['val_ema/top1']:6.2f}" if "val_ema/top1" in row else ""
+    skipped = f"  {row['train/num_skipped']} skipped" if row.get("train/num_skipped") else ""
     return (
-        f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {row['train/loss']:.3f}"
-        f"  val top-1 {row['val/top1']:6.2f} top-5 {row['val/top5']:6.2f}"
+        f"epoch {epoch:>{len(str(epochs))}}/{epochs}  loss {row['train/loss']:.3f}{skipped}"
+        f"  val top-1 {row['val/top1']:6.2f} top-5 {row['val/top5']:6.2f}{average}"
         f"  lr {row['train/lr']:.1e}  {row['train/images_per_s']:.0f} images/s"
     )
 

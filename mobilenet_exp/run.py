@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp import console, engine, reports
+from mobilenet_exp import console, reports
 from mobilenet_exp.benchmark import measure_latency
-from mobilenet_exp.comparison import Comparison, compare
-from mobilenet_exp.config import run_name, run_title, to_dict, to_yaml
-from mobilenet_exp.distributed import joined, num_launched
+from mobilenet_exp.comparison import compare
+from mobilenet_exp.config import to_dict
+from mobilenet_exp.distributed import joined
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.evaluation import (
     Outcome,
@@ -18,97 +18,15 @@ from mobilenet_exp.evaluation import (
     files_of,
     score,
 )
+from mobilenet_exp.hardware import select_device
 from mobilenet_exp.photos import name_photos
-from mobilenet_exp.profiling import Profile, profile_model
-from mobilenet_exp.schema import BenchConfig, Config, DataConfig, EvalConfig
-from mobilenet_exp.session import (
-    Progress,
-    Session,
-    build_session,
-    check_images,
-    resume,
-    run_epoch,
-    save,
-)
+from mobilenet_exp.profiling import profile_model
+from mobilenet_exp.schema import BenchConfig, DataConfig, EvalConfig
 from mobilenet_exp.subject import Subject, eval_data, load_subject
-from mobilenet_exp.tracking import Tracker
+from mobilenet_exp.tracking import Tracker, tags_of
+from mobilenet_exp.training import train
 
-# Words of a command that say where, not what: no tags of a run.
-PLACES = ("run.", "data.root=", "hydra.")
-
-
-def train(
-    config: Config, *, overrides: tuple[str, ...] = (), group: str | None = None
-) -> dict[str, Any]:
-    """Train the configured network, or resume it, or return its result if it is done.
-
-    Everything goes to `run.root/run_name(config)`; `overrides` become W&B's tags and
-    `group` names the sweep. Returns the content of results.json. Raises InputError
-    before anything is written.
-    """
-    if num_launched() > 1:
-        # each would write the same run
-        allowed = "train.py runs in one process; torchrun is for eval.py"
-        raise InputError("WORLD_SIZE", num_launched(), allowed)
-    folder = Path(config.run.root) / run_name(config)
-    is_new = not (folder / "checkpoints" / "last.pt").exists()
-    session = build_session(config, is_new=is_new)
-    if (folder / "results.json").exists():
-        return _finished(session, folder / "results.json")
-    resume(session, folder / "checkpoints")
-    profile = profile_model(session.model, config.data.resolution)
-    comparison = compare(
-        config.model,
-        config.data,
-        session.num_classes,
-        num_images=session.loaders.identity()["num_val"],
-    )
-    tracker = Tracker(
-        folder,
-        config=to_dict(config),
-        title=run_title(config),
-        mode=config.run.wandb,
-        project=config.run.wandb_project,
-        group=group,
-        tags=(config.model.name, *(word for word in overrides if not word.startswith(PLACES))),
-    )
-    with tracker:
-        tracker.write("config.yaml", to_yaml(config))
-        tracker.keep_until(session.progress.epoch)
-        tracker.summary(_profile_summary(profile) | comparison.summary())
-        reports.announce(folder, tracker.status, session.device, profile, session.progress.epoch)
-        for note in session.notes:
-            console.line(note)
-        _train_epochs(session, folder, tracker, comparison)
-        results = _results(session, folder.name, profile, comparison)
-        tracker.write("results.json", json.dumps(results, indent=2) + "\n")
-    reports.print_comparison(results)
-    return results
-
-
-def _finished(session: Session, path: Path) -> dict[str, Any]:
-    """Return the results of a run that is done, if they are of the same images."""
-    try:
-        results = json.loads(path.read_text())
-        images = results["images"]
-    except (ValueError, KeyError, TypeError) as error:
-        allowed = f"{path} is damaged; without it the run is finished again from its checkpoint"
-        raise InputError("run.root", session.config.run.root, allowed) from error
-    check_images(session, images, path)
-    console.line(f"{path.parent} is finished; another seed (train.seed=N) is another run")
-    reports.print_comparison(results)
-    return results
-
-
-def _train_epochs(session: Session, folder: Path, tracker: Tracker, comparison: Comparison) -> None:
-    """Run the epochs that are left. Logs, then saves: a crash repeats an epoch, skips none."""
-    epochs, progress = session.config.train.epochs, session.progress
-    while progress.epoch < epochs:
-        metrics, is_best = run_epoch(session, console.progress)
-        tracker.log(progress.epoch, metrics)
-        tracker.summary(_best_summary(progress, comparison))
-        console.line(reports.epoch_line(progress.epoch, epochs, metrics))
-        save(session, folder / "checkpoints", is_best=is_best)
+__all__ = ["bench", "evaluate", "train"]
 
 
 def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -119,7 +37,7 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
     share, and rank 0 writes. Returns the content of results.json, for photos the
     numbers left out and missing, on other ranks none.
     """
-    device = engine.select_device(config.run.device)
+    device = select_device(config.run.device)
     subject = load_subject(config, overrides)
     if config.image is not None:
         if config.data.name is not None:
@@ -168,7 +86,7 @@ def _record(
         title=f"eval {name}",
         mode=config.run.wandb,
         project=config.run.wandb_project,
-        tags=(subject.config.name, *(word for word in overrides if not word.startswith(PLACES))),
+        tags=(subject.config.name, *tags_of(overrides)),
         job_type="eval",
         run_id=f"{subject.folder.name}-{name}" if subject.folder else name,
         root=Path(config.run.root),
@@ -176,7 +94,7 @@ def _record(
     with tracker:
         figures = {f"eval/{key}": value for key, value in outcome.scores.items()}
         tracker.summary(
-            _profile_summary(profile)
+            profile.summary()
             | comparison.summary(results["top1"], results["top5"])
             | figures
             | {"eval/num_left_out": results["num_left_out"]}
@@ -193,7 +111,7 @@ def _record(
 
 def bench(config: BenchConfig) -> list[dict[str, Any]]:
     """Time the configured networks side by side and print the table; return its rows."""
-    device = engine.select_device(config.run.device)
+    device = select_device(config.run.device)
     rows = measure_latency(
         config.models,
         config.batch_sizes,
@@ -205,44 +123,3 @@ def bench(config: BenchConfig) -> list[dict[str, Any]]:
     )
     reports.print_latency(rows, config.resolution, config.rounds, device)
     return rows
-
-
-def _profile_summary(profile: Profile) -> dict[str, float]:
-    return {
-        "model/madds": profile.madds,
-        "model/params": profile.params,
-        "model/madds_m": profile.madds / 1e6,
-        "model/params_m": profile.params / 1e6,
-    }
-
-
-def _best_summary(progress: Progress, comparison: Comparison) -> dict[str, Any]:
-    return {
-        "best/top1": progress.top1,
-        "best/top5": progress.top5,
-        "best/epoch": progress.best_epoch,
-        **comparison.summary(progress.top1, progress.top5),
-    }
-
-
-def _results(
-    session: Session, name: str, profile: Profile, comparison: Comparison
-) -> dict[str, Any]:
-    config, progress = session.config, session.progress
-    return {
-        "name": name,
-        "images": session.loaders.identity(),
-        "model": config.model.name,
-        "width_mult": config.model.width_mult,
-        "data": config.data.name,
-        "resolution": config.data.resolution,
-        "num_classes": session.num_classes,
-        **profile._asdict(),
-        "top1": progress.top1,
-        "top5": progress.top5,
-        "best_epoch": progress.best_epoch,
-        "last_top1": progress.last_top1,
-        "epochs": progress.epoch,
-        "seconds": round(progress.seconds, 1),
-        **comparison.to_results(progress.top1, progress.top5),
-    }

@@ -5,6 +5,7 @@ base rate; a resumed run needs the step counter and nothing else.
 """
 
 import math
+import random
 from collections.abc import Callable
 
 from mobilenet_exp.errors import InputError
@@ -50,25 +51,47 @@ def build_schedule(
     epochs: int,
     steps_per_epoch: int,
     warmup_epochs: float = 0.0,
+    warmup_from: float = 0.0,
+    counts_warmup: bool = False,
+    noise: list[float] | None = None,
+    seed: int = 0,
     args: dict[str, float] | None = None,
 ) -> Callable[[int], float]:
     """Return `lr_at(step)`, the learning rate of an update counted from 0.
 
-    During the warm-up the rate rises linearly to `lr`; step 0 is not 0. The schedule
-    itself then runs over the epochs that are left. Raises InputError for an unknown
-    name or argument.
+    During the warm-up the rate rises linearly from `warmup_from * lr` to `lr`; step 0 is
+    never 0. The schedule itself then runs over the epochs that are left, or, with
+    `counts_warmup`, goes on as if it had run from the start. `noise` is explained in the
+    schema. Raises InputError for an unknown name or argument and for a warm-up that
+    is longer than the training.
     """
     schedule, args = SCHEDULES.get(name), args or {}
     SCHEDULES.check_options(name, args, "schedule.args")
     for key, (is_allowed, allowed) in _RANGES.items():
         if key in args and not is_allowed(args[key]):
             raise InputError(f"schedule.args.{key}", args[key], allowed)
+    if warmup_epochs > epochs:
+        allowed = f"is longer than the training, train.epochs={epochs}"
+        raise InputError("schedule.warmup_epochs", warmup_epochs, allowed)
     warmup_steps = warmup_epochs * steps_per_epoch
+    passed = 0.0 if counts_warmup else warmup_epochs
 
     def lr_at(step: int) -> float:
         if step < warmup_steps:
-            return lr * min(1.0, (step + 1) / (warmup_steps + 1))
-        epoch = (step - warmup_steps) / steps_per_epoch
-        return lr * schedule(epoch, epochs - warmup_epochs, **args)
+            risen = min(1.0, (step + 1) / (warmup_steps + 1))
+            return lr * (warmup_from + (1 - warmup_from) * risen)
+        epoch = step / steps_per_epoch
+        factor = schedule(epoch - passed, epochs - passed, **args)
+        if noise and noise[0] <= epoch / epochs < noise[1]:
+            factor *= 1 + _small_normal(seed + int(epoch))
+        return lr * factor
 
     return lr_at
+
+
+def _small_normal(seed: int) -> float:
+    """Draw from N(0, 1) until the draw is within 0.67, timm's default."""
+    draw = random.Random(seed)
+    while abs(value := draw.gauss(0, 1)) >= 0.67:
+        pass
+    return value

@@ -1,4 +1,4 @@
-"""The schema of every configuration, and the rules that its types alone do not settle.
+"""The schema of every configuration.
 
 `model data optimizer schedule train` and `weights` say what is learned and give a run
 its name; `run`, and the fields marked as a place, say where and how.
@@ -29,19 +29,23 @@ class ModelConfig:
     bn_eps: float | None = None
     # PyTorch's sense, 1 - decay; null: the paper's
     bn_momentum: float | None = None
+    # probability of dropping the last block's branch, rising to it from 0 at the first
+    stochastic_depth: float = 0.0
     # options of one family, e.g. activation for v1, head_width for v3
     args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class OptimizerConfig:
-    # sgd, rmsprop, rmsprop_torch, adamw
+    # sgd, rmsprop, rmsprop_torch, adamw, lamb
     name: str = MISSING
     # base learning rate, at the peak of the schedule
     lr: float = MISSING
     weight_decay: float = MISSING
     # whether weight decay also acts on biases and normalisation
     decay_norm_and_bias: bool = False
+    # whether it acts on depthwise filters; V1's paper: very little or none
+    decay_depthwise: bool = True
     # further arguments of the optimizer's class
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -50,8 +54,13 @@ class OptimizerConfig:
 class ScheduleConfig:
     # cosine, step, exponential, constant
     name: str = MISSING
-    # linear rise from 0 to lr, in epochs; fractions allowed
+    # linear rise to lr, in epochs, from this share of it in [0, 1)
     warmup_epochs: float = 0.0
+    warmup_from: float = 0.0
+    # whether the schedule's epochs count from the start, not from the warm-up's end
+    counts_warmup: bool = False
+    # shares of the training between which each epoch's rate has timm's noise; null: nowhere
+    noise: list[float] | None = None
     # arguments of the schedule's function
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -64,15 +73,36 @@ class DataConfig:
     root: str | None = field(default=None, metadata=PLACE)
     # may the data be downloaded into root?
     download: bool = field(default=False, metadata=PLACE)
+    # images of one update, over all processes
     batch_size: int = MISSING
     # input side in pixels, >= 32
     resolution: int = MISSING
+    # that of training; null: the same
+    train_resolution: int | None = None
+    # that of the first epoch, from which training's rises in steps of 32; null: no rise
+    progressive_from: int | None = None
     # share of the resized image that evaluation crops from its centre, (0, 1]
     crop_pct: float = MISSING
     # of that resizing: bilinear or bicubic
     interpolation: str = "bilinear"
-    # training augmentation: random_resized_crop, pad_crop_flip, affine, none
+    # training augmentation: random_resized_crop, inception, pad_crop_flip, affine, none
     augment: str = MISSING
+    # smallest share of the image's area that the first two of them crop
+    min_crop_area: float = 0.08
+    # imagenet or cifar10 (AutoAugment), ta_wide (TrivialAugment), or RandAugment in timm's
+    # words, e.g. rand-m9-mstd0.5; null: none
+    auto_augment: str | None = None
+    # probability of erasing a rectangle, by the mean (const) or by noise (pixel)
+    random_erase: float = 0.0
+    erase_mode: str = "const"
+    # alphas of mixup and cutmix; 0: off
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    # probability that a batch is mixed, and, where both are on, that cutmix does it
+    mix_prob: float = 1.0
+    cutmix_share: float = 0.5
+    # repeated augmentation: times that an image comes in an epoch of as many images
+    repeats: int = 1
     # of pixels scaled to [0, 1], per colour channel
     mean: list[float] = MISSING
     std: list[float] = MISSING
@@ -91,6 +121,37 @@ class TrainConfig:
     # training batches to re-estimate BatchNorm's statistics from, before each
     # evaluation; 0: use the running averages as they are
     precise_bn_batches: int = 0
+    # largest norm of all gradients together; null: they are not clipped
+    clip_grad_norm: float | None = None
+    # parts of a batch, one after the other; BatchNorm sees each alone
+    accumulate: int = 1
+    # what BatchNorm learns from: batch, each process's own images; sync, those of all
+    # processes; frozen: it keeps the statistics it starts from
+    bn: str = "batch"
+    # all, or classifier: a linear probe, the rest stays as `weights` has it
+    trainable: str = "all"
+    # decay of an average of weights and BN statistics, e.g. 0.9999; null: none is kept
+    ema_decay: float | None = None
+    # updates between two steps of the average
+    ema_every: int = 1
+    # whether its decay rises from 0, so that a short run's average is not its start
+    ema_warmup: bool = True
+    # where a loss is not finite: stop; skip the update; or rollback to the last
+    # checkpoint, passing over the images since
+    on_nonfinite: str = "stop"
+
+
+@dataclass
+class DistillConfig:
+    # learn from its answers: a checkpoint, a weights file, torchvision:TAG, timm:ARCH.TAG
+    teacher: str | None = None
+    # the net that a file or torchvision's tag is of
+    model: str | None = None
+    width_mult: float = 1.0
+    # by which both answers are softened, > 0
+    temperature: float = 1.0
+    # the teacher's part in the loss, [0, 1]
+    share: float = 0.5
 
 
 @dataclass
@@ -101,6 +162,20 @@ class RunConfig:
     device: str = "auto"
     # processes that load images; null: 0 for data in memory, else one per core
     workers: int | None = None
+    # processes that train together on this machine, a GPU each where it has GPUs
+    devices: int = 1
+    # times that they are started anew, from the last checkpoint, after one has died
+    max_restarts: int = 1
+    # minutes between two checkpoints inside an epoch; 0: every update; null: none
+    save_every_minutes: float | None = 10.0
+    # only algorithms that give the same bits each time; slower on a GPU
+    deterministic: bool = False
+    # auto: channels_last from 96 px; or contiguous, channels_last
+    memory_format: str = "auto"
+    # keep freed memory for the next step (Linux): faster on CPUs, more of it is held
+    keep_memory: bool = True
+    # shrink the recipe to seconds on noise, to see that it runs
+    smoke: bool = False
     # auto: online where a key and a network are there, else offline; or a fixed mode
     wandb: str = "auto"
     wandb_project: str = "mobilenet_exp"
@@ -115,6 +190,7 @@ class Config:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     # weights to start from: a file of any known layout, torchvision:TAG or timm:ARCH.TAG
     weights: str | None = None
     # published weights whose settings a file needs, where its keys cannot tell
@@ -152,6 +228,8 @@ class EvalConfig:
 
     # of a run: brings its model, data and preprocessing
     checkpoint: str | None = None
+    # whether to take a checkpoint's averaged weights, where it has them
+    ema: bool = True
     # as for train.py; needs model=
     weights: str | None = None
     weights_like: str | None = None
@@ -179,78 +257,4 @@ class BenchConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """How images are prepared for evaluation; the defaults are the field's for ImageNet.
-
-    The shorter side is resized to resolution / crop_pct, the centre is cropped; mean and
-    std are of pixels in [0, 1].
-    """
-
-    resolution: int = 224
-    crop_pct: float = 0.875
-    interpolation: str = "bilinear"
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
-
-    def words(self) -> str:
-        """Return it in one line."""
-        return (
-            f"{self.resolution} px, crop_pct {self.crop_pct:g}, {self.interpolation}, "
-            f"mean {list(self.mean)}, std {list(self.std)}"
-        )
-
-
 AnyConfig = Config | EvalConfig | BenchConfig
-
-_ABOVE_0 = (lambda v: 0 < v < float("inf"), "must be a number > 0")
-_FROM_0 = (lambda v: 0 <= v < float("inf"), "must be a number >= 0")
-_WHOLE = (lambda v: v >= 1, "must be a whole number > 0")
-_COUNT = (lambda v: v >= 0, "must be a whole number >= 0")
-_SHARE = (lambda v: 0 <= v < 1, "must be in [0, 1)")
-_SIDE = (lambda v: v >= 32, "must be a whole number of pixels >= 32")
-_NAMED = (lambda v: v.strip() != "", "must name something, or not be given")
-_RGB = (lambda v: len(v) == 3, "must be three numbers, one per colour channel")
-
-
-def _one_of(*allowed: str) -> tuple:
-    return (lambda v: v in allowed, f"not known; allowed: {', '.join(allowed)}")
-
-
-# One row per key whose value the types alone do not settle; null is left to the types.
-RULES = {
-    "model.width_mult": _ABOVE_0,
-    "model.num_classes": _WHOLE,
-    "model.dropout": _SHARE,
-    "model.stem_stride": (lambda v: v in (1, 2), "must be 1 or 2"),
-    "model.bn_eps": _ABOVE_0,
-    "model.bn_momentum": (lambda v: 0 < v <= 1, "must be in (0, 1]"),
-    "optimizer.lr": _ABOVE_0,
-    "optimizer.weight_decay": _FROM_0,
-    "schedule.warmup_epochs": _FROM_0,
-    "data.batch_size": _WHOLE,
-    "data.resolution": _SIDE,
-    "data.crop_pct": (lambda v: 0 < v <= 1, "must be in (0, 1]"),
-    "data.interpolation": _one_of("bilinear", "bicubic"),
-    "data.on_bad_image": _one_of("skip", "fail"),
-    "data.mean": _RGB,
-    "data.std": (lambda v: len(v) == 3 and min(v) > 0, "must be three numbers > 0"),
-    "train.epochs": _WHOLE,
-    "train.seed": (lambda v: 0 <= v < 2**32, "must be a whole number from 0 to 2**32 - 1"),
-    "train.label_smoothing": _SHARE,
-    "train.precise_bn_batches": _COUNT,
-    "run.device": _one_of("auto", "cpu", "cuda", "mps"),
-    "run.root": (lambda v: v.strip() != "", "must name a folder"),
-    "weights": _NAMED,
-    "weights_like": _NAMED,
-    "checkpoint": _NAMED,
-    "image": _NAMED,
-    "data.labels": _NAMED,
-    "run.workers": _COUNT,
-    "run.wandb": _one_of("auto", "online", "offline", "disabled"),
-    "models": (lambda v: len(v) > 0, "must name at least one model"),
-    "batch_sizes": (lambda v: len(v) > 0 and min(v) >= 1, "must be whole numbers > 0"),
-    "resolution": _SIDE,
-    "warmup": _COUNT,
-    "rounds": _WHOLE,
-}

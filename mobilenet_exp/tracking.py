@@ -3,22 +3,23 @@
 Knows neither torch nor loops. The file is the durable record; W&B shows the same.
 """
 
+import contextlib
 import json
 import os
-import subprocess
 import traceback
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import wandb
 
+from mobilenet_exp import console
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.provenance import git_commit, versions
+from mobilenet_exp.stopping import Preempted
 
 # seconds to wait for W&B's server to open a run
 INIT_TIMEOUT = 20
 MODES = ("online", "offline", "disabled")
-VERSIONS_OF = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb")
 
 
 class Tracker:
@@ -49,6 +50,8 @@ class Tracker:
     ) -> None:
         self.folder = folder
         self._metrics = None
+        # None: W&B is gone
+        self._run: wandb.Run | None = None
         self.status = ""
         self._mode = mode
         self._init_args = {
@@ -85,10 +88,34 @@ class Tracker:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         try:
             self._close()
-            if error is not None:
-                self.write("error.txt", "".join(traceback.format_exception(error)))
+            if isinstance(error, Preempted):
+                self._tell("mark_preempting")
+            elif error is not None:
+                # a full disk must not hide the error itself
+                with contextlib.suppress(OSError):
+                    self.write("error.txt", "".join(traceback.format_exception(error)))
         finally:
-            self._run.finish(exit_code=1 if kind else 0)
+            self._tell("finish", exit_code=1 if kind else 0)
+
+    def _tell(self, method: str, *args: Any, **options: Any) -> None:
+        """Call W&B's run, and do without it from the first call that fails.
+
+        The files in the folder are the durable record; a training must not end because
+        its dashboard did.
+        """
+        if self._run is None:
+            return
+        try:
+            if method == "update_summary":
+                self._run.summary.update(*args)
+            else:
+                getattr(self._run, method)(*args, **options)
+        except Exception as error:
+            # W&B's own, broken pipes, whatever its service died of
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            console.line(f"W&B is gone ({reason}); the run goes on, its files are complete")
+            self._run = None
+            wandb.teardown(exit_code=1)
 
     def keep_until(self, epoch: int) -> None:
         """Drop the rows of epochs after `epoch`: they were logged but not saved."""
@@ -106,7 +133,7 @@ class Tracker:
         self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
-        self._run.log(row)
+        self._tell("log", row)
 
     def _close(self) -> None:
         if self._metrics is not None:
@@ -115,11 +142,12 @@ class Tracker:
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table in W&B; the folder keeps such things as files of their own."""
-        self._run.log({name: wandb.Table(columns=columns, data=rows)})
+        if self._run is not None:
+            self._tell("log", {name: wandb.Table(columns=columns, data=rows)})
 
     def summary(self, figures: dict[str, Any]) -> None:
         """Set the run's single figures, by which W&B's table sorts and compares runs."""
-        self._run.summary.update(figures)
+        self._tell("update_summary", figures)
 
     def write(self, name: str, text: str) -> None:
         """Put a small file into the run's folder, whole or not at all."""
@@ -163,6 +191,15 @@ class Tracker:
         return run
 
 
+# words of a command that say where, not what: no tags of a run
+PLACES = ("run.", "data.root=", "hydra.")
+
+
+def tags_of(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of a command that tell its run from others."""
+    return tuple(word for word in overrides if not word.startswith(PLACES))
+
+
 def _offline_line(run: "wandb.Run") -> str:
     # run.dir is wandb/offline-run-.../files
     folder = Path(run.dir).parents[1]
@@ -176,23 +213,6 @@ def _settings() -> "wandb.Settings":
     if hasattr(settings, "x_transaction_log_flush_interval"):
         settings.x_transaction_log_flush_interval = 1.0
     return settings
-
-
-def versions() -> dict[str, str]:
-    """Return the installed versions of the libraries that decide a result."""
-    return {name: version(name) for name in VERSIONS_OF}
-
-
-def git_commit() -> str | None:
-    """Return the code's commit, with `-dirty` if files differ from it; None outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

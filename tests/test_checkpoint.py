@@ -8,7 +8,7 @@ import torch
 
 from mobilenet_exp import build_model
 from mobilenet_exp.checkpoint import load_checkpoint, restore_model, save_checkpoint
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.errors import InputError, RunError
 
 
 def test_a_checkpoint_comes_back_by_weights_only(tmp_path):
@@ -25,12 +25,13 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     save_checkpoint(path, {"model": {}, "epoch": 1})
 
     def full_disk(*_):
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, {"epoch": 2})
+    with pytest.raises(RunError, match="last.pt could not be written: No space left on device"):
+        save_checkpoint(path, {"epoch": 2}, previous=tmp_path / "previous.pt")
     assert load_checkpoint(path)["epoch"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
 class _Malicious:

@@ -150,38 +150,6 @@ def test_a_killed_run_is_resumed_by_the_same_command(tmp_path):
     assert epochs == list(range(1, 13))
 
 
-@pytest.mark.parametrize(
-    ("sent", "code", "line"),
-    [
-        (signal.SIGINT, 130, "error: interrupted; the same command resumes"),
-        (signal.SIGTERM, 143, ""),
-    ],
-)
-def test_a_stopped_run_is_marked_failed(tmp_path, sent, code, line):
-    process = subprocess.Popen(
-        _command("train.py", *FAST, "train.epochs=500", "run.wandb=offline"),
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/*/checkpoints/last.pt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(sent)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert errors.startswith(line)
-    assert errors.count("\n") <= 1
-    (trace,) = tmp_path.glob("runs/*/error.txt")
-    assert ("KeyboardInterrupt" if sent == signal.SIGINT else "SystemExit") in trace.read_text()
-    (stored,) = tmp_path.glob("runs/wandb/offline-run-*")
-    leet = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(stored)]
-    summary = json.loads(subprocess.run(leet, capture_output=True, text=True).stdout)
-    assert summary["state"] == "failed"
-
-
 @pytest.mark.parametrize("script", ["train.py", "eval.py", "bench.py"])
 def test_composing_and_completing_do_not_load_torch(tmp_path, script):
     probe = (

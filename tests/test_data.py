@@ -6,9 +6,11 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from mobilenet_exp.data import build_loaders, eval_transform, train_transform
+from mobilenet_exp.data import build_loaders
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.order import Key
 from mobilenet_exp.schema import DataConfig
+from mobilenet_exp.transforms import eval_transform, train_transform
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -33,7 +35,7 @@ def _data(name: str, **options) -> DataConfig:
 
 def test_digits_are_all_there_and_a_fifth_of_each_class_is_held_out():
     loaders = build_loaders(_data("digits", batch_size=500), seed=0)
-    train, val = loaders.train.dataset, loaders.val.dataset
+    train, val = loaders.train.dataset, loaders.val.dataset.dataset
     assert (len(train), len(val)) == (1437, 360)
     labels = torch.cat([labels for _, labels in loaders.val])
     assert labels.bincount().min() >= 34
@@ -85,7 +87,7 @@ def test_order_and_augmentation_follow_from_seed_and_epoch(folder, augment):
     def epoch(seed, number, workers):
         data = _data("imagefolder", root=str(folder), augment=augment, batch_size=2)
         loaders = build_loaders(data, seed=seed, workers=workers)
-        loaders.train_sampler.set_epoch(number)
+        loaders.order.set_position(number)
         torch.rand(1)
         return torch.cat([images for images, _ in loaders.train])
 
@@ -101,7 +103,7 @@ def test_loading_leaves_the_global_generator_alone(folder):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    view[(0, 99)]
+    view[Key(0, 99, 32)]
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -124,7 +126,7 @@ def test_fake_data_has_the_asked_size():
         ({"name": "fake", "args": {"foo": 1}}, "data.args.foo=1: not an option of fake; allowed:"),
         ({"name": "digits", "args": {"foo": 1}}, "data.args.foo=1: not an option of digits"),
         ({"name": "cifar10"}, "data.root=null: must be given: where CIFAR-10"),
-        ({"name": "digits", "batch_size": 1}, "data.batch_size=1: must be at least 2"),
+        ({"name": "digits", "batch_size": 1}, "data.batch_size=1: must leave each part at least 2"),
         ({"name": "fake"}, "data.args.num_images=???: must be given for fake"),
         ({"name": "mnist"}, "data.name=mnist: not known; allowed: digits"),
         ({"name": "digits", "augment": "zoom"}, "data.augment=zoom: not known; allowed:"),

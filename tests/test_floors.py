@@ -10,8 +10,9 @@ PACKAGE = "mobilenet_exp"
 
 # A module imports from lower floors only; modules of one floor do not know each other.
 FLOORS = (
-    ("errors", "paper", "console", "sweep", "schema", "images", "metrics", "distributed"),
-    ("registry", "config", "imagenet"),
+    ("errors", "paper", "sweep", "schema", "preprocessing", "images", "metrics", "stopping"),
+    ("registry", "rules", "imagenet", "hardware", "run_folder", "provenance", "console"),
+    ("config", "distributed", "averaging", "mixing", "order", "transforms"),
     ("explain", "schedule", "image_sets", "models.layers"),
     ("models.universal", "profiling"),
     ("models.rows",),
@@ -23,19 +24,15 @@ FLOORS = (
     ("weights.layouts",),
     ("weights.export", "weights.old_call"),
     ("weights",),
-    (
-        "data",
-        "optim",
-        "engine",
-        "checkpoint",
-        "tracking",
-        "comparison",
-        "benchmark",
-        "reports",
-    ),
-    ("session",),
+    ("data", "optim", "checkpoint", "tracking", "comparison", "benchmark", "reports", "networks"),
     ("subject",),
-    ("evaluation", "photos"),
+    ("teacher", "photos"),
+    ("engine",),
+    ("session", "evaluation"),
+    ("epochs",),
+    ("saving",),
+    ("record",),
+    ("training",),
     ("run", "zoo", "cli"),
     ("train", "eval", "bench"),
 )
@@ -45,17 +42,21 @@ DOORS = {
     "hydra": {"cli"},
     "omegaconf": {"schema", "config", "cli"},
     "wandb": {"tracking"},
-    "timm": {"optim", "imagenet", "weights.published"},
-    "torchvision": {"data", "image_sets", "benchmark", "weights.published"},
+    "timm": {"optim", "imagenet", "transforms", "mixing", "averaging", "weights.published"},
+    "torchvision": {
+        "data", "transforms", "image_sets", "benchmark", "models.network", "weights.published",
+    },
+    "filelock": {"run_folder"},
     "safetensors": {"weights.files"},
     "matplotlib": {"zoo"},
     "sklearn": {"image_sets"},
     "rich": {"console"},
-}
+}  # fmt: skip
 # answer before torch is loaded: composing, completing, explaining, printing
 WITHOUT_TORCH = {
-    "errors", "paper", "console", "sweep", "schema", "registry", "config", "explain", "schedule",
-    "tracking", "reports", "cli", "train", "eval", "bench",
+    "errors", "paper", "console", "sweep", "schema", "rules", "registry", "config", "explain",
+    "schedule", "tracking", "provenance", "reports", "stopping", "run_folder", "cli", "train",
+    "eval", "bench",
 }  # fmt: skip
 
 

@@ -20,13 +20,15 @@ from mobilenet_exp import (
     load_weights,
     model_from_checkpoint,
     run,
+    saving,
     session,
     tracking,
+    training,
 )
 from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config import run_name, to_config, to_dict
-from mobilenet_exp.engine import NonFiniteLossError
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.epochs import finish_epoch, train_epoch
+from mobilenet_exp.errors import InputError, NonFiniteLossError
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.schema import EvalConfig, RunConfig
 
@@ -80,7 +82,7 @@ def test_a_digits_accuracy_is_never_held_against_imagenet(finished):
 
 def test_a_finished_run_returns_its_result_and_trains_nothing(finished, monkeypatch, capsys):
     config, results, _ = finished
-    monkeypatch.setattr(run, "run_epoch", None)
+    monkeypatch.setattr(training, "train_epoch", None)
     assert run.train(config) == results
     assert "is finished" in capsys.readouterr().out
 
@@ -93,13 +95,13 @@ def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path, monkeypatc
     run.train(whole)
     cut = quick(*words, f"run.root={tmp_path}/cut")
 
-    def crash_at_2(state, folder, *, is_best):
+    def crash_at_2(state, folder, *, is_best=False):
         if state.progress.epoch == 2:
             raise RuntimeError("power cut")
-        session.save(state, folder, is_best=is_best)
+        saving.save(state, folder, is_best=is_best)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "save", crash_at_2)
+        patch.setattr(training, "save", crash_at_2)
         with pytest.raises(RuntimeError, match="power cut"):
             run.train(cut)
     folder = tmp_path / "cut" / run_name(cut)
@@ -231,7 +233,9 @@ def test_workers_change_nothing(quick):
     for workers in (0, 2):
         built = session.build_session(quick(*words, f"run.workers={workers}"))
         for _ in range(2):
-            session.run_epoch(built, console.progress)
+            for _ in train_epoch(built, console.progress):
+                pass
+            finish_epoch(built)
         weights.append(built.model.state_dict())
     _assert_equal(dict(weights[0]), dict(weights[1]))
 
@@ -350,11 +354,3 @@ def test_a_run_s_checkpoint_is_exported_to_torchvision_and_timm(quick, tmp_path)
             torch.testing.assert_close(
                 theirs.eval()(images), expected, rtol=0, atol=1e-5 * expected.std().item()
             )
-
-
-def test_training_in_several_processes_is_refused(quick, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    with pytest.raises(InputError, match="WORLD_SIZE=2: train.py runs in one process"):
-        run.train(quick())
-    assert not (tmp_path / "runs").exists()

@@ -48,11 +48,37 @@ def test_warmup_rises_in_a_line_and_joins_the_schedule(warmup_epochs):
     assert lr_at(900) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_warmup_longer_than_the_run_only_rises():
-    lr_at = build_schedule("cosine", lr=0.1, epochs=1, steps_per_epoch=10, warmup_epochs=2)
+def test_a_warmup_may_take_the_whole_run_but_no_longer():
+    lr_at = build_schedule("cosine", lr=0.1, epochs=1, steps_per_epoch=10, warmup_epochs=1)
     rates = [lr_at(step) for step in range(10)]
     assert rates == sorted(rates)
     assert rates[-1] < 0.1
+    with pytest.raises(InputError, match="warmup_epochs=2: is longer than the training"):
+        build_schedule("cosine", lr=0.1, epochs=1, steps_per_epoch=10, warmup_epochs=2)
+
+
+def test_a_warmup_rises_from_its_share_and_can_count_as_schedule():
+    """d-li14's 0.1 to 0.4 in 5 epochs; TF's decay that has run since the first step."""
+    words = {"lr": 0.4, "epochs": 10, "steps_per_epoch": 100, "warmup_epochs": 5}
+    lr_at = build_schedule("cosine", **words, warmup_from=0.25)
+    assert lr_at(0) == pytest.approx(0.1, abs=0.001)
+    assert lr_at(500) == 0.4
+    decay = {"every_epochs": 2.5, "gamma": 0.5}
+    after = build_schedule("step", **words, args=decay)
+    within = build_schedule("step", **words, args=decay, counts_warmup=True)
+    assert after(500) == 0.4
+    assert within(500) == 0.4 * 0.5**2
+
+
+def test_noise_stays_in_its_epochs_and_follows_from_the_seed():
+    words = {"lr": 1.0, "epochs": 10, "steps_per_epoch": 2, "noise": [0.4, 0.9]}
+    rates = [build_schedule("constant", **words, seed=3)(step) for step in range(20)]
+    assert rates[:8] == [1.0] * 8
+    assert rates[18:] == [1.0] * 2
+    assert len(set(rates[8:18])) == 5
+    assert all(0.33 <= rate <= 1.67 for rate in rates)
+    assert rates == [build_schedule("constant", **words, seed=3)(step) for step in range(20)]
+    assert rates != [build_schedule("constant", **words, seed=4)(step) for step in range(20)]
 
 
 def test_unknown_arguments_are_refused():

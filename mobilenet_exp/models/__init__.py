@@ -5,7 +5,7 @@ Importing this package registers the families; it needs torch.
 
 # registers the builders, in the order of list_models
 from mobilenet_exp.models import v1, v2, v3, v3_edgetpu, seed_v3, v4  # noqa: F401, I001
-from mobilenet_exp.models.network import MobileNet
+from mobilenet_exp.models.network import MobileNet, set_stochastic_depth
 from mobilenet_exp.registry import MODELS
 
 __all__ = ["MobileNet", "build_model", "list_models"]
@@ -20,13 +20,15 @@ def build_model(
     stem_stride: int = 2,
     bn_eps: float | None = None,
     bn_momentum: float | None = None,
+    stochastic_depth: float = 0.0,
     **args: object,
 ) -> MobileNet:
     """Build a network by registry name: images (N, 3, H, W), H and W >= 32, to logits.
 
     `width_mult` > 0 is the paper's alpha; `dropout` in [0, 1), `bn_eps` and
     `bn_momentum` (PyTorch's sense) are the paper's where None; `stem_stride=1` keeps
-    small images from shrinking away. `args` are the family's own options, e.g.
+    small images from shrinking away. `stochastic_depth` is the last block's probability
+    of dropping its branch in training. `args` are the family's own options, e.g.
     `activation="relu6"` for v1, `head_width=1280` for v3_small.
     Raises InputError for an unknown name or option and for a value out of range.
     """
@@ -41,6 +43,7 @@ def build_model(
         **args,
     )
     model.name, model.width_mult, model.args = name, width_mult, args
+    set_stochastic_depth(model, stochastic_depth)
     return model
 
 

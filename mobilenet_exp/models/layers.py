@@ -162,6 +162,7 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         self.has_shortcut = wants_shortcut and stride == 1 and in_channels == out_channels
+        self.drop_branch: nn.Module = nn.Identity()
         self.se_before_act = se_before_act
         self.expand = (
             ConvBNAct(in_channels, expanded, 1, act=act, norm=norm) if expanded else nn.Identity()
@@ -180,7 +181,7 @@ class InvertedResidual(nn.Module):
         else:
             out = self.se(self.depthwise(out))
         out = self.project(out)
-        return features + out if self.has_shortcut else out
+        return features + self.drop_branch(out) if self.has_shortcut else out
 
 
 class FusedResidual(nn.Module):
@@ -202,9 +203,10 @@ class FusedResidual(nn.Module):
     ) -> None:
         super().__init__()
         self.has_shortcut = stride == 1 and in_channels == out_channels
+        self.drop_branch: nn.Module = nn.Identity()
         self.expand = ConvBNAct(in_channels, expanded, 3, stride=stride, act=act, norm=norm)
         self.project = ConvBNAct(expanded, out_channels, 1, act=project_act, norm=norm)
 
     def forward(self, features: Tensor) -> Tensor:
         out = self.project(self.expand(features))
-        return features + out if self.has_shortcut else out
+        return features + self.drop_branch(out) if self.has_shortcut else out

@@ -167,6 +167,29 @@ def init_weights(model: nn.Module) -> None:
             module.init_weights()
 
 
+def set_stochastic_depth(model: MobileNet, peak: float) -> None:
+    """Drop whole branches of shortcut blocks in training, image by image.
+
+    The probability rises linearly with a block's place, from 0 at the first towards
+    `peak` (Huang et al., arXiv:1603.09382); counted as timm does. Raises InputError if
+    no block has a shortcut.
+    """
+    if not 0 <= peak < 1:
+        raise InputError("model.stochastic_depth", peak, "must be in [0, 1)")
+    droppable = [hasattr(block, "drop_branch") for block in model.blocks]
+    if not peak:
+        return
+    if not any(droppable):
+        raise InputError(
+            "model.stochastic_depth", peak, f"{model.name} has no shortcuts; must be 0"
+        )
+    from torchvision.ops import StochasticDepth
+
+    for index, block in enumerate(model.blocks):
+        if droppable[index]:
+            block.drop_branch = StochasticDepth(peak * index / len(droppable), "row")
+
+
 def _check(
     width_mult: float,
     num_classes: int,

@@ -46,6 +46,7 @@ class UniversalBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         self.has_shortcut = stride == 1 and in_channels == out_channels
+        self.drop_branch: nn.Module = nn.Identity()
         self.start: nn.Module = nn.Identity()
         if start_kernel:
             self.start = ConvBNAct(
@@ -70,7 +71,7 @@ class UniversalBottleneck(nn.Module):
         out = self.start(features)
         out = self.depthwise(self.expand(out))
         out = self.layer_scale(self.project(out))
-        return features + out if self.has_shortcut else out
+        return features + self.drop_branch(out) if self.has_shortcut else out
 
 
 class MultiQueryAttention(nn.Module):
@@ -91,6 +92,7 @@ class MultiQueryAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
+        self.drop_branch: nn.Module = nn.Identity()
         self.bn = norm(channels)
         self.query = nn.Conv2d(channels, heads * head_dim, 1, bias=False)
         self.key_down = self._down(channels, kv_stride, norm)
@@ -120,7 +122,7 @@ class MultiQueryAttention(nn.Module):
         )
         mixed = mixed.view(count, self.heads, height * width, self.head_dim).transpose(2, 3)
         out = self.output(mixed.reshape(count, -1, height, width))
-        return features + self.layer_scale(out)
+        return features + self.drop_branch(self.layer_scale(out))
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -6,7 +6,8 @@ without a network.
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.models.dialect import Dialect
-from mobilenet_exp.schema import Preprocessing
+from mobilenet_exp.preprocessing import Preprocessing
 
 TORCHVISION = {
     "v2": "mobilenet_v2",
@@ -67,12 +68,19 @@ class Published:
 
         Raises InputError if that fails.
         """
-        try:
+        with _told(self.name, "weights"):
             return self._fetch()
-        except Exception as error:
-            # the libraries raise urllib's, requests', huggingface_hub's and their own
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError("weights", self.name, f"could not be fetched: {reason}") from error
+
+
+@contextmanager
+def _told(name: str, key: str) -> Iterator[None]:
+    """Turn whatever a download raises into an InputError."""
+    try:
+        yield
+    except Exception as error:
+        # the libraries raise urllib's, requests', huggingface_hub's and their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(key, name, f"could not be fetched: {reason}") from error
 
 
 def find_published(
@@ -146,15 +154,36 @@ def _timm(name: str, arch: str, model_name: str, width_mult: float, key: str) ->
     return Published(
         name,
         _dialect(net),
-        Preprocessing(
-            resolution=pretrained.input_size[-1],
-            crop_pct=pretrained.crop_pct,
-            interpolation=pretrained.interpolation,
-            mean=list(pretrained.mean),
-            std=list(pretrained.std),
-        ),
+        _timm_preprocessing(pretrained),
         lambda: timm.create_model(arch, pretrained=True).state_dict(),
     )
+
+
+def _timm_preprocessing(pretrained: timm.models.PretrainedCfg) -> Preprocessing:
+    return Preprocessing(
+        resolution=pretrained.input_size[-1],
+        crop_pct=pretrained.crop_pct,
+        interpolation=pretrained.interpolation,
+        mean=list(pretrained.mean),
+        std=list(pretrained.std),
+    )
+
+
+def published_net(name: str, *, key: str) -> tuple[nn.Module, Preprocessing]:
+    """Build any network of timm's with its released weights, which timm downloads.
+
+    `name` is timm:ARCH.TAG. Raises InputError, under `key`, for a name that timm does not
+    know and for weights that cannot be had.
+    """
+    arch = name.removeprefix("timm:")
+    if arch not in timm.list_pretrained():
+        near = difflib.get_close_matches(arch, timm.list_pretrained(), n=3, cutoff=0.5)
+        allowed = f"near: {', '.join(near)}" if near else "timm.list_pretrained() has the names"
+        raise InputError(key, name, f"not known to timm {timm.__version__}; {allowed}")
+    pretrained = timm.get_pretrained_cfg(arch)
+    with _told(name, key):
+        net = timm.create_model(arch, pretrained=True)
+    return net, _timm_preprocessing(pretrained)
 
 
 def _dialect(net: nn.Module) -> Dialect:

@@ -1,0 +1,100 @@
+"""Which image comes when, with which seed. Knows no images.
+
+Everything follows from (seed, epoch): a run that is taken up anywhere inside an epoch
+goes on with the very batches it would have had, in however many processes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Sampler
+
+from mobilenet_exp.errors import InputError
+
+
+class Key(NamedTuple):
+    """What a loader is asked for: an image, the seed of its augmentation, its side."""
+
+    index: int
+    seed: int
+    side: int
+
+
+class Order(Sampler):
+    """The training batches of one process, as lists of keys; a batch sampler.
+
+    An update takes `batch_size` images over all processes, cut into `accumulate` parts
+    a process. Of a set smaller than that, it takes as many as the parts divide. Images
+    that do not fill a last batch are left out. Raises InputError if the batch cannot be
+    cut evenly, or, with `pairs`, into parts of even size.
+
+    A part takes images from both ends of the batch towards its middle: mixup joins image
+    i with image -1 - i, and so joins the same two however the batch is cut.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        side_at: Callable[[int], int],
+        repeats: int = 1,
+        rank: int = 0,
+        processes: int = 1,
+        accumulate: int = 1,
+        pairs: bool = False,
+    ) -> None:
+        self.size, self.seed, self.side_at, self.repeats = size, seed, side_at, repeats
+        self.rank, self.accumulate = rank, accumulate
+        self.parts = processes * accumulate
+        unit = self.parts * (2 if pairs else 1)
+        self.batch_size = batch_size if size >= batch_size else size // unit * unit
+        if self.batch_size < unit or batch_size % unit:
+            words = f"{processes} processes x {accumulate} parts" + (" x pairs" if pairs else "")
+            allowed = f"must be a multiple of {words} = {unit}, and no more than the images"
+            raise InputError("data.batch_size", batch_size, allowed)
+        self.epoch, self.first_update = 1, 0
+
+    @property
+    def num_updates(self) -> int:
+        """Return the updates of a whole epoch."""
+        return self.size // self.batch_size
+
+    @property
+    def part_size(self) -> int:
+        """Return the images of one part."""
+        return self.batch_size // self.parts
+
+    def set_position(self, epoch: int, first_update: int = 0) -> None:
+        """Begin at an update, counted from 0, of an epoch, counted from 1."""
+        self.epoch, self.first_update = epoch, first_update
+
+    def __len__(self) -> int:
+        return (self.num_updates - self.first_update) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        keys = self._keys()
+        for update in range(self.first_update, self.num_updates):
+            batch = keys[update * self.batch_size : (update + 1) * self.batch_size]
+            for part in range(self.accumulate):
+                yield self._cut(batch, self.rank * self.accumulate + part)
+
+    def _cut(self, batch: list[Key], part: int) -> list[Key]:
+        size = self.part_size
+        if size % 2:
+            return batch[part * size : (part + 1) * size]
+        first, half = part * size // 2, size // 2
+        end = len(batch) - first
+        return batch[first : first + half] + batch[end - half : end]
+
+    def _keys(self) -> list[Key]:
+        # a prime stride keeps the (seed, epoch) pairs apart
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.size, generator=generator)
+        seeds = torch.randint(2**62, (self.size,), generator=generator).tolist()
+        if self.repeats > 1:
+            order = order.repeat_interleave(self.repeats)[: self.size]
+        side = self.side_at(self.epoch)
+        return [Key(*pair, side) for pair in zip(order.tolist(), seeds, strict=True)]

@@ -1,0 +1,97 @@
+"""Signals that ask a run to stop: it finishes its update, saves, and leaves.
+
+Knows no run. Ctrl-C and SIGTERM ask; so do SIGUSR1 and SIGUSR2, by which a scheduler
+announces the end of a job's time. A second Ctrl-C leaves at once.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# sysexits' EX_TEMPFAIL: try again. What a scheduler is told to requeue on.
+PREEMPTED = 75
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# of these Slurm does not requeue by itself
+END_OF_TIME = (signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Preempted(BaseException):
+    """A run was asked to stop, and has saved; the same command goes on with it.
+
+    No Exception, so that a sweep ends with it, too.
+    """
+
+    exit_code = PREEMPTED
+
+    def __init__(self, number: int, saved: str = "", earlier: Any = None) -> None:
+        self.number, self.saved, self.earlier = number, saved, earlier
+        super().__init__(number, saved)
+
+    @property
+    def line(self) -> str:
+        """Return what a person should read."""
+        where = f", saved {self.saved}" if self.saved else ""
+        name = signal.Signals(self.number).name
+        return f"stopped by {name}{where}; the same command goes on from there"
+
+
+class Stop:
+    """Whether this process was asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self.earlier: dict[int, Any] = {}
+
+    def _ask(self, number: int, _: object) -> None:
+        # under a launcher, it is the launcher that hears a second Ctrl-C
+        if number == signal.SIGINT and self.number is not None and "RANK" not in os.environ:
+            os._exit(128 + signal.SIGINT)
+        self.number = number
+
+    def preempted(self, saved: str) -> Preempted:
+        """Return what a run raises once it has saved; `saved` says where it stands."""
+        number = self.number or signal.SIGTERM
+        return Preempted(number, saved, self.earlier.get(number))
+
+
+@contextmanager
+def listening() -> Iterator[Stop]:
+    """Take note of signals that ask to stop, instead of what they did before.
+
+    Python hears signals in its main thread alone; elsewhere nothing changes.
+    """
+    stop = Stop()
+    is_main = threading.current_thread() is threading.main_thread()
+    for number in ASKING if is_main else ():
+        stop.earlier[number] = signal.signal(number, stop._ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in stop.earlier.items():
+            signal.signal(number, handler)
+
+
+def requeue(stop: Preempted) -> str | None:
+    """Have the scheduler run this job again; return a line about it, None without one.
+
+    A handler that was there before ours, such as submitit's, does it its own way.
+    Otherwise Slurm is asked, where it announced the end of the job's time; after a
+    SIGTERM it requeues by itself, or was told to cancel.
+    """
+    if stop.number in END_OF_TIME and callable(stop.earlier):
+        stop.earlier(stop.number, None)
+        return None
+    job = os.environ.get("SLURM_JOB_ID")
+    if stop.number not in END_OF_TIME or job is None:
+        return None
+    if shutil.which("scontrol") is None:
+        return f"Slurm job {job} could not be requeued: no scontrol here"
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+    if done.returncode:
+        return f"Slurm job {job} could not be requeued: {done.stderr.strip()}"
+    return f"Slurm job {job} is requeued"

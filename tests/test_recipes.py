@@ -1,0 +1,97 @@
+"""Every recipe runs, small; says what it answers to; and holds the figures it was published with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobilenet_exp import run
+from mobilenet_exp.config import run_name
+from mobilenet_exp.session import build_session
+
+FOLDER = Path(__file__).resolve().parents[1] / "conf" / "experiment"
+SWEEPS = ("families", "width_sweep", "lr_search")
+RECIPES = sorted(
+    str(path.relative_to(FOLDER).with_suffix(""))
+    for path in FOLDER.rglob("*.yaml")
+    if path.stem not in SWEEPS
+)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_runs_small(compose_config, tmp_path, name):
+    config = compose_config(
+        f"experiment={name}", "run.smoke=true", "run.wandb=disabled", f"run.root={tmp_path}"
+    )
+    torch.set_num_threads(1)
+    results = run.train(config)
+    assert results["epochs"] == 2
+    assert results["data"] == "fake"
+    # of the recipe's own net, not of a narrower one
+    assert results["model"] == config.model.name
+    assert (tmp_path / results["name"] / "checkpoints" / "last.pt").exists()
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_opens_with_its_command_its_row_and_what_is_not_known(path):
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    name = str(path.relative_to(FOLDER).with_suffix(""))
+    assert head[0] == "# @package _global_"
+    assert head[1].startswith(f"# python train.py experiment={name}")
+    text = " ".join(head)
+    assert "Answers to: " in text
+    assert "ot known" in text or "ot published" in text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "source"),
+    [
+        ("seed_v1_rmsprop_from_sgd", "seed_v1_sgd"),
+        ("rmsprop_story/from_sgd", "rmsprop_story/sgd"),
+    ],
+)
+def test_a_recipe_that_starts_from_another_names_its_folder(compose_config, recipe, source):
+    weights = compose_config(f"experiment={recipe}").weights
+    folder = run_name(compose_config(f"experiment={source}"))
+    assert weights == f"runs/{folder}/checkpoints/best.pt"
+
+
+# top-1 and top-5 aside, what each source says and a typing error would change
+PUBLISHED = {
+    "seed_v1_sgd": (90, 256, 0.1, 1e-4),
+    "paper_v2": (300, 96, 0.045, 4e-5),
+    "paper_v3_large": (600, 4096, 0.1, 1e-5),
+    "paper_v3_small": (600, 4096, 0.1, 1e-5),
+    "paper_v4_conv_small": (9600, 4096, 0.002, 0.01),
+    "paper_v4_conv_medium": (500, 4096, 0.004, 0.1),
+    "torchvision_v2": (300, 256, 0.045, 4e-5),
+    "torchvision_v2_new": (600, 1024, 0.5, 2e-5),
+    "torchvision_v3_large": (600, 1024, 0.064, 1e-5),
+    "timm_v3_large": (600, 1024, 0.064, 1e-5),
+    "dli14_v2": (150, 256, 0.05, 4e-5),
+    "dli14_v2_long": (250, 1024, 0.4, 4e-5),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_holds_its_published_figures(compose_config, name):
+    config = compose_config(f"experiment={name}")
+    found = (
+        config.train.epochs,
+        config.data.batch_size,
+        config.optimizer.lr,
+        config.optimizer.weight_decay,
+    )
+    assert found == PUBLISHED[name]
+
+
+def test_smoke_keeps_the_recipe_s_parts(compose_config, tmp_path):
+    """Mixing, erasing, repeated augmentation, the average and the lower side are all there."""
+    config = compose_config("experiment=torchvision_v2_new", "run.smoke=true", "run.device=cpu")
+    session = build_session(config)
+    assert session.learner.mixing is not None
+    assert session.learner.average is not None
+    assert session.loaders.order.repeats == 4
+    images, _ = next(iter(session.loaders.train))
+    assert images.shape[-1] == 32
+    assert run_name(config) != run_name(compose_config("experiment=torchvision_v2_new"))
