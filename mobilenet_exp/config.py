@@ -5,7 +5,7 @@ Only here, in `schema` and in `cli` is OmegaConf known. Nothing here needs torch
 
 import hashlib
 import json
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.rules import RULES
 from mobilenet_exp.schema import AnyConfig, Config
+from mobilenet_exp.smoke import shrunk
 
 
 def to_config(composed: Any, schema: type = Config) -> AnyConfig:
@@ -34,8 +35,7 @@ def to_config(composed: Any, schema: type = Config) -> AnyConfig:
     config = OmegaConf.to_object(typed)
     if getattr(config, "weights_like", None) and not config.weights:
         raise InputError("weights_like", config.weights_like, "goes with weights=FILE")
-    is_smoke = isinstance(config, Config) and config.run.smoke
-    return shrink(config) if is_smoke else config
+    return shrunk(config) if isinstance(config, Config) else config
 
 
 def to_dict(config: AnyConfig) -> dict[str, Any]:
@@ -96,33 +96,6 @@ def differences(ours: Config, theirs: Config) -> list[str]:
             if here != there and not entry.metadata.get("place"):
                 found.append(f"{section.name}.{entry.name} is {there} there, {here} here")
     return found
-
-
-def shrink(config: Config) -> Config:
-    """Return a recipe made small enough to run in seconds on noise, its parts all in use."""
-    data, train = config.data, config.train
-    side = 64
-    # what a batch is cut into, and mixup's pairs
-    parts = 2 * train.accumulate * config.run.devices
-    return replace(
-        config,
-        data=replace(
-            data,
-            name="fake",
-            root=None,
-            labels=None,
-            batch_size=max(8 // parts, 1) * parts,
-            resolution=side,
-            train_resolution=data.train_resolution and side // 2,
-            progressive_from=data.progressive_from and side // 2,
-            args={"num_images": 4 * parts + 8, "num_classes": 10},
-        ),
-        schedule=replace(config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, 0.5)),
-        train=replace(train, epochs=2, precise_bn_batches=min(train.precise_bn_batches, 1)),
-        weights=config.weights if config.weights and Path(config.weights).is_file() else None,
-        weights_like=None,
-        run=replace(config.run, workers=0),
-    )
 
 
 def weights_identity(weights: str) -> str:

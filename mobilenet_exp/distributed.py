@@ -110,10 +110,14 @@ def joined(device: torch.device) -> Iterator[Team]:
             allowed = f"this machine has {torch.cuda.device_count()} GPUs; one a process"
             raise InputError("run.devices", size, allowed)
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, size = next(dist.rendezvous("env://"))
+    # processes that are started anew must not find the addresses of those that died
+    store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     group = dist.new_group(backend="gloo") if device.type == "cuda" else None
     try:
-        yield Team(int(os.environ["RANK"]), size, local_rank, group)
+        yield Team(rank, size, local_rank, group)
     finally:
         dist.destroy_process_group()
 
@@ -196,6 +200,22 @@ def _leave_at_once() -> None:
     os._exit(128 + signal.SIGINT)
 
 
+class _Summed(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
 class SyncedBatchNorm(nn.BatchNorm2d):
     """BatchNorm over the images of all processes, where torch has none: on a CPU.
 
@@ -205,12 +225,10 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     def forward(self, images: Tensor) -> Tensor:
         if not self.training:
             return super().forward(images)
-        from torch.distributed.nn.functional import all_reduce
-
         count = images.numel() // images.shape[1] * dist.get_world_size()
-        mean = all_reduce(images.sum((0, 2, 3))) / count
+        mean = _Summed.apply(images.sum((0, 2, 3))) / count
         centred = images - mean[:, None, None]
-        var = all_reduce(centred.square().sum((0, 2, 3))) / count
+        var = _Summed.apply(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             # cumulative where there is no momentum

@@ -69,7 +69,7 @@ def load_subject(config: EvalConfig, overrides: tuple[str, ...] = ()) -> Subject
             if word.startswith(("model=", "model.", "weights_like=")):
                 key, _, value = word.partition("=")
                 raise InputError(key, value, "comes with the checkpoint; weights=... takes it")
-        subject = _from_checkpoint(config.checkpoint)
+        subject = _from_checkpoint(config.checkpoint, wants_average=config.ema)
     given = {
         key: value for key in PREPROCESSING if (value := getattr(config.data, key)) is not None
     }
@@ -81,8 +81,12 @@ def model_from_checkpoint(path: str | Path) -> MobileNet:
     return _from_checkpoint(str(path)).model
 
 
-def _from_checkpoint(path: str) -> Subject:
+def _from_checkpoint(path: str, *, wants_average: bool = True) -> Subject:
     state = load_checkpoint(path)
+    notes = [f"epoch {state['epoch']}"]
+    if "model_ema" in state:
+        notes.append("averaged weights" if wants_average else "weights as trained, not averaged")
+        state["model"] = state["model_ema"] if wants_average else state["model"]
     trained = to_config(state["config"])
     model = config_model(trained, state["num_classes"])
     restore_model(model, state, path)
@@ -93,7 +97,7 @@ def _from_checkpoint(path: str) -> Subject:
         Preprocessing(**{key: getattr(trained.data, key) for key in PREPROCESSING}),
         origin=path,
         digest=weights_identity(path),
-        notes=(f"epoch {state['epoch']}", dialect_of(model).words()),
+        notes=(*notes, dialect_of(model).words()),
         classes=state["classes"],
         folder=folder.parent if folder.name == "checkpoints" else folder,
         data=trained.data,

@@ -115,7 +115,9 @@ class Tracker:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             console.line(f"W&B is gone ({reason}); the run goes on, its files are complete")
             self._run = None
-            wandb.teardown(exit_code=1)
+            # a next run starts a service of its own
+            with contextlib.suppress(Exception):
+                wandb.teardown(exit_code=1)
 
     def keep_until(self, epoch: int) -> None:
         """Drop the rows of epochs after `epoch`: they were logged but not saved."""

@@ -136,7 +136,7 @@ def test_commands_are_found():
         ("optimzer=sgd", "optimzer=sgd: no such key; did you mean optimizer?"),
         ("model=v9", "model=v9: not known; allowed: seed_v3_large, seed_v3_small, v1"),
         ("model=3", "model=3: must be the name of an option"),
-        ("experiment=nope", "experiment=nope: not known; allowed: seed_v1_sgd"),
+        ("experiment=nope", "experiment=nope: not known; allowed: dli14_v2"),
         ("model.width_mult=abc", "model.width_mult=abc: must be a number"),
         ("train.epochs=1.5", "train.epochs=1.5: must be a whole number"),
         ("data.download=7.5", "data.download=7.5: must be true or false"),

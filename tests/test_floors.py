@@ -11,7 +11,7 @@ PACKAGE = "mobilenet_exp"
 # A module imports from lower floors only; modules of one floor do not know each other.
 FLOORS = (
     ("errors", "paper", "sweep", "schema", "preprocessing", "images", "metrics", "stopping"),
-    ("registry", "rules", "imagenet", "hardware", "run_folder", "provenance", "console"),
+    ("registry", "rules", "imagenet", "hardware", "run_folder", "provenance", "console", "smoke"),
     ("config", "distributed", "averaging", "mixing", "order", "transforms"),
     ("explain", "schedule", "image_sets", "models.layers"),
     ("models.universal", "profiling"),
@@ -54,9 +54,9 @@ DOORS = {
 }  # fmt: skip
 # answer before torch is loaded: composing, completing, explaining, printing
 WITHOUT_TORCH = {
-    "errors", "paper", "console", "sweep", "schema", "rules", "registry", "config", "explain",
-    "schedule", "tracking", "provenance", "reports", "stopping", "run_folder", "cli", "train",
-    "eval", "bench",
+    "errors", "paper", "console", "smoke", "sweep", "schema", "rules", "registry", "config",
+    "explain", "schedule", "tracking", "provenance", "reports", "stopping", "run_folder", "cli",
+    "train", "eval", "bench",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import time
+from functools import partial
 
 from hard_run import (
     WORDS,
@@ -41,7 +42,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys):
         )
         before = last.stat().st_mtime_ns if last.exists() else 0
         # from the first checkpoint of its own on, it is in the midst of its work
-        wait_for(lambda: _last(tmp_path, before), process)
+        wait_for(partial(_last, tmp_path, before), process)
         last = _last(tmp_path, before)
         time.sleep(draw.uniform(0, seconds / KILLS))
         ended = process.poll()

@@ -1,4 +1,4 @@
-"""Every recipe runs, small; says what it answers to; and holds the figures it was published with."""
+"""Every recipe runs, small; says what it answers to; holds its published figures."""
 
 from pathlib import Path
 

@@ -1,0 +1,38 @@
+"""Any recipe made small enough to run in seconds, on noise, to see that it runs."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mobilenet_exp.schema import Config
+
+
+def shrunk(config: Config) -> Config:
+    """Return a config with `run.smoke` cut down, its parts all in use; others as they are.
+
+    Weights to start from are left out where their file is not there.
+    """
+    if not config.run.smoke:
+        return config
+    data, train = config.data, config.train
+    side = 64
+    # what a batch is cut into, and mixup's pairs
+    parts = 2 * train.accumulate * config.run.devices
+    return replace(
+        config,
+        data=replace(
+            data,
+            name="fake",
+            root=None,
+            labels=None,
+            batch_size=max(8 // parts, 1) * parts,
+            resolution=side,
+            train_resolution=data.train_resolution and side // 2,
+            progressive_from=data.progressive_from and side // 2,
+            args={"num_images": 4 * parts + 8, "num_classes": 10},
+        ),
+        schedule=replace(config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, 0.5)),
+        train=replace(train, epochs=2, precise_bn_batches=min(train.precise_bn_batches, 1)),
+        weights=config.weights if config.weights and Path(config.weights).is_file() else None,
+        weights_like=None,
+        run=replace(config.run, workers=0),
+    )

@@ -1,0 +1,300 @@
+"""Asked to stop, out of disk, without its dashboard, diverging: each has one known outcome."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hard_run import (
+    WORDS,
+    assert_same,
+    folder_of,
+    kill,
+    rows,
+    start,
+    state,
+    wait_for,
+)
+
+from mobilenet_exp import engine, run, training
+from mobilenet_exp.checkpoint import load_checkpoint
+from mobilenet_exp.config import run_name
+from mobilenet_exp.errors import InputError, NonFiniteLossError
+from mobilenet_exp.run_folder import held
+
+BUSY = (*WORDS, "train.epochs=400", "run.workers=2")
+
+
+def _saved(tmp_path):
+    return list(tmp_path.glob("runs/*/checkpoints/last.pt"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_a_run_saves_and_asks_to_be_run_again(tmp_path, sent):
+    """To the whole group, as a terminal and Slurm do: loading processes hear it, too."""
+    words = (*BUSY, "run.wandb=offline")
+    process = start(
+        tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    wait_for(lambda: _saved(tmp_path), process)
+    os.killpg(process.pid, sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    name = signal.Signals(sent).name
+    assert errors.startswith(f"error: stopped by {name}, saved after epoch ")
+    assert errors.count("\n") == 1, errors
+    folder = folder_of(tmp_path)
+    assert not (folder / "error.txt").exists()
+    progress = state(folder)["progress"]
+    assert f"after epoch {progress['epoch']}, update {progress['update']};" in errors
+    assert len(rows(folder)) == progress["epoch"]
+    (stored,) = tmp_path.glob("runs/wandb/offline-run-*")
+    records = _inspect(stored)
+    assert any("preempting" in record for record in records)
+
+
+def _inspect(stored) -> list[str]:
+    leet = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(stored)]
+    return subprocess.run(leet, capture_output=True, text=True).stdout.splitlines()
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_the_checkpoint_is_whole(tmp_path):
+    process = start(tmp_path, *BUSY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for(lambda: _saved(tmp_path), process)
+    # held up in the middle, so that the second one comes before it could save
+    process.send_signal(signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    assert process.wait(timeout=30) in (75, 130)
+    assert time.monotonic() - started < 10
+    assert load_checkpoint(_saved(tmp_path)[0])["epoch"] >= 1
+
+
+def test_slurm_is_asked_to_run_the_job_again(tmp_path):
+    """sbatch --signal=USR1@120 announces the end of the time; scontrol here is a stand-in."""
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
+    env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "4711"}
+    process = start(tmp_path, *BUSY, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for(lambda: _saved(tmp_path), process)
+    process.send_signal(signal.SIGUSR1)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "stopped by SIGUSR1, saved after epoch" in errors
+    assert "Slurm job 4711 is requeued" in errors
+    assert (tmp_path / "asked").read_text() == "requeue 4711\n"
+
+
+def test_several_processes_stop_at_the_same_update(tmp_path):
+    words = (*WORDS, "train.epochs=400", "run.workers=0", "run.devices=2")
+    process = start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(lambda: _saved(tmp_path), process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "stopped by SIGTERM" in errors
+    found = state(folder_of(tmp_path))
+    assert len(found["tallies"]) == 2
+    assert found["tallies"][0]["num_images"] == found["tallies"][1]["num_images"]
+
+
+def test_a_run_is_open_in_one_process_only(tmp_path):
+    process = start(tmp_path, *BUSY, stdout=subprocess.DEVNULL)
+    wait_for(lambda: _saved(tmp_path), process)
+    second = start(tmp_path, *BUSY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, errors = second.communicate(timeout=60)
+    kill(process)
+    assert second.returncode == 2
+    assert "another process is running v3_small-w0.35-r32-fake-rmsprop-s0-" in errors
+    assert errors.count("\n") == 1
+    # the lock has gone with its process
+    with held(folder_of(tmp_path)):
+        pass
+
+
+# the system then refuses a write in the middle of a file, as a full disk does
+SMALL_DISK = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
+sys.argv = ["train.py", *sys.argv[1:]]
+sys.path.insert(0, {root!r})
+import runpy
+runpy.run_path({root!r} + "/train.py", run_name="__main__")
+"""
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    from hard_run import ROOT
+
+    words = (*WORDS, "run.workers=0", f"run.root={tmp_path}/runs")
+    process = start(tmp_path, *words[:-1], "train.epochs=400", stdout=subprocess.DEVNULL)
+    wait_for(lambda: _saved(tmp_path), process)
+    kill(process)
+    path = _saved(tmp_path)[0]
+    before = path.read_bytes()
+    command = [sys.executable, "-c", SMALL_DISK.format(root=str(ROOT)), *words, "train.epochs=400"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "last.pt could not be written: " in done.stderr or "best.pt could not" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob("*.tmp"))
+    assert load_checkpoint(path)["epoch"] >= 1
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(quick, tmp_path):
+    small = ("data=fake", "data.resolution=32", "data.args.num_images=32", "train.epochs=1")
+    first, second = quick(*small), quick(*small, "optimizer.lr=0.01")
+    run.train(first)
+    theirs = tmp_path / "runs" / run_name(second) / "checkpoints"
+    theirs.mkdir(parents=True)
+    ours = tmp_path / "runs" / run_name(first) / "checkpoints" / "last.pt"
+    (theirs / "last.pt").write_bytes(ours.read_bytes())
+    message = r"last.pt is of another configuration: optimizer.lr is 0.05 there, 0.01 here"
+    with pytest.raises(InputError, match=message):
+        run.train(second)
+    assert (theirs / "last.pt").read_bytes() == ours.read_bytes()
+
+
+def test_damaged_checkpoints_without_a_previous_one_are_refused(quick, tmp_path):
+    config = quick("data=fake", "data.resolution=32", "data.args.num_images=32", "train.epochs=1")
+    folder = tmp_path / "runs" / run_name(config) / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "last.pt").write_bytes(b"half")
+    with pytest.raises(InputError, match=r"last.pt: cannot be read: damaged"):
+        run.train(config)
+    assert (folder / "last.pt").read_bytes() == b"half"
+
+
+def test_a_run_outlives_its_dashboard(tmp_path):
+    """W&B's own process is killed in the middle: one line, and the files are complete."""
+    words = (*WORDS, "train.epochs=30", "run.workers=0", "run.wandb=offline")
+    process = start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for(lambda: _saved(tmp_path), process)
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
+    services = [line.split() for line in listed.splitlines() if "wandb-core" in line]
+    (service,) = [words[0] for words in services if words[1] == str(process.pid)]
+    os.kill(int(service), signal.SIGKILL)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    assert out.count("W&B is gone") == 1
+    assert len(rows(folder_of(tmp_path))) == 30
+    assert json.loads((folder_of(tmp_path) / "results.json").read_text())["epochs"] == 30
+
+
+SMALL = (
+    "data=fake", "data.resolution=32", "data.args.num_images=128", "data.batch_size=16",
+    "train.epochs=2", "train.ema_decay=0.9",
+)  # fmt: skip
+
+
+def _poison(monkeypatch, *steps: int) -> None:
+    """Make the images of some updates infinite, as a damaged file or memory might."""
+    learn = engine._learn
+
+    def poisoned(learner, images, labels, step, **options):
+        if step in steps:
+            images = images.clone().fill_(float("inf"))
+        return learn(learner, images, labels, step, **options)
+
+    monkeypatch.setattr(engine, "_learn", poisoned)
+
+
+def test_a_loss_that_is_not_finite_stops_with_all_there_is_to_know(quick, tmp_path, monkeypatch):
+    _poison(monkeypatch, 11)
+    config = quick(*SMALL)
+    message = (
+        r"the loss is not finite at epoch 2, step 11, lr 0\.0\d+; the last good checkpoint is "
+        r".*/checkpoints/last.pt; a lower optimizer.lr or train.on_nonfinite=skip may help"
+    )
+    with pytest.raises(NonFiniteLossError, match=message):
+        run.train(config)
+    last = tmp_path / "runs" / run_name(config) / "checkpoints" / "last.pt"
+    found = load_checkpoint(last)
+    assert found["epoch"] == 1
+    assert all(value.isfinite().all() for value in found["model"].values())
+
+
+def test_a_bad_update_is_skipped_and_leaves_no_trace(quick, tmp_path, monkeypatch):
+    """Neither in weights nor in BatchNorm's statistics nor in the average."""
+    _poison(monkeypatch, 3, 11)
+    config = quick(*SMALL, "train.on_nonfinite=skip", "train.precise_bn_batches=0")
+    results = run.train(config)
+    folder = tmp_path / "runs" / results["name"]
+    assert [row["train/num_skipped"] for row in rows(folder)] == [1, 1]
+    found = state(folder)
+    for part in ("model", "model_ema"):
+        assert all(value.isfinite().all() for value in found[part].values())
+    assert found["model"]["stem.bn.num_batches_tracked"] == 14
+
+
+def test_nothing_but_bad_updates_is_a_diverged_run(quick, monkeypatch):
+    _poison(monkeypatch, *range(100))
+    words = (*SMALL, "data.args.num_images=400", "train.on_nonfinite=skip")
+    with pytest.raises(NonFiniteLossError, match="20 updates in a row, up to step 19"):
+        run.train(quick(*words))
+
+
+def test_a_run_goes_back_to_its_checkpoint_and_passes_over_what_failed(
+    quick, tmp_path, monkeypatch, capsys
+):
+    _poison(monkeypatch, 3, 11)
+    config = quick(*SMALL, "train.on_nonfinite=rollback")
+    results = run.train(config)
+    out = capsys.readouterr().out
+    assert "went back to the weights of epoch 1, update 0; goes on after update 4 of epoch 1" in out
+    assert "went back to the weights of epoch 2, update 0; goes on after update 4 of epoch 2" in out
+    folder = tmp_path / "runs" / results["name"]
+    assert results["epochs"] == 2
+    assert all(value.isfinite().all() for value in state(folder)["model"].values())
+
+
+def test_a_run_that_always_fails_stops_going_back(quick, monkeypatch):
+    _poison(monkeypatch, *range(100))
+    with pytest.raises(NonFiniteLossError, match="went back 3 times in epoch 1; the last good"):
+        run.train(quick(*SMALL, "train.on_nonfinite=rollback"))
+
+
+def test_weights_that_are_not_finite_are_never_saved(quick, tmp_path, monkeypatch):
+    """The loss was fine, the update spoiled the weights, and it is time to save."""
+    step = torch.optim.SGD.step
+    count = []
+
+    def spoiled(self, *args, **options):
+        step(self, *args, **options)
+        count.append(1)
+        if len(count) == 11:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(float("nan"))
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spoiled)
+    config = quick(*SMALL, "run.save_every_minutes=0")
+    with pytest.raises(NonFiniteLossError, match="the weights are not finite after step 10"):
+        run.train(config)
+    found = load_checkpoint(tmp_path / "runs" / run_name(config) / "checkpoints" / "last.pt")
+    assert found["progress"]["update"] == 2
+    assert all(value.isfinite().all() for value in found["model"].values())
+
+
+def test_the_same_seed_gives_the_same_bits_and_deterministic_says_what_it_costs(
+    quick, tmp_path, capsys
+):
+    words = (*SMALL, "data.mixup=0.2", "model.dropout=0.3", "run.deterministic=true")
+    folders = []
+    for name in ("a", "b"):
+        results = run.train(quick(*words, f"run.root={tmp_path}/{name}"))
+        folders.append(tmp_path / name / results["name"])
+    assert_same(state(folders[0]), state(folders[1]))
+    assert "slower on a GPU" in capsys.readouterr().out
+    assert torch.are_deterministic_algorithms_enabled()
+    training.set_determinism(False)
