@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from mobilenet_exp.config import to_config
@@ -76,6 +76,9 @@ class SweepCallback(Callback):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
         sweep.begin()
         SweepCallback.sweep = sweep
+        # jobs that a launcher starts in other processes must find this package
+        places = [str(CONF.parent), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
 
 
 def _main(program: Callable[[], None], schema: type) -> None:
@@ -90,20 +93,21 @@ def _main(program: Callable[[], None], schema: type) -> None:
     try:
         program()
     except Preempted as stop:
-        # a run's last checkpoint is written; a sweep ends with its run
-        _print_error(stop.line)
-        if line := requeue(stop):
-            _print_error(line)
+        # a sweep ends with its run
         code = stop.exit_code
     except KeyboardInterrupt:
         _print_error("interrupted; the same command goes on after the last checkpoint")
         code = INTERRUPTED
     except Exception as error:
-        # jobs report their own errors, so this one arose while composing
-        if not isinstance(error, BAD_INPUT_ERRORS) and "Config group" not in str(error):
+        # jobs report their own errors, so this one arose while composing, or in a sweeper
+        if SweepCallback.sweep and any(job["error"] for job in SweepCallback.sweep.jobs()):
+            _print_error(f"the sweep ended early: {str(error).splitlines()[0]}")
+            code = FAILED
+        elif isinstance(error, BAD_INPUT_ERRORS) or "Config group" in str(error):
+            _print_error(explain(error, sys.argv[1:], schema))
+            code = BAD_INPUT
+        else:
             raise
-        _print_error(explain(error, sys.argv[1:], schema))
-        code = BAD_INPUT
     finally:
         sweep_code = _close_sweep(SweepCallback.sweep) if SweepCallback.sweep else 0
         code = code or sweep_code
@@ -118,6 +122,9 @@ def _run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
         return _run_sweep_job(job, composed, overrides, hydra_config)
     try:
         return job(to_config(composed, schema), overrides=overrides, group=None)
+    except Preempted as stop:
+        _report_stop(stop)
+        raise
     except Exception as error:
         _report(error, overrides, schema)
         sys.exit(BAD_INPUT if isinstance(error, BAD_INPUT_ERRORS) else FAILED)
@@ -126,18 +133,32 @@ def _run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
 def _run_sweep_job(
     job: Callable, composed: DictConfig, overrides: tuple[str, ...], hydra_config: DictConfig
 ) -> Any:
-    """Run one job of a sweep and record it; a failed one does not stop the others."""
+    """Run one job of a sweep and record it; a failed one does not stop the others.
+
+    Returns its top-1, which a sweeper that searches may go by; None if it failed.
+    """
     sweep, number = Sweep(Path(hydra_config.sweep.dir)), hydra_config.job.num
     results, error_line, is_bad_input = None, "interrupted", False
     try:
         results = job(to_config(composed), overrides=overrides, group=sweep.folder.name)
         error_line = None
+    except Preempted as stop:
+        error_line = stop.line
+        _report_stop(stop)
+        raise
     except Exception as error:
         error_line = _report(error, overrides, Config)
         is_bad_input = isinstance(error, BAD_INPUT_ERRORS)
     finally:
         sweep.record(number, overrides, results, error_line, is_bad_input=is_bad_input)
-    return results
+    return results["top1"] if results else None
+
+
+def _report_stop(stop: Preempted) -> None:
+    """Say that a run was stopped and saved, and have a scheduler run it again."""
+    _print_error(stop.line)
+    if line := requeue(stop):
+        _print_error(line)
 
 
 def _close_sweep(sweep: Sweep) -> int:
@@ -147,6 +168,11 @@ def _close_sweep(sweep: Sweep) -> int:
         from mobilenet_exp.reports import print_sweep
 
         print_sweep(jobs)
+    found = sweep.folder / "optimization_results.yaml"
+    if found.exists():
+        best = OmegaConf.load(found)
+        words = " ".join(f"{key}={value:.6g}" for key, value in best.best_params.items())
+        print(f"best: {words}, top-1 {best.best_value:.2f}; in {found}")
     if all(job["is_bad_input"] for job in jobs):
         # no job got past its own input
         sweep.discard()

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mobilenet_exp.errors import InputError, RunError
-from mobilenet_exp.stopping import Preempted
+from mobilenet_exp.stopping import END_OF_TIME, Preempted
 
 T = TypeVar("T")
 # seconds that processes get to save before they are killed
@@ -152,7 +153,8 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
         if multiprocessing.active_children():
             # told a second time, while the processes were saving
             _leave_at_once()
-        raise Preempted(asked.get("signal", stop.sigval)) from None
+        number = asked.get("number", stop.sigval)
+        raise Preempted(number, "by its processes", asked.get(number)) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         started = max_restarts + 1
@@ -181,16 +183,20 @@ def _worker(job: Callable, args: tuple, processes: int) -> bytes:
     return pickle.dumps((result, refusal))
 
 
-def _pass_on_early_signals() -> dict[str, int]:
-    """Turn the signals that announce an end into SIGTERM, which the elastic agent knows."""
-    asked: dict[str, int] = {}
+def _pass_on_early_signals() -> dict[Any, Any]:
+    """Turn the signals that announce an end into SIGTERM, which the elastic agent knows.
+
+    Returns a dict that holds what handled each before, and, once one came, its `number`.
+    """
+    asked: dict[Any, Any] = {}
 
     def pass_on(number: int, _: object) -> None:
-        asked["signal"] = number
+        asked["number"] = number
         os.kill(os.getpid(), signal.SIGTERM)
 
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, pass_on)
+    if threading.current_thread() is threading.main_thread():
+        for number in END_OF_TIME:
+            asked[number] = signal.signal(number, pass_on)
     return asked
 
 

@@ -178,7 +178,7 @@ def test_damaged_checkpoints_without_a_previous_one_are_refused(quick, tmp_path)
 
 def test_a_run_outlives_its_dashboard(tmp_path):
     """W&B's own process is killed in the middle: one line, and the files are complete."""
-    words = (*WORDS, "train.epochs=30", "run.workers=0", "run.wandb=offline")
+    words = (*WORDS, "train.epochs=8", "run.workers=0", "run.wandb=offline")
     process = start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for(lambda: _saved(tmp_path), process)
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
@@ -188,8 +188,8 @@ def test_a_run_outlives_its_dashboard(tmp_path):
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
     assert out.count("W&B is gone") == 1
-    assert len(rows(folder_of(tmp_path))) == 30
-    assert json.loads((folder_of(tmp_path) / "results.json").read_text())["epochs"] == 30
+    assert len(rows(folder_of(tmp_path))) == 8
+    assert json.loads((folder_of(tmp_path) / "results.json").read_text())["epochs"] == 8
 
 
 SMALL = (
