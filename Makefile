@@ -6,7 +6,10 @@ PYTHON := .venv/bin/python
 SETUP := .venv/.stamp
 endif
 
-.PHONY: help setup demo test lint format zoo bench clean
+# the arms, in order: the fourth starts from the first one's weights
+STORY := rmsprop_story/sgd,rmsprop_story/torch_at_sgd_rate,rmsprop_story/tensorflow,rmsprop_story/from_sgd,rmsprop_story/torch_at_sane_rate
+
+.PHONY: help setup demo test lint format zoo rmsprop levers nightly bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -35,6 +38,16 @@ format: $(SETUP)  ## mend style and format
 
 zoo: $(SETUP)  ## write docs/MODEL_ZOO.md and its picture anew
 	$(PYTHON) -m mobilenet_exp.zoo
+
+rmsprop: $(SETUP)  ## run the RMSprop story on digits and write docs/RMSPROP.md (minutes)
+	$(PYTHON) train.py -m experiment=$(STORY) hydra.sweep.dir=runs/sweeps/rmsprop_story
+	$(PYTHON) -m mobilenet_exp.rmsprop_page runs/sweeps/rmsprop_story
+
+levers: $(SETUP)  ## measure what each cheap lever gains on a training step (minutes)
+	$(PYTHON) -m benchmarks.step
+
+nightly: $(SETUP)  ## kill a run twenty times, at random moments
+	KILLS=20 $(PYTHON) -m pytest tests/test_kill.py
 
 bench: $(SETUP)  ## time the old V1 table's networks and ours side by side
 	$(PYTHON) bench.py

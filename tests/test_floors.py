@@ -33,7 +33,7 @@ FLOORS = (
     ("saving",),
     ("record",),
     ("training",),
-    ("run", "zoo", "cli"),
+    ("run", "zoo", "rmsprop_page", "cli"),
     ("train", "eval", "bench"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -48,7 +48,7 @@ DOORS = {
     },
     "filelock": {"run_folder"},
     "safetensors": {"weights.files"},
-    "matplotlib": {"zoo"},
+    "matplotlib": {"zoo", "rmsprop_page"},
     "sklearn": {"image_sets"},
     "rich": {"console"},
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Measurements that the choices of this repository rest on; each is a command."""
