@@ -8,8 +8,6 @@ import torch
 
 from mobilenet_exp.errors import InputError
 
-# below this side channels_last gains nothing on a CPU; see benchmarks/
-CHANNELS_LAST_FROM = 96
 # of glibc's <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -32,13 +30,6 @@ def select_device(name: str) -> torch.device:
 def autocast(device: torch.device) -> torch.autocast:
     """bf16 on CUDA; on a CPU it is slower than float32, so nothing there."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
-def select_memory_format(name: str, resolution: int) -> torch.memory_format:
-    """Resolve `auto` to channels_last for sides from which it pays."""
-    if name == "auto":
-        name = "channels_last" if resolution >= CHANNELS_LAST_FROM else "contiguous"
-    return torch.channels_last if name == "channels_last" else torch.contiguous_format
 
 
 def keep_freed_memory() -> bool:

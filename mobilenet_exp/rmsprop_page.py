@@ -100,9 +100,7 @@ def read_arms(sweep: Path) -> dict[str, dict[str, Any]]:
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         arms[word.rpartition("/")[2]] = {
             "config": yaml.safe_load((folder / "config.yaml").read_text()),
-            "rows": [
-                json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()
-            ],
+            "rows": [json.loads(line) for line in lines],
             "results": job["results"],
         }
     if missing := set(ARMS) - set(arms):

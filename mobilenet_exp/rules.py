@@ -76,7 +76,7 @@ RULES = {
     "run.devices": _WHOLE,
     "run.max_restarts": _COUNT,
     "run.save_every_minutes": _FROM_0,
-    "run.memory_format": _one_of("auto", "contiguous", "channels_last"),
+    "run.memory_format": _one_of("channels_last", "contiguous"),
     "run.wandb": _one_of("auto", "online", "offline", "disabled"),
     "models": (lambda v: len(v) > 0, "must name at least one model"),
     "batch_sizes": (lambda v: len(v) > 0 and min(v) >= 1, "must be whole numbers > 0"),

@@ -13,7 +13,7 @@ from mobilenet_exp.data import Loaders, build_loaders
 from mobilenet_exp.distributed import Team, synchronise_bn
 from mobilenet_exp.engine import Learner, Tally
 from mobilenet_exp.errors import InputError
-from mobilenet_exp.hardware import select_device, select_memory_format
+from mobilenet_exp.hardware import select_device
 from mobilenet_exp.mixing import build_mixing
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import dialect_of
@@ -121,7 +121,8 @@ def _build_learner(
     num_classes: int,
 ) -> Learner:
     train, is_probe = config.train, config.train.trainable == "classifier"
-    memory_format = select_memory_format(config.run.memory_format, config.data.resolution)
+    is_last = config.run.memory_format == "channels_last"
+    memory_format = torch.channels_last if is_last else torch.contiguous_format
     model = model.to(device, memory_format=memory_format)
     if is_probe:
         model.requires_grad_(False)

@@ -5,6 +5,7 @@ torch, numpy and random, which the loaders seed for each image.
 """
 
 import math
+import re
 
 import torch
 from timm.data.auto_augment import rand_augment_transform
@@ -17,6 +18,8 @@ from mobilenet_exp.schema import DataConfig
 
 # in steps of this many pixels, all networks' largest stride, a progressive side rises
 SIDE_STEP = 32
+# timm's words: magnitude, layers, probability, spread, largest, whether it only increases
+RAND_AUGMENT = re.compile(r"rand(-(m|n|p|mstd|mmax)\d+(\.\d+)?|-inc[01])+")
 
 
 def train_transform(data: DataConfig, side: int | None = None) -> v2.Compose:
@@ -75,7 +78,8 @@ def _auto_augment(data: DataConfig) -> list:
     # what shifting uncovers takes the mean's colour
     colour = tuple(round(255 * value) for value in data.mean)
     try:
-        if not name.startswith("rand-"):
+        if not RAND_AUGMENT.fullmatch(name):
+            # timm passes over words that it does not know
             raise ValueError("not known")
         policy = rand_augment_transform(name, {"img_mean": colour})
     except (ValueError, AssertionError, KeyError) as error:
