@@ -25,6 +25,7 @@ from mobilenet_exp.images import ImageFiles
 from mobilenet_exp.mixing import mixes
 from mobilenet_exp.order import Key, Order
 from mobilenet_exp.schema import DataConfig
+from mobilenet_exp.stopping import ASKING
 from mobilenet_exp.transforms import eval_transform, side_of_epoch, train_transform
 
 
@@ -140,7 +141,7 @@ def _loading(images: ImageSet, workers: int | None, pin_memory: bool) -> dict[st
 
 def _leave_signals(_: int) -> None:
     """Let the training process alone decide what Ctrl-C and a scheduler's signals mean."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
 
 

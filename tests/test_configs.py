@@ -203,7 +203,7 @@ def test_a_saved_config_comes_back_the_same(compose_config):
 @pytest.mark.parametrize("schema", [Config, EvalConfig, BenchConfig])
 def test_every_field_is_read_somewhere(schema):
     """An attribute of that name is taken outside config.py, or the section is passed whole."""
-    whole = {"ModelConfig", "OptimizerConfig", "ScheduleConfig"}
+    whole = {"ModelConfig", "EvalModelConfig", "OptimizerConfig", "ScheduleConfig"}
     read = set()
     for path in (ROOT / "mobilenet_exp").rglob("*.py"):
         if path.name not in ("config.py", "rules.py"):

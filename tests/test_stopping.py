@@ -34,7 +34,7 @@ def _saved(tmp_path):
     return list(tmp_path.glob("runs/*/checkpoints/last.pt"))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_asked_to_stop_a_run_saves_and_asks_to_be_run_again(tmp_path, sent):
     """To the whole group, as a terminal and Slurm do: loading processes hear it, too."""
     words = (*BUSY, "run.wandb=offline")
