@@ -28,6 +28,3 @@ class Average:
 
     def state_dict(self) -> dict[str, Tensor]:
         return self._ema.module.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._ema.module.load_state_dict(state)

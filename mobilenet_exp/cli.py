@@ -157,7 +157,8 @@ def _run_sweep_job(
 def _report_stop(stop: Preempted) -> None:
     """Say that a run was stopped and saved, and have a scheduler run it again."""
     _print_error(stop.line)
-    if line := requeue(stop):
+    # one process asks for all that share the job
+    if os.environ.get("RANK", "0") == "0" and (line := requeue(stop)):
         _print_error(line)
 
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.rules import RULES
-from mobilenet_exp.schema import AnyConfig, Config
+from mobilenet_exp.schema import AnyConfig, Config, DistillConfig
 from mobilenet_exp.smoke import shrunk
 
 
@@ -35,6 +35,9 @@ def to_config(composed: Any, schema: type = Config) -> AnyConfig:
     config = OmegaConf.to_object(typed)
     if getattr(config, "weights_like", None) and not config.weights:
         raise InputError("weights_like", config.weights_like, "goes with weights=FILE")
+    distill = getattr(config, "distill", None)
+    if distill and distill.teacher is None and distill != DistillConfig():
+        raise InputError("distill.teacher", None, "must be given with any other key of distill")
     return shrunk(config) if isinstance(config, Config) else config
 
 
@@ -93,7 +96,9 @@ def differences(ours: Config, theirs: Config) -> list[str]:
             continue
         for entry in fields(values):
             here, there = getattr(values, entry.name), getattr(others, entry.name)
-            if here != there and not entry.metadata.get("place"):
+            # a teacher counts by its content, and is in the run's name
+            is_told = entry.name == "teacher" or entry.metadata.get("place")
+            if here != there and not is_told:
                 found.append(f"{section.name}.{entry.name} is {there} there, {here} here")
     return found
 

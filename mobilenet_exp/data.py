@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms import v2
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.errors import InputError, RunError
 from mobilenet_exp.image_sets import ImageSet, build_image_set
 from mobilenet_exp.images import ImageFiles
 from mobilenet_exp.mixing import mixes
@@ -86,6 +86,10 @@ def build_loaders(
         accumulate=accumulate,
         pairs=mixes(data),
     )
+    last = data.train_resolution or data.resolution
+    if data.progressive_from and data.progressive_from > last:
+        allowed = f"must be no more than training's side, {last}"
+        raise InputError("data.progressive_from", data.progressive_from, allowed)
     if order.part_size < 2:
         allowed = "must leave each part at least 2 images: BatchNorm compares images"
         raise InputError("data.batch_size", data.batch_size, allowed)
@@ -162,8 +166,17 @@ class View(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images[index]
+        image, label = _image(self.images, index)
         return self.transform(image).as_subclass(Tensor), int(label)
+
+
+def _image(images: Dataset, index: int) -> tuple[object, int]:
+    try:
+        return images[index]
+    except OSError as error:
+        # a decoder's words may fill lines
+        said = str(error).splitlines()[0]
+        raise RunError(f"{said}; without that file, or with it mended, the run goes on") from error
 
 
 class NotedView(View):
@@ -195,7 +208,7 @@ class SeededView(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        image, label = self.images[key.index]
+        image, label = _image(self.images, key.index)
         if key.side not in self._transforms:
             self._transforms[key.side] = train_transform(self.data, key.side)
         with seeded(key.seed):

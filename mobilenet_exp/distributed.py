@@ -14,14 +14,16 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from mobilenet_exp.errors import InputError, RunError
-from mobilenet_exp.stopping import END_OF_TIME, Preempted
+from mobilenet_exp.stopping import ASKING, END_OF_TIME, Preempted
 
 T = TypeVar("T")
 # seconds that processes get to save before they are killed
 SAVE_WITHIN = 120
+# those that the agent or this module handles while processes run
+AGENT_SIGNALS = (*ASKING, signal.SIGHUP, signal.SIGQUIT)
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,8 @@ class Team:
             result = action()
         except (InputError, RunError) as error:
             refusal = error
-        for each in self.gather(refusal):
-            if each is not None:
-                raise each
+        if self.any(refusal is not None)[0]:
+            raise next(each for each in self.gather(refusal) if each is not None)
         return result
 
     def share(self, action: Callable[[], T]) -> T:
@@ -107,9 +108,11 @@ def joined(device: torch.device) -> Iterator[Team]:
         return
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if device.type == "cuda":
-        if local_rank >= torch.cuda.device_count():
+        # of this machine, and the same in each of its processes: none waits for another
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        if local_size > torch.cuda.device_count():
             allowed = f"this machine has {torch.cuda.device_count()} GPUs; one a process"
-            raise InputError("run.devices", size, allowed)
+            raise InputError("run.devices", local_size, allowed)
         torch.cuda.set_device(local_rank)
     store, rank, size = next(dist.rendezvous("env://"))
     # processes that are started anew must not find the addresses of those that died
@@ -146,6 +149,7 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
     )
     if hasattr(config, "shutdown_timeout"):
         config.shutdown_timeout = SAVE_WITHIN
+    kept = {number: signal.getsignal(number) for number in AGENT_SIGNALS}
     asked = _pass_on_early_signals()
     try:
         answers = elastic_launch(config, _worker)(job, args, processes)
@@ -160,6 +164,10 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
         started = max_restarts + 1
         words = f"process {rank} of {processes} ended with {failure.exitcode}"
         raise RunError(f"{words}, started {started} times; what it printed says why") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in kept.items():
+                signal.signal(number, handler)
     result, refusal = pickle.loads(answers[0])
     if refusal is not None:
         raise refusal
@@ -204,52 +212,3 @@ def _leave_at_once() -> None:
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(128 + signal.SIGINT)
-
-
-class _Summed(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-class SyncedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes, where torch has none: on a CPU.
-
-    In training only; every process must bring as many images.
-    """
-
-    def forward(self, images: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(images)
-        count = images.numel() // images.shape[1] * dist.get_world_size()
-        mean = _Summed.apply(images.sum((0, 2, 3))) / count
-        centred = images - mean[:, None, None]
-        var = _Summed.apply(centred.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            # cumulative where there is no momentum
-            share = self.momentum or 1 / self.num_batches_tracked.item()
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(var * count / (count - 1), share)
-        scale = self.weight * (var + self.eps).rsqrt()
-        return centred * scale[:, None, None] + self.bias[:, None, None]
-
-
-def synchronise_bn(model: nn.Module, device: torch.device) -> nn.Module:
-    """Let every BatchNorm see the images of all processes; weights and names stay."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SyncedBatchNorm
-    return model

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import update_bn
 from mobilenet_exp.averaging import Average
 from mobilenet_exp.errors import NonFiniteLossError
 from mobilenet_exp.hardware import autocast
-from mobilenet_exp.metrics import Predictions, no_predictions, scores
+from mobilenet_exp.metrics import Predictions, no_predictions
 from mobilenet_exp.mixing import Mixing
 from mobilenet_exp.teacher import Teacher
 
@@ -172,11 +172,6 @@ def is_finite(model: nn.Module) -> bool:
     """Return whether all weights and statistics are finite numbers."""
     tensors = [each for each in model.state_dict().values() if each.is_floating_point()]
     return math.isfinite(nn.utils.get_total_norm(tensors).item())
-
-
-def evaluate(model: nn.Module, batches: Batches, device: torch.device) -> dict[str, float]:
-    """Score every image once: see `metrics.scores`; raises what `predict` raises."""
-    return scores(predict(model, batches, device))
 
 
 @torch.inference_mode()

@@ -3,15 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from mobilenet_exp import engine, metrics
+from mobilenet_exp.distributed import Team
 from mobilenet_exp.engine import CHECK_EVERY, Tally
-from mobilenet_exp.errors import NonFiniteLossError
+from mobilenet_exp.errors import NonFiniteLossError, RunError
 from mobilenet_exp.session import Session
 
+T = TypeVar("T")
 Show = Callable[[Iterable, str, int], Iterable]
 
 
@@ -25,7 +27,7 @@ def train_epoch(session: Session, show: Show) -> Iterator[None]:
     """
     progress, order, learner = session.progress, session.loaders.order, session.learner
     order.set_position(progress.epoch + 1, progress.update)
-    batches = show(session.loaders.train, f"epoch {progress.epoch + 1}", len(order))
+    batches = show(_loaded(session), f"epoch {progress.epoch + 1}", len(order))
     # on a GPU a look waits for it
     check_every = 1 if learner.device.type == "cpu" else CHECK_EVERY
     started = time.perf_counter()
@@ -38,6 +40,27 @@ def train_epoch(session: Session, show: Show) -> Iterator[None]:
         if progress.update % check_every == 0 or progress.update == order.num_updates:
             check_finite(session)
         yield
+
+
+def _loaded(session: Session) -> Iterator:
+    """Pass the training batches on; what cannot be loaded in one process ends all of them."""
+    batches = iter(session.loaders.train)
+    while (batch := _together(session.team, lambda: next(batches, None))) is not None:
+        yield batch
+
+
+def _together(team: Team, action: Callable[[], T]) -> T:
+    """Do what loads images in all processes; where that fails in one, all say why."""
+
+    def tried() -> T:
+        try:
+            return action()
+        except RunError as error:
+            # a loading process sends its traceback along; the last line is what it said
+            said = str(error).strip().splitlines()[-1]
+            raise type(error)(said.removeprefix("mobilenet_exp.errors.RunError: ")) from error
+
+    return team.together(tried)
 
 
 def check_finite(session: Session) -> None:
@@ -75,17 +98,19 @@ def finish_epoch(session: Session) -> tuple[dict[str, float], bool]:
 
 
 def _learned(session: Session) -> dict[str, float]:
-    """Return the epoch's figures over all processes; its images are all accounted for."""
+    """Return the figures of the epoch's updates, over all processes."""
     tallies = session.team.gather(plain(session.tally))
     num_images = sum(each["num_images"] for each in tallies)
-    if not num_images:
+    if not num_images and not session.progress.rollbacks:
         raise NonFiniteLossError("no update of the epoch was finite")
-    found = {
-        "loss": sum(each["loss_sum"].item() for each in tallies) / num_images,
-        "top1": 100 * sum(each["correct"].item() for each in tallies) / num_images,
-        "lr": session.last_lr,
-        "images_per_s": num_images / max(tallies[0]["seconds"], 1e-9),
-    }
+    found = {"lr": session.last_lr}
+    # none where the epoch's last update made the run go back to its start
+    if num_images:
+        found |= {
+            "loss": sum(each["loss_sum"].item() for each in tallies) / num_images,
+            "top1": 100 * sum(each["correct"].item() for each in tallies) / num_images,
+            "images_per_s": num_images / max(tallies[0]["seconds"], 1e-9),
+        }
     if session.learner.skips_nonfinite:
         found["num_skipped"] = tallies[0]["num_skipped"]
     return found
@@ -98,10 +123,14 @@ def _score(session: Session, model: torch.nn.Module) -> dict[str, float]:
     if num_batches and not learner.frozen_bn:
         loaders.order.set_position(session.progress.epoch + 1)
         torch.manual_seed(session.config.train.seed)
-        engine.reestimate_bn(model, loaders.train, learner.device, num_batches=num_batches)
+        batches = _loaded(session)
+        engine.reestimate_bn(model, batches, learner.device, num_batches=num_batches)
         team.average_buffers(model)
     team.share_buffers(model)
-    answers = engine.predict(model, loaders.val, learner.device, first=team.rank, step=team.size)
+    answers = _together(
+        team,
+        lambda: engine.predict(model, loaders.val, learner.device, first=team.rank, step=team.size),
+    )
     return metrics.scores(metrics.merge(team.gather(answers)))
 
 

@@ -44,7 +44,7 @@ def adamw(
     groups: list[dict], lr: float, *, betas: list[float] = (0.9, 0.999), eps: float = 1e-8
 ) -> Optimizer:
     """Adam with decoupled weight decay."""
-    return torch.optim.AdamW(groups, lr, betas=tuple(betas), eps=eps)
+    return torch.optim.AdamW(groups, lr, betas=_pair(betas), eps=eps)
 
 
 @OPTIMIZERS.register("lamb")
@@ -55,7 +55,13 @@ def lamb(
     from timm.optim import Lamb
 
     # its own clipping of all gradients is `clip_grad_norm` here
-    return Lamb(groups, lr, betas=tuple(betas), eps=eps, max_grad_norm=None)
+    return Lamb(groups, lr, betas=_pair(betas), eps=eps, max_grad_norm=None)
+
+
+def _pair(betas: list[float]) -> tuple[float, float]:
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas must be two numbers in [0, 1), not {list(betas)}")
+    return tuple(betas)
 
 
 def build_optimizer(

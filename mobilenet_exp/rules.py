@@ -1,5 +1,7 @@
 """What the configuration's values must be, where their types alone do not settle it."""
 
+import math
+
 _ABOVE_0 = (lambda v: 0 < v < float("inf"), "must be a number > 0")
 _FROM_0 = (lambda v: 0 <= v < float("inf"), "must be a number >= 0")
 _WHOLE = (lambda v: v >= 1, "must be a whole number > 0")
@@ -8,7 +10,10 @@ _SHARE = (lambda v: 0 <= v < 1, "must be in [0, 1)")
 _PART = (lambda v: 0 <= v <= 1, "must be in [0, 1]")
 _SIDE = (lambda v: v >= 32, "must be a whole number of pixels >= 32")
 _NAMED = (lambda v: v.strip() != "", "must name something, or not be given")
-_RGB = (lambda v: len(v) == 3, "must be three numbers, one per colour channel")
+_RGB = (
+    lambda v: len(v) == 3 and all(map(math.isfinite, v)),
+    "must be three finite numbers, one per colour channel",
+)
 
 
 def _one_of(*allowed: str) -> tuple:
@@ -48,7 +53,10 @@ RULES = {
     "data.interpolation": _one_of("bilinear", "bicubic"),
     "data.on_bad_image": _one_of("skip", "fail"),
     "data.mean": _RGB,
-    "data.std": (lambda v: len(v) == 3 and min(v) > 0, "must be three numbers > 0"),
+    "data.std": (
+        lambda v: len(v) == 3 and all(0 < each < math.inf for each in v),
+        "must be three numbers > 0",
+    ),
     "train.epochs": _WHOLE,
     "train.seed": (lambda v: 0 <= v < 2**32, "must be a whole number from 0 to 2**32 - 1"),
     "train.label_smoothing": _SHARE,

@@ -120,10 +120,11 @@ def _own_tally(session: Session, tallies: list[dict[str, Any]]) -> Tally:
     team = session.team
     if len(tallies) == team.size:
         return Tally(**tallies[team.rank])
+    # every process counts the same updates and seconds
+    alike = {key: tallies[0][key] for key in ("num_skipped", "skipped_in_a_row", "seconds")}
     if not team.is_first:
-        return Tally()
-    summed = {key: sum(each[key] for each in tallies) for key in tallies[0]}
-    return Tally(**summed | {"seconds": tallies[0]["seconds"]})
+        return Tally(**alike)
+    return Tally(**{key: sum(each[key] for each in tallies) for key in tallies[0]} | alike)
 
 
 def check_images(session: Session, images: dict[str, Any], path: Path) -> None:

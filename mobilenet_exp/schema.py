@@ -29,7 +29,7 @@ class ModelConfig:
     bn_eps: float | None = None
     # PyTorch's sense, 1 - decay; null: the paper's
     bn_momentum: float | None = None
-    # probability of dropping the last block's branch, rising to it from 0 at the first
+    # probability of dropping a block's branch, rising from 0 at the first towards this
     stochastic_depth: float = 0.0
     # options of one family, e.g. activation for v1, head_width for v3
     args: dict[str, Any] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class DataConfig:
     resolution: int = MISSING
     # that of training; null: the same
     train_resolution: int | None = None
-    # that of the first epoch, from which training's rises in steps of 32; null: no rise
+    # that of the first epoch, cut to whole 32s, from which it rises to training's
     progressive_from: int | None = None
     # share of the resized image that evaluation crops from its centre, (0, 1]
     crop_pct: float = MISSING

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mobilenet_exp.averaging import Average
 from mobilenet_exp.data import Loaders, build_loaders
-from mobilenet_exp.distributed import Team, synchronise_bn
+from mobilenet_exp.distributed import Team
 from mobilenet_exp.engine import Learner, Tally
 from mobilenet_exp.errors import InputError
 from mobilenet_exp.hardware import select_device
@@ -21,6 +21,7 @@ from mobilenet_exp.networks import adopt_asked, config_model
 from mobilenet_exp.optim import build_optimizer
 from mobilenet_exp.schedule import build_schedule
 from mobilenet_exp.schema import Config
+from mobilenet_exp.synced_bn import synchronise_bn
 from mobilenet_exp.teacher import build_teacher
 from mobilenet_exp.weights import read_weights
 
@@ -76,8 +77,7 @@ class Session:
 def build_session(config: Config, team: Team | None = None, *, is_new: bool = True) -> Session:
     """Build everything a run needs from its config, weights seeded by `train.seed`.
 
-    A new run starts from `weights` where they are given; one that is resumed has its
-    own, and does not read them again.
+    A new run starts from `weights` where they are given; one that is resumed has its own.
     """
     team = team or Team()
     device = select_device(config.run.device)
@@ -99,6 +99,9 @@ def build_session(config: Config, team: Team | None = None, *, is_new: bool = Tr
             num_classes,
             f"{config.data.name} has {len(loaders.classes)} classes; must be at least that",
         )
+    if train.trainable == "classifier" and not config.weights and not config.run.smoke:
+        allowed = "needs weights=..., whose features it looks at"
+        raise InputError("train.trainable", train.trainable, allowed)
     torch.manual_seed(train.seed)
     model = config_model(config, num_classes)
     notes = _start_from_weights(model, config) if config.weights and is_new else ()

@@ -13,7 +13,7 @@ from mobilenet_exp.schema import (
     EvalConfig,
     EvalModelConfig,
 )
-from mobilenet_exp.subject import check_classes, load_subject
+from mobilenet_exp.subject import load_subject
 from mobilenet_exp.weights.published import published_net
 
 
@@ -69,7 +69,9 @@ def build_teacher(config: Config, classes: list[str], num_classes: int) -> Teach
         num_answers = net.num_classes
     else:
         subject = load_subject(_as_subject(distill))
-        check_classes(subject, config.data, classes) if subject.classes else None
+        if subject.classes not in (None, classes):
+            allowed = "learned other classes than the data has"
+            raise InputError("distill.teacher", distill.teacher, allowed)
         net, knows, num_answers = subject.model, subject.preprocessing, subject.num_classes
     if num_answers != num_classes:
         allowed = f"answers with {num_answers} classes, the network with {num_classes}"

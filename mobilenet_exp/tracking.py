@@ -7,13 +7,14 @@ import contextlib
 import json
 import os
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import wandb
 
 from mobilenet_exp import console
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.errors import InputError, RunError
 from mobilenet_exp.provenance import git_commit, versions
 from mobilenet_exp.stopping import Preempted
 
@@ -92,7 +93,7 @@ class Tracker:
                 self._tell("mark_preempting")
             elif error is not None:
                 # a full disk must not hide the error itself
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(RunError):
                     self.write("error.txt", "".join(traceback.format_exception(error)))
         finally:
             self._tell("finish", exit_code=1 if kind else 0)
@@ -130,16 +131,21 @@ class Tracker:
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Record the figures of a completed epoch, counted from 1, in both places."""
         row = {"epoch": epoch, **metrics}
-        if self._metrics is None:
-            self._metrics = (self.folder / "metrics.jsonl").open("a")
-        self._metrics.write(json.dumps(row, allow_nan=False) + "\n")
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
+        line = json.dumps(row, allow_nan=False) + "\n"
+        path = self.folder / "metrics.jsonl"
+        with _writing(path):
+            if self._metrics is None:
+                self._metrics = path.open("a")
+            self._metrics.write(line)
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
         self._tell("log", row)
 
     def _close(self) -> None:
         if self._metrics is not None:
-            self._metrics.close()
+            # what a full disk refused is still in its buffer, and is refused again
+            with contextlib.suppress(OSError):
+                self._metrics.close()
         self._metrics = None
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -231,5 +237,15 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 def _write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with _writing(path):
+        partial.write_text(text)
+        os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what a full disk raises into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror}") from error

@@ -132,7 +132,13 @@ def test_a_process_that_dies_is_restarted_in_the_same_folder(tmp_path):
     """One of two is killed; both start anew, resume, and end as if nothing had been."""
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
-    words = (*WORDS, "train.epochs=3", "run.workers=0", "run.devices=2", "run.save_every_minutes=0")
+    words = (
+        *WORDS,
+        "train.epochs=2",
+        "run.workers=0",
+        "run.devices=2",
+        "run.save_every_minutes=0.005",
+    )
     whole = finish(tmp_path / "whole", *words)
     process = start(tmp_path / "cut", *words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     wait_for(lambda: list(tmp_path.glob("cut/runs/*/checkpoints/previous.pt")), process)
@@ -154,6 +160,49 @@ def _workers(parent: int) -> list[int]:
         text=True,
     ).stdout
     return [int(line.split()[0]) for line in listed.splitlines() if "spawn_main" in line]
+
+
+def _alone_in_trouble(config, where) -> str:
+    """Fail in the second process only, where it is said; return what the first one hears."""
+    torch.set_num_threads(1)
+    with joined(CPU) as team:
+        session = build_session(config, team)
+        connect(session)
+        if team.rank == 1 and where == "evaluation":
+            with torch.no_grad():
+                session.loaders.val.dataset.dataset.transform = lambda image: torch.full(
+                    (3, 32, 32), float("nan")
+                )
+        if team.rank == 1 and where == "loading":
+            session.loaders.train.dataset.images = _Broken()
+        try:
+            for _ in train_epoch(session, lambda batches, *_: batches):
+                pass
+            finish_epoch(session)
+        except RunError as error:
+            return str(error)
+    return "nothing"
+
+
+class _Broken:
+    def __len__(self):
+        return 101
+
+    def __getitem__(self, index):
+        raise OSError("photo.jpg cannot be decoded: it is no image")
+
+
+@pytest.mark.parametrize(
+    ("where", "heard"),
+    [
+        ("evaluation", "the evaluation's loss is not finite: the training diverged"),
+        ("loading", "photo.jpg cannot be decoded: it is no image; without that file"),
+    ],
+)
+def test_what_fails_in_one_process_ends_all_of_them(quick, where, heard):
+    config = quick(*SHARED)
+    answer = launch(_alone_in_trouble, (config, where), processes=2, max_restarts=0)
+    assert answer.startswith(heard)
 
 
 def _dies() -> None:

@@ -12,7 +12,7 @@ PACKAGE = "mobilenet_exp"
 FLOORS = (
     ("errors", "paper", "sweep", "schema", "preprocessing", "images", "metrics", "stopping"),
     ("registry", "rules", "imagenet", "hardware", "run_folder", "provenance", "console", "smoke"),
-    ("config", "distributed", "averaging", "mixing", "order", "transforms"),
+    ("config", "distributed", "synced_bn", "averaging", "mixing", "order", "transforms"),
     ("explain", "schedule", "image_sets", "models.layers"),
     ("models.universal", "profiling"),
     ("models.rows",),

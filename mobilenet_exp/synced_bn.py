@@ -1,0 +1,56 @@
+"""BatchNorm over the images of all processes. Knows no loop."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class _Summed(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class SyncedBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the images of all processes, where torch has none: on a CPU.
+
+    In training only; every process must bring as many images.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(images)
+        count = images.numel() // images.shape[1] * dist.get_world_size()
+        mean = _Summed.apply(images.sum((0, 2, 3))) / count
+        centred = images - mean[:, None, None]
+        var = _Summed.apply(centred.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            # cumulative where there is no momentum
+            share = self.momentum or 1 / self.num_batches_tracked.item()
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(var * count / (count - 1), share)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+def synchronise_bn(model: nn.Module, device: torch.device) -> nn.Module:
+    """Let every BatchNorm see the images of all processes; weights and names stay."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncedBatchNorm
+    return model
