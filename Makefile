@@ -26,7 +26,7 @@ demo: $(SETUP)  ## train a MobileNetV3 on real digits and set it beside its pape
 	$(PYTHON) train.py
 
 test: $(SETUP)  ## run all tests on the CPU, without network
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
 
 lint: $(SETUP)  ## check style and format
 	$(PYTHON) -m ruff check .

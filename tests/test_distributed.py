@@ -132,13 +132,8 @@ def test_a_process_that_dies_is_restarted_in_the_same_folder(tmp_path):
     """One of two is killed; both start anew, resume, and end as if nothing had been."""
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
-    words = (
-        *WORDS,
-        "train.epochs=2",
-        "run.workers=0",
-        "run.devices=2",
-        "run.save_every_minutes=0.005",
-    )
+    two = ("train.epochs=2", "run.workers=0", "run.devices=2")
+    words = (*WORDS, *two, "run.save_every_minutes=0.005")
     whole = finish(tmp_path / "whole", *words)
     process = start(tmp_path / "cut", *words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     wait_for(lambda: list(tmp_path.glob("cut/runs/*/checkpoints/previous.pt")), process)

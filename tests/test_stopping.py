@@ -79,7 +79,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_checkpoint_is_whole(tmp_path):
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 130
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 2
     assert load_checkpoint(_saved(tmp_path)[0])["epoch"] >= 1
 
 
