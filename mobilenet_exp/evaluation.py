@@ -19,6 +19,7 @@ from mobilenet_exp import engine, imagenet, metrics
 from mobilenet_exp.data import build_eval_loader
 from mobilenet_exp.distributed import Team
 from mobilenet_exp.errors import InputError
+from mobilenet_exp.hardware import memory_format
 from mobilenet_exp.image_sets import ImageSet
 from mobilenet_exp.images import ImageFiles
 from mobilenet_exp.metrics import Predictions
@@ -74,7 +75,7 @@ def score(
         real = _real_labels(data, images)
     notes: dict[int, tuple[bool, str]] = {}
     batches = _noted(show(loader, "evaluate", len(loader)), notes, team, images, config)
-    model = subject.model.to(device)
+    model = subject.model.to(device, memory_format=memory_format(config.run.memory_format))
     part, refusal = metrics.no_predictions(), None
     try:
         part = engine.predict(model, batches, device, first=team.rank, step=team.size)

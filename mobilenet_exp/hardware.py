@@ -32,6 +32,11 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
+def memory_format(name: str) -> torch.memory_format:
+    """Return torch's value for `run.memory_format`."""
+    return torch.channels_last if name == "channels_last" else torch.contiguous_format
+
+
 def keep_freed_memory() -> bool:
     """Let the C library keep freed memory, and return whether it could be told to.
 

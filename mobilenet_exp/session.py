@@ -13,7 +13,7 @@ from mobilenet_exp.data import Loaders, build_loaders
 from mobilenet_exp.distributed import Team
 from mobilenet_exp.engine import Learner, Tally
 from mobilenet_exp.errors import InputError
-from mobilenet_exp.hardware import select_device
+from mobilenet_exp.hardware import memory_format, select_device
 from mobilenet_exp.mixing import build_mixing
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import dialect_of
@@ -124,9 +124,8 @@ def _build_learner(
     num_classes: int,
 ) -> Learner:
     train, is_probe = config.train, config.train.trainable == "classifier"
-    is_last = config.run.memory_format == "channels_last"
-    memory_format = torch.channels_last if is_last else torch.contiguous_format
-    model = model.to(device, memory_format=memory_format)
+    layout = memory_format(config.run.memory_format)
+    model = model.to(device, memory_format=layout)
     if is_probe:
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
@@ -151,7 +150,7 @@ def _build_learner(
         ),
         loss_fn=torch.nn.CrossEntropyLoss(label_smoothing=train.label_smoothing),
         device=device,
-        memory_format=memory_format,
+        memory_format=layout,
         accumulate=train.accumulate,
         seed=train.seed,
         rank=team.rank,

@@ -6,17 +6,20 @@ import subprocess
 import time
 from functools import partial
 
+import pytest
 from hard_run import (
     WORDS,
     assert_same,
     finish,
-    folder_of,
     kill,
     rows,
     start,
     state,
     wait_for,
 )
+
+from mobilenet_exp import run, training
+from mobilenet_exp.config import run_name
 
 # the nightly form: KILLS=20
 KILLS = int(os.environ.get("KILLS", "3"))
@@ -77,22 +80,24 @@ def state_seconds(folder):
     return _progress(folder / "checkpoints" / "last.pt")["seconds"]
 
 
-def test_a_damaged_checkpoint_costs_nothing(tmp_path):
+def test_a_damaged_checkpoint_costs_nothing(quick, tmp_path, monkeypatch, capsys):
     """Half of last.pt: the run says so, goes back to the one before, and ends the same."""
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "cut").mkdir()
-    whole = finish(tmp_path / "whole", *WORDS, "train.epochs=3", "run.workers=0")
-    words = (*WORDS, "train.epochs=3", "run.workers=0", "run.save_every_minutes=0")
-    process = start(tmp_path / "cut", *words, stdout=subprocess.DEVNULL)
-    wait_for(lambda: list(tmp_path.glob("cut/runs/*/checkpoints/previous.pt")), process)
-    kill(process)
-    last = folder_of(tmp_path / "cut") / "checkpoints" / "last.pt"
-    if last.exists():
-        last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
-    process = start(tmp_path / "cut", *words, stdout=subprocess.PIPE)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    assert "went back to previous.pt" in out
-    ours = folder_of(tmp_path / "cut")
-    assert_same(state(ours), state(whole))
-    assert rows(ours) == rows(whole)
+    small = ("data=fake", "data.resolution=32", "data.batch_size=16", "train.ema_decay=0.9")
+    folders = []
+    for name in ("whole", "cut"):
+        config = quick(*small, "run.save_every_minutes=0", f"run.root={tmp_path}/{name}")
+        folder = tmp_path / name / run_name(config)
+        if name == "cut":
+            with monkeypatch.context() as patch:
+                patch.setattr(training, "finish_epoch", None)
+                with pytest.raises(TypeError):
+                    run.train(config)
+            last = folder / "checkpoints" / "last.pt"
+            last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+        run.train(config)
+        folders.append(folder)
+    out = capsys.readouterr().out
+    assert "put aside as last.pt.damaged, went back to previous.pt" in out
+    assert "resumed after epoch 0, update 7" in out
+    assert_same(state(folders[1]), state(folders[0]))
+    assert rows(folders[1]) == rows(folders[0])
