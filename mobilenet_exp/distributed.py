@@ -32,7 +32,6 @@ class Team:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     # Gloo, so that what is agreed on the CPU does not wait for a GPU
     group: Any = None
 
@@ -121,7 +120,7 @@ def joined(device: torch.device) -> Iterator[Team]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     group = dist.new_group(backend="gloo") if device.type == "cuda" else None
     try:
-        yield Team(rank, size, local_rank, group)
+        yield Team(rank, size, group)
     finally:
         dist.destroy_process_group()
 

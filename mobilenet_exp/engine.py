@@ -100,7 +100,8 @@ def _set_mode(learner: Learner) -> None:
 
 def _update(learner: Learner, parts: tuple, step: int, tally: Tally) -> None:
     """Make one update, unless its gradients are not finite and those are skipped."""
-    statistics = _statistics(learner.model) if learner.skips_nonfinite else []
+    # BatchNorm's statistics, which a bad batch spoils before it is known to be bad
+    statistics = list(learner.model.buffers()) if learner.skips_nonfinite else []
     kept = [each.clone() for each in statistics]
     learner.optimizer.zero_grad(set_to_none=True)
     loss_sum, correct = 0, 0
@@ -156,11 +157,6 @@ def _is_to_skip(learner: Learner) -> bool:
     norm = torch.nn.utils.clip_grad_norm_(params, learner.clip_grad_norm or math.inf)
     # the same in every process, which have exchanged their gradients
     return learner.skips_nonfinite and not math.isfinite(norm.item())
-
-
-def _statistics(model: nn.Module) -> list[Tensor]:
-    """Return BatchNorm's running statistics, which a bad batch spoils before it is known."""
-    return list(model.buffers())
 
 
 def _mixed(seed: int, step: int, part: int) -> int:

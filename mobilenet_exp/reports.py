@@ -208,7 +208,9 @@ def print_sweep(jobs: Sequence[dict[str, Any]]) -> None:
 def _sweep_row(job: dict[str, Any], common: set[str]) -> Sequence[str]:
     # model=v2 reads v2 and model.width_mult=0.5 reads width_mult=0.5: the column is narrow
     varied = [word.lstrip("+") for word in job["overrides"] if word not in common]
-    label = " ".join(re.sub(r"^(?:\w+=|(?:\w+\.)+)", "", word) for word in varied)
+    label = " ".join(re.sub(r"^(?:\w+=(?:\w+/)*|(?:\w+\.)+)", "", word) for word in varied)
+    # a search's numbers have more digits than the column
+    label = re.sub(r"\d+\.\d{6,}", lambda number: f"{float(number[0]):.4g}", label)
     results = job["results"]
     if results is None:
         return (label or "defaults", "failed", *["-"] * 5)

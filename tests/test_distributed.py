@@ -4,16 +4,18 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from hard_run import ROOT, WORDS, folder_of, rows, start, wait_for
 
-from mobilenet_exp import run
+from mobilenet_exp import build_model, run
 from mobilenet_exp.config import run_name
 from mobilenet_exp.distributed import joined, launch
 from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.errors import InputError, RunError
+from mobilenet_exp.models.dialect import adopt, dialect_of
 from mobilenet_exp.order import Order
 from mobilenet_exp.session import build_session, connect
 
@@ -64,6 +66,16 @@ def test_two_processes_of_half_a_batch_follow_one_of_the_whole(quick, bn):
 def _largest_gap(ours, theirs) -> float:
     floats = [key for key, value in theirs.items() if value.is_floating_point()]
     return max((ours[key] - theirs[key]).abs().max().item() for key in floats)
+
+
+def test_a_dialect_is_read_and_adopted_with_torch_s_synchronised_batchnorm():
+    """What `train.bn=sync` makes on GPUs; every save asks for the dialect."""
+    net = build_model("v2", width_mult=0.35)
+    plain = dialect_of(net)
+    synced = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    assert dialect_of(synced) == plain
+    adopt(synced, replace(plain, bn_eps=0.5))
+    assert synced.stem.bn.eps == 0.5
 
 
 def test_parts_of_a_batch_follow_the_whole_batch(quick):

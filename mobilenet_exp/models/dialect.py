@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+# of every kind: SyncBatchNorm is no BatchNorm2d
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, InvertedResidual
 from mobilenet_exp.models.network import MobileNet
 
@@ -37,7 +40,7 @@ class Dialect:
 
 def dialect_of(model: MobileNet) -> Dialect:
     """Return the dialect that a network is in."""
-    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    norm = next(module for module in model.modules() if isinstance(module, _BatchNorm))
     places = {
         (block.se_before_act, isinstance(block.expand, ConvBNAct))
         for block in model.modules()
@@ -59,7 +62,7 @@ def dialect_of(model: MobileNet) -> Dialect:
 def adopt(model: MobileNet, dialect: Dialect) -> MobileNet:
     """Make the network run as `dialect` says; its weights stay. Returns the network."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.eps = dialect.bn_eps
         elif isinstance(module, ConvBNAct):
             module.tf_same = dialect.tf_same
