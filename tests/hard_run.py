@@ -59,6 +59,15 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
+def children(process: subprocess.Popen, word: str) -> list[int]:
+    """Return the processes that `process` started with `word` in their command, oldest first."""
+    # -ww: whole commands, however narrow the terminal says it is
+    command = ["ps", "-ww", "-eo", "pid,ppid,args"]
+    listed = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    fields = [line.split(None, 2) for line in listed[1:] if word in line]
+    return sorted(int(pid) for pid, parent, _ in fields if int(parent) == process.pid)
+
+
 def rows(folder: Path) -> list[dict]:
     """Return a run's metrics without what a clock measures."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()

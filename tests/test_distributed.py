@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hard_run import ROOT, WORDS, folder_of, rows, start, wait_for
+from hard_run import ROOT, WORDS, children, folder_of, rows, start, wait_for
 
 from mobilenet_exp import build_model, run
 from mobilenet_exp.config import run_name
@@ -146,21 +146,11 @@ def test_a_process_that_dies_is_restarted_in_the_same_folder(tmp_path):
     words = (*WORDS, *two, "run.save_every_minutes=0.005")
     process = start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/previous.pt")), process)
-    subprocess.run(["kill", "-9", str(_workers(process.pid)[1])], check=True)
+    subprocess.run(["kill", "-9", str(children(process, "spawn_main")[1])], check=True)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     assert "resumed after epoch" in out
     assert [row["epoch"] for row in rows(folder_of(tmp_path))] == list(range(1, 9))
-
-
-def _workers(parent: int) -> list[int]:
-    """Return the processes that train, the oldest first; not the one that tracks semaphores."""
-    listed = subprocess.run(
-        ["ps", "--ppid", str(parent), "-o", "pid=,args=", "--sort=start_time"],
-        capture_output=True,
-        text=True,
-    ).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "spawn_main" in line]
 
 
 def _alone_in_trouble(config, where) -> str:

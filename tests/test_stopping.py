@@ -190,10 +190,8 @@ def test_a_run_outlives_its_dashboard(tmp_path):
     words = (*WORDS, "train.epochs=8", "run.workers=0", "run.wandb=offline")
     process = start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for(lambda: _saved(tmp_path), process)
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout
-    services = [line.split() for line in listed.splitlines() if "wandb-core" in line]
-    (service,) = [words[0] for words in services if words[1] == str(process.pid)]
-    os.kill(int(service), signal.SIGKILL)
+    (service,) = children(process, "wandb-core")
+    os.kill(service, signal.SIGKILL)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out
     assert out.count("W&B is gone") == 1
