@@ -11,6 +11,7 @@ import pytest
 from hard_run import (
     ROOT,
     WORDS,
+    children,
     folder_of,
     kill,
     rows,
