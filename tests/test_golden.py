@@ -1,0 +1,85 @@
+"""The losses of the first updates stay what they were when golden_losses.json was written.
+
+A refactoring must not change a number. A change of numerics that is meant renews the file
+(`python tests/test_golden.py`), and its commit says why.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobilenet_exp.engine import make_updates
+from mobilenet_exp.session import build_session
+
+STORED = Path(__file__).with_name("golden_losses.json")
+COMMON = ("model.width_mult=0.35", "train.epochs=2", "run.device=cpu", "run.wandb=disabled")
+NOISE = ("data=fake", "data.resolution=64", "data.batch_size=8", "data.args.num_images=40")
+RECIPES = {
+    "v1_sgd": (*NOISE, "model=v1", "optimizer=sgd", "data.augment=affine"),
+    "v2_rmsprop_ema": (
+        *NOISE, "model=v2", "optimizer=rmsprop", "schedule=exponential", "train.ema_decay=0.9",
+        "train.label_smoothing=0.1", "data.augment=random_resized_crop",
+    ),
+    "v3_small_mixup": (
+        *NOISE, "model=v3_small", "optimizer=rmsprop_torch", "data.mixup=0.2", "data.cutmix=1.0",
+        "data.auto_augment=rand-m9-mstd0.5", "data.random_erase=0.5", "train.clip_grad_norm=5",
+    ),
+    "v4_conv_small_accumulated": (
+        *NOISE, "model=v4_conv_small", "optimizer=adamw", "train.accumulate=2", "model.dropout=0.2",
+        "model.stochastic_depth=0.1", "data.augment=inception",
+    ),
+    "digits_frozen_bn": ("data=digits", "train.bn=frozen"),
+}  # fmt: skip
+
+
+def losses(config) -> list[float]:
+    """Return the mean loss of each of the first five updates."""
+    session = build_session(config)
+    session.loaders.order.set_position(1)
+    found, before = [], 0.0
+    batches = iter(session.loaders.train)
+    for _ in make_updates(session.learner, batches, session.tally, first_step=0):
+        total = session.tally.loss_sum.item()
+        found.append((total - before) / session.loaders.order.batch_size)
+        before = total
+        if len(found) == 5:
+            return found
+    return found
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_first_losses_are_the_stored_ones(compose_config, name):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = losses(compose_config(*COMMON, *RECIPES[name]))
+    finally:
+        torch.set_num_threads(threads)
+    stored = json.loads(STORED.read_text())
+    # other releases and processors sum in another order
+    rel = 1e-5 if stored["torch"] == torch.__version__ else 1e-3
+    assert len(found) == 5
+    assert found == pytest.approx(stored["losses"][name], rel=rel)
+
+
+def main() -> None:
+    """Write the file anew."""
+    from hydra import compose, initialize_config_dir
+
+    from mobilenet_exp import cli
+    from mobilenet_exp.config import to_config
+
+    torch.set_num_threads(1)
+    found = {}
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        for name, words in RECIPES.items():
+            found[name] = losses(to_config(compose("config", [*COMMON, *words])))
+    about = {"torch": torch.__version__, "threads": 1, "losses": found}
+    STORED.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
