@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection
 import torch
 from torch import nn
 
-from mobilenet_exp import build_model, console
+from mobilenet_exp import build_model
+from mobilenet_exp.core import console
 from mobilenet_exp.hardware import keep_freed_memory
 from mobilenet_exp.optim import build_optimizer
 

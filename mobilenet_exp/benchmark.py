@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models import build_model
 from mobilenet_exp.profiling import Profile, profile_model
 

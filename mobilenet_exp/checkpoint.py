@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mobilenet_exp.errors import InputError, RunError
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import Dialect, adopt
 

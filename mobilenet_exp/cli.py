@@ -22,10 +22,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from mobilenet_exp.config import to_config
-from mobilenet_exp.errors import InputError, RunError
-from mobilenet_exp.explain import explain
-from mobilenet_exp.schema import BenchConfig, Config, EvalConfig
+from mobilenet_exp.config.convert import to_config
+from mobilenet_exp.config.explain import explain
+from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.stopping import Preempted, requeue
 from mobilenet_exp.sweep import Sweep
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mobilenet_exp.errors import InputError, RunError
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.stopping import ASKING, END_OF_TIME, Preempted
 
 T = TypeVar("T")

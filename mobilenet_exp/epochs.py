@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import torch
 
 from mobilenet_exp import engine, metrics
+from mobilenet_exp.core.errors import NonFiniteLossError, RunError
 from mobilenet_exp.distributed import Team
 from mobilenet_exp.engine import CHECK_EVERY, Tally
-from mobilenet_exp.errors import NonFiniteLossError, RunError
 from mobilenet_exp.session import Session
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def _together(team: Team, action: Callable[[], T]) -> T:
         except RunError as error:
             # a loading process sends its traceback along; the last line is what it said
             said = str(error).strip().splitlines()[-1]
-            raise type(error)(said.removeprefix("mobilenet_exp.errors.RunError: ")) from error
+            raise type(error)(said.removeprefix("mobilenet_exp.core.errors.RunError: ")) from error
 
     return team.together(tried)
 

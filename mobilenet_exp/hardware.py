@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 
 # of glibc's <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4

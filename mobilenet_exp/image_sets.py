@@ -10,11 +10,11 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.imagenet import class_ids, flat_images
 from mobilenet_exp.images import ImageFiles, find_images
-from mobilenet_exp.registry import Registry
-from mobilenet_exp.schema import DataConfig
 
 DATASETS: Registry = Registry("data.name")
 

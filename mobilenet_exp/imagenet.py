@@ -9,7 +9,7 @@ from pathlib import Path
 
 from timm.data import ImageNetInfo, RealLabelsImagenet
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.images import ImageFiles, find_images
 
 NUM_VAL = 50_000

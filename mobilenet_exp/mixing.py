@@ -4,7 +4,7 @@ import numpy as np
 from timm.data import Mixup
 from torch import Tensor
 
-from mobilenet_exp.schema import DataConfig
+from mobilenet_exp.config.schema import DataConfig
 
 
 class Mixing:

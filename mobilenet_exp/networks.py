@@ -2,9 +2,9 @@
 
 from dataclasses import asdict, replace
 
+from mobilenet_exp.config.schema import Config, EvalConfig
 from mobilenet_exp.models import MobileNet, build_model
 from mobilenet_exp.models.dialect import adopt, dialect_of
-from mobilenet_exp.schema import Config, EvalConfig
 
 
 def config_model(config: Config | EvalConfig, num_classes: int) -> MobileNet:

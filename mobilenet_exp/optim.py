@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from mobilenet_exp.errors import InputError
-from mobilenet_exp.registry import Registry
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.registry import Registry
 
 OPTIMIZERS: Registry = Registry("optimizer.name")
 

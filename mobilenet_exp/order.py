@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import Sampler
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 
 
 class Key(NamedTuple):

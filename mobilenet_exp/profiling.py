@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 
 aten = torch.ops.aten
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp import console
-from mobilenet_exp.console import figure
+from mobilenet_exp.core import console
+from mobilenet_exp.core.console import figure
 
 MILLION = 1e6
 SWEEP_COLUMNS = ("top-1 %", "madds M", "params M")

@@ -5,12 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp import console, reports
+from mobilenet_exp import reports
 from mobilenet_exp.benchmark import measure_latency
 from mobilenet_exp.comparison import compare
-from mobilenet_exp.config import to_dict
+from mobilenet_exp.config.convert import to_dict
+from mobilenet_exp.config.schema import BenchConfig, DataConfig, EvalConfig
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.distributed import joined
-from mobilenet_exp.errors import InputError
 from mobilenet_exp.evaluation import (
     Outcome,
     eval_name,
@@ -21,7 +23,6 @@ from mobilenet_exp.evaluation import (
 from mobilenet_exp.hardware import select_device
 from mobilenet_exp.photos import name_photos
 from mobilenet_exp.profiling import profile_model
-from mobilenet_exp.schema import BenchConfig, DataConfig, EvalConfig
 from mobilenet_exp.subject import Subject, eval_data, load_subject
 from mobilenet_exp.tracking import Tracker, tags_of
 from mobilenet_exp.training import train

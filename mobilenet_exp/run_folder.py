@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 
 
 @contextmanager

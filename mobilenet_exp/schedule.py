@@ -8,8 +8,8 @@ import math
 import random
 from collections.abc import Callable
 
-from mobilenet_exp.errors import InputError
-from mobilenet_exp.registry import Registry
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.registry import Registry
 
 SCHEDULES: Registry = Registry("schedule.name")
 

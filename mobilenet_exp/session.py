@@ -9,10 +9,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from mobilenet_exp.averaging import Average
+from mobilenet_exp.config.schema import Config
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import Loaders, build_loaders
 from mobilenet_exp.distributed import Team
 from mobilenet_exp.engine import Learner, Tally
-from mobilenet_exp.errors import InputError
 from mobilenet_exp.hardware import memory_format, select_device
 from mobilenet_exp.mixing import build_mixing
 from mobilenet_exp.models import MobileNet
@@ -20,7 +21,6 @@ from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.networks import adopt_asked, config_model
 from mobilenet_exp.optim import build_optimizer
 from mobilenet_exp.schedule import build_schedule
-from mobilenet_exp.schema import Config
 from mobilenet_exp.synced_bn import synchronise_bn
 from mobilenet_exp.teacher import build_teacher
 from mobilenet_exp.weights import read_weights

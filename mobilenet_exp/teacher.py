@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mobilenet_exp.errors import InputError
-from mobilenet_exp.preprocessing import Preprocessing
-from mobilenet_exp.schema import (
+from mobilenet_exp.config.schema import (
     Config,
     DistillConfig,
     EvalConfig,
     EvalModelConfig,
 )
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.preprocessing import Preprocessing
 from mobilenet_exp.subject import load_subject
 from mobilenet_exp.weights.published import published_net
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import wandb
 
-from mobilenet_exp import console
-from mobilenet_exp.errors import InputError, RunError
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.provenance import git_commit, versions
 from mobilenet_exp.stopping import Preempted
 

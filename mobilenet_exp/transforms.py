@@ -12,9 +12,9 @@ from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import v2
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.preprocessing import Preprocessing
-from mobilenet_exp.schema import DataConfig
 
 # in steps of this many pixels, all networks' largest stride, a progressive side rises
 SIDE_STEP = 32

@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from mobilenet_exp import console
+from mobilenet_exp.core import console
 from mobilenet_exp.models import build_model, list_models
 from mobilenet_exp.paper import AUTHORS, NOT_BUILT, PaperRow, paper_rows
 from mobilenet_exp.profiling import Profile, profile_model

@@ -9,8 +9,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from mobilenet_exp import cli
-from mobilenet_exp.config import to_config
-from mobilenet_exp.schema import Config
+from mobilenet_exp.config.convert import to_config
+from mobilenet_exp.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mobilenet_exp import benchmark
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 
 CPU = torch.device("cpu")
 

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.data import build_loaders
-from mobilenet_exp.errors import InputError, RunError
 from mobilenet_exp.order import Key
-from mobilenet_exp.schema import DataConfig
 from mobilenet_exp.transforms import eval_transform, train_transform
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenet_exp import console, engine
+from mobilenet_exp import engine
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.epochs import finish_epoch, train_epoch
-from mobilenet_exp.errors import InputError, NonFiniteLossError
 from mobilenet_exp.hardware import autocast, select_device
 from mobilenet_exp.metrics import scores
 from mobilenet_exp.models import build_model

@@ -18,8 +18,8 @@ from layout_nets import KuanWangV3, randomize
 from PIL import Image
 
 from mobilenet_exp import imagenet, run
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import eval_transform
-from mobilenet_exp.errors import InputError
 from mobilenet_exp.images import read_picture
 from mobilenet_exp.weights.published import find_published
 

@@ -7,7 +7,7 @@ from layout_nets import FlatV2, KuanWangV3, MarvisV1, assert_same_logits, random
 from torch import nn
 
 from mobilenet_exp import build_model, export_weights
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 
 
 def _torchvision(name: str) -> nn.Module:

@@ -70,7 +70,7 @@ def main() -> None:
     from hydra import compose, initialize_config_dir
 
     from mobilenet_exp import cli
-    from mobilenet_exp.config import to_config
+    from mobilenet_exp.config.convert import to_config
 
     torch.set_num_threads(1)
     found = {}

@@ -19,7 +19,7 @@ from hard_run import (
 )
 
 from mobilenet_exp import run, training
-from mobilenet_exp.config import run_name
+from mobilenet_exp.config.convert import run_name
 
 # the nightly form: KILLS=20
 KILLS = int(os.environ.get("KILLS", "3"))

@@ -5,18 +5,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mobilenet_exp import build_model, console, run
+from mobilenet_exp import build_model, run
 from mobilenet_exp.averaging import Average
 from mobilenet_exp.checkpoint import load_checkpoint
+from mobilenet_exp.config.schema import DataConfig, DistillConfig, EvalConfig, RunConfig
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.distributed import Team
 from mobilenet_exp.epochs import finish_epoch, train_epoch
-from mobilenet_exp.errors import InputError
 from mobilenet_exp.mixing import build_mixing
 from mobilenet_exp.models.network import set_stochastic_depth
 from mobilenet_exp.optim import build_optimizer
 from mobilenet_exp.order import Order
 from mobilenet_exp.preprocessing import Preprocessing
-from mobilenet_exp.schema import DataConfig, DistillConfig, EvalConfig, RunConfig
 from mobilenet_exp.session import build_session
 from mobilenet_exp.subject import load_subject
 from mobilenet_exp.teacher import Teacher

@@ -10,7 +10,7 @@ from layout_nets import randomize
 from torch import nn
 
 from mobilenet_exp import build_model, list_models, profile_model
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.paper import NOT_BUILT, paper_rows
 from mobilenet_exp.profiling import Profile
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models import build_model
 from mobilenet_exp.optim import OPTIMIZERS, build_optimizer
 

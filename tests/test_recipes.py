@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mobilenet_exp import run
-from mobilenet_exp.config import run_name, to_dict
+from mobilenet_exp.config.convert import run_name, to_dict
 from mobilenet_exp.session import build_session
 
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "experiment"

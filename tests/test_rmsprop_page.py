@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mobilenet_exp import rmsprop_page
-from mobilenet_exp.config import run_name
+from mobilenet_exp.config.convert import run_name
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from PIL import Image
 
 from mobilenet_exp import (
     build_model,
-    console,
     export_weights,
     load_weights,
     model_from_checkpoint,
@@ -26,11 +25,12 @@ from mobilenet_exp import (
     training,
 )
 from mobilenet_exp.checkpoint import load_checkpoint
-from mobilenet_exp.config import run_name, to_config, to_dict
+from mobilenet_exp.config.convert import run_name, to_config, to_dict
+from mobilenet_exp.config.schema import EvalConfig, RunConfig
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.epochs import finish_epoch, train_epoch
-from mobilenet_exp.errors import InputError, NonFiniteLossError
 from mobilenet_exp.models.dialect import dialect_of
-from mobilenet_exp.schema import EvalConfig, RunConfig
 
 # read by scripts and by later tools: names and types are a promise
 RESULTS = {

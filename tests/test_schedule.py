@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.schedule import build_schedule
 
 

@@ -22,8 +22,8 @@ from hard_run import (
 
 from mobilenet_exp import run
 from mobilenet_exp.checkpoint import load_checkpoint
-from mobilenet_exp.config import run_name
-from mobilenet_exp.errors import InputError, RunError
+from mobilenet_exp.config.convert import run_name
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.run_folder import held
 
 BUSY = (*WORDS, "train.epochs=400", "run.workers=2")

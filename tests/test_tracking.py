@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from mobilenet_exp import run, tracking
-from mobilenet_exp.config import run_name, to_dict
-from mobilenet_exp.errors import InputError
-from mobilenet_exp.schema import EvalConfig, RunConfig
+from mobilenet_exp.config.convert import run_name, to_dict
+from mobilenet_exp.config.schema import EvalConfig, RunConfig
+from mobilenet_exp.core.errors import InputError
 
 
 def _leet(folder: Path, *flags: str) -> str:

@@ -6,7 +6,7 @@ Importing this package registers the families; it needs torch.
 # registers the builders, in the order of list_models
 from mobilenet_exp.models import v1, v2, v3, v3_edgetpu, seed_v3, v4  # noqa: F401, I001
 from mobilenet_exp.models.network import MobileNet, set_stochastic_depth
-from mobilenet_exp.registry import MODELS
+from mobilenet_exp.core.registry import MODELS
 
 __all__ = ["MobileNet", "build_model", "list_models"]
 

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, round_to
 from mobilenet_exp.models.rows import Row
 from mobilenet_exp.models.universal import MultiQueryAttention

@@ -9,11 +9,11 @@ linear without bias and comes before the activation, and both modes end in a hea
 from dataclasses import replace
 from functools import partial
 
+from mobilenet_exp.core.registry import MODELS
 from mobilenet_exp.models.layers import round_up
 from mobilenet_exp.models.network import Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Bottleneck
 from mobilenet_exp.models.v3 import HS, LARGE, SMALL, STEM, Row, bottlenecks
-from mobilenet_exp.registry import MODELS
 
 
 def _blocks(table: tuple[Row, ...]) -> tuple[Bottleneck, ...]:

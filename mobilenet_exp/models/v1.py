@@ -9,11 +9,11 @@ With it two nets of the paper's ablations: full convolutions (Table 4), shallow 
 from functools import partial
 from typing import NamedTuple
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.registry import MODELS
 from mobilenet_exp.models.layers import ACTIVATIONS, truncate
 from mobilenet_exp.models.network import Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Conv, Separable
-from mobilenet_exp.registry import MODELS
 
 
 class Row(NamedTuple):

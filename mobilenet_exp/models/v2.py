@@ -9,11 +9,11 @@ from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.registry import MODELS
 from mobilenet_exp.models.layers import round_to, round_up
 from mobilenet_exp.models.network import Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Bottleneck
-from mobilenet_exp.registry import MODELS
 
 
 class Row(NamedTuple):

@@ -12,10 +12,10 @@ from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.registry import MODELS
 from mobilenet_exp.models.network import Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Bottleneck
-from mobilenet_exp.registry import MODELS
 
 RE, HS = "relu", "hswish"
 STEM = 16

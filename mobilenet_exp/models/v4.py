@@ -10,9 +10,9 @@ not give, are taken from Conv-Medium and Conv-Large.
 from dataclasses import replace
 from functools import partial
 
+from mobilenet_exp.core.registry import MODELS
 from mobilenet_exp.models.network import Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Attention, ConvPair, FusedBottleneck, Row, Universal
-from mobilenet_exp.registry import MODELS
 
 
 def FusedIB(x: int, s: int, out: int) -> Row:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import Dialect, adopt, dialect_of
 from mobilenet_exp.preprocessing import Preprocessing

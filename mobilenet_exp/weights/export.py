@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.models.layers import round_to, truncate
 from mobilenet_exp.models.network import MobileNet

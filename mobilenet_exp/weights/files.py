@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 
 # Averaged weights first, as timm's reader: they are what a training's accuracy is of.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")

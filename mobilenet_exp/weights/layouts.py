@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import mobilenet_exp.weights.names as names
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.dialect import Dialect
 from mobilenet_exp.models.network import MobileNet
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models import MobileNet, build_model
 from mobilenet_exp.weights.layouts import LAYOUTS, to_ours
 

@@ -17,7 +17,7 @@ import torchvision
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.dialect import Dialect
 from mobilenet_exp.preprocessing import Preprocessing
 

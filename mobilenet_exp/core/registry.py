@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import UnionType
 from typing import Generic, TypeVar, get_args, get_origin
 
-from mobilenet_exp.errors import InputError
+from mobilenet_exp.core.errors import InputError
 
 T = TypeVar("T", bound=Callable)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mobilenet_exp.errors import InputError
-from mobilenet_exp.rules import RULES
-from mobilenet_exp.schema import AnyConfig, Config, DistillConfig
-from mobilenet_exp.smoke import shrunk
+from mobilenet_exp.config.rules import RULES
+from mobilenet_exp.config.schema import AnyConfig, Config, DistillConfig
+from mobilenet_exp.config.smoke import shrunk
+from mobilenet_exp.core.errors import InputError
 
 
 def to_config(composed: Any, schema: type = Config) -> AnyConfig:

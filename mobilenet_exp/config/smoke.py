@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from mobilenet_exp.schema import Config
+from mobilenet_exp.config.schema import Config
 
 
 def shrunk(config: Config) -> Config:

@@ -7,9 +7,9 @@ import difflib
 import re
 from dataclasses import fields, is_dataclass
 
-from mobilenet_exp.errors import InputError
-from mobilenet_exp.registry import type_name
-from mobilenet_exp.schema import Config
+from mobilenet_exp.config.schema import Config
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.registry import type_name
 
 
 def explain(error: Exception, overrides: list[str], schema: type = Config) -> str:
