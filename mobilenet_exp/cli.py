@@ -26,7 +26,7 @@ from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.stopping import Preempted, requeue
+from mobilenet_exp.machine.preemption import Preempted, requeue
 from mobilenet_exp.sweep import Sweep
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

@@ -19,10 +19,10 @@ from mobilenet_exp import engine, imagenet, metrics
 from mobilenet_exp.config.schema import DataConfig, EvalConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import build_eval_loader
-from mobilenet_exp.distributed import Team
-from mobilenet_exp.hardware import memory_format
 from mobilenet_exp.image_sets import ImageSet
 from mobilenet_exp.images import ImageFiles
+from mobilenet_exp.machine.device import memory_format
+from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.metrics import Predictions
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.profiling import Profile

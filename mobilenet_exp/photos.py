@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import eval_transform
-from mobilenet_exp.hardware import autocast
 from mobilenet_exp.images import find_images, read_picture
+from mobilenet_exp.machine.device import autocast
 from mobilenet_exp.subject import Subject
 
 

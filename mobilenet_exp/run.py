@@ -12,7 +12,6 @@ from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.schema import BenchConfig, DataConfig, EvalConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.distributed import joined
 from mobilenet_exp.evaluation import (
     Outcome,
     eval_name,
@@ -20,7 +19,8 @@ from mobilenet_exp.evaluation import (
     files_of,
     score,
 )
-from mobilenet_exp.hardware import select_device
+from mobilenet_exp.machine.device import select_device
+from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.photos import name_photos
 from mobilenet_exp.profiling import profile_model
 from mobilenet_exp.subject import Subject, eval_data, load_subject

@@ -15,8 +15,8 @@ import wandb
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.provenance import git_commit, versions
-from mobilenet_exp.stopping import Preempted
+from mobilenet_exp.machine.preemption import Preempted
+from mobilenet_exp.machine.provenance import git_commit, versions
 
 # seconds to wait for W&B's server to open a run
 INIT_TIMEOUT = 20

@@ -11,8 +11,8 @@ from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config.schema import DataConfig, DistillConfig, EvalConfig, RunConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.distributed import Team
 from mobilenet_exp.epochs import finish_epoch, train_epoch
+from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.mixing import build_mixing
 from mobilenet_exp.models.network import set_stochastic_depth
 from mobilenet_exp.optim import build_optimizer

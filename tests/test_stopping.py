@@ -24,7 +24,7 @@ from mobilenet_exp import run
 from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config.convert import run_name
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.run_folder import held
+from mobilenet_exp.machine.lock import held
 
 BUSY = (*WORDS, "train.epochs=400", "run.workers=2")
 
@@ -66,7 +66,7 @@ def _inspect(stored) -> list[str]:
 BUSY_FOR_EVER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from mobilenet_exp.stopping import listening
+from mobilenet_exp.machine.preemption import listening
 with listening() as stop:
     print("ready", flush=True)
     while True:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.stopping import ASKING, END_OF_TIME, Preempted
+from mobilenet_exp.machine.preemption import ASKING, END_OF_TIME, Preempted
 
 T = TypeVar("T")
 # seconds that processes get to save before they are killed
