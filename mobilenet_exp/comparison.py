@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mobilenet_exp.config.schema import DataConfig, ModelConfig
-from mobilenet_exp.imagenet import NUM_VAL
+from mobilenet_exp.data.imagenet import NUM_VAL
 from mobilenet_exp.models import build_model
 from mobilenet_exp.paper import AUTHORS, PaperRow, paper_rows
 from mobilenet_exp.profiling import Profile, profile_model

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilenet_exp import engine, imagenet, metrics
+from mobilenet_exp import engine, metrics
 from mobilenet_exp.config.schema import DataConfig, EvalConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data import build_eval_loader
-from mobilenet_exp.image_sets import ImageSet
-from mobilenet_exp.images import ImageFiles
+from mobilenet_exp.data import imagenet
+from mobilenet_exp.data.datasets import ImageSet
+from mobilenet_exp.data.images import ImageFiles
+from mobilenet_exp.data.loaders import build_eval_loader
 from mobilenet_exp.machine.device import memory_format
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.metrics import Predictions

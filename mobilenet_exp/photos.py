@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data import eval_transform
-from mobilenet_exp.images import find_images, read_picture
+from mobilenet_exp.data.images import find_images, read_picture
+from mobilenet_exp.data.loaders import eval_transform
 from mobilenet_exp.machine.device import autocast
 from mobilenet_exp.subject import Subject
 

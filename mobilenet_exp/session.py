@@ -11,11 +11,11 @@ from torch.nn.parallel import DistributedDataParallel
 from mobilenet_exp.averaging import Average
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data import Loaders, build_loaders
+from mobilenet_exp.data.loaders import Loaders, build_loaders
+from mobilenet_exp.data.mixing import build_mixing
 from mobilenet_exp.engine import Learner, Tally
 from mobilenet_exp.machine.device import memory_format, select_device
 from mobilenet_exp.machine.distributed import Team
-from mobilenet_exp.mixing import build_mixing
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.networks import adopt_asked, config_model

@@ -14,11 +14,11 @@ from mobilenet_exp.config.convert import run_name, to_config, to_dict
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.image_sets import DATASETS
+from mobilenet_exp.data.datasets import DATASETS
+from mobilenet_exp.data.transforms import train_transform
 from mobilenet_exp.models import build_model, list_models
 from mobilenet_exp.optim import OPTIMIZERS, build_optimizer
 from mobilenet_exp.schedule import SCHEDULES, build_schedule
-from mobilenet_exp.transforms import train_transform
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted((ROOT / "conf").glob("*/*.yaml"))]

@@ -8,9 +8,9 @@ from torchvision import transforms
 
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.data import build_loaders
-from mobilenet_exp.order import Key
-from mobilenet_exp.transforms import eval_transform, train_transform
+from mobilenet_exp.data.loaders import build_loaders
+from mobilenet_exp.data.sampler import Key
+from mobilenet_exp.data.transforms import eval_transform, train_transform
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

@@ -11,17 +11,17 @@ from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config.schema import DataConfig, DistillConfig, EvalConfig, RunConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.mixing import build_mixing
+from mobilenet_exp.data.preprocessing import Preprocessing
+from mobilenet_exp.data.sampler import Order
+from mobilenet_exp.data.transforms import side_of_epoch, train_transform
 from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.machine.distributed import Team
-from mobilenet_exp.mixing import build_mixing
 from mobilenet_exp.models.network import set_stochastic_depth
 from mobilenet_exp.optim import build_optimizer
-from mobilenet_exp.order import Order
-from mobilenet_exp.preprocessing import Preprocessing
 from mobilenet_exp.session import build_session
 from mobilenet_exp.subject import load_subject
 from mobilenet_exp.teacher import Teacher
-from mobilenet_exp.transforms import side_of_epoch, train_transform
 
 SMALL = (
     "data=fake", "data.resolution=32", "data.args.num_images=64", "data.batch_size=16",

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import Dialect, adopt, dialect_of
-from mobilenet_exp.preprocessing import Preprocessing
 from mobilenet_exp.weights.export import export_weights
 from mobilenet_exp.weights.files import WeightFile, read_file
 from mobilenet_exp.weights.layouts import (

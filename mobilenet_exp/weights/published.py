@@ -18,8 +18,8 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models.dialect import Dialect
-from mobilenet_exp.preprocessing import Preprocessing
 
 TORCHVISION = {
     "v2": "mobilenet_v2",

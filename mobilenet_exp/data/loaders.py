@@ -21,12 +21,12 @@ from torchvision.transforms import v2
 
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.image_sets import ImageSet, build_image_set
-from mobilenet_exp.images import ImageFiles
+from mobilenet_exp.data.datasets import ImageSet, build_image_set
+from mobilenet_exp.data.images import ImageFiles
+from mobilenet_exp.data.mixing import mixes
+from mobilenet_exp.data.sampler import Key, Order
+from mobilenet_exp.data.transforms import eval_transform, side_of_epoch, train_transform
 from mobilenet_exp.machine.preemption import ASKING
-from mobilenet_exp.mixing import mixes
-from mobilenet_exp.order import Key, Order
-from mobilenet_exp.transforms import eval_transform, side_of_epoch, train_transform
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from timm.data import ImageNetInfo, RealLabelsImagenet
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.images import ImageFiles, find_images
+from mobilenet_exp.data.images import ImageFiles, find_images
 
 NUM_VAL = 50_000
 

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.preprocessing import Preprocessing
+from mobilenet_exp.data.preprocessing import Preprocessing
 
 # in steps of this many pixels, all networks' largest stride, a progressive side rises
 SIDE_STEP = 32

@@ -13,8 +13,8 @@ from torchvision import datasets
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import Registry
-from mobilenet_exp.imagenet import class_ids, flat_images
-from mobilenet_exp.images import ImageFiles, find_images
+from mobilenet_exp.data.imagenet import class_ids, flat_images
+from mobilenet_exp.data.images import ImageFiles, find_images
 
 DATASETS: Registry = Registry("data.name")
 
