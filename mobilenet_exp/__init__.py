@@ -12,7 +12,7 @@ _HOME = {
     "load_weights": "mobilenet_exp.weights",
     "export_weights": "mobilenet_exp.weights",
     "mobilenetv3": "mobilenet_exp.weights.old_call",
-    "profile_model": "mobilenet_exp.profiling",
+    "profile_model": "mobilenet_exp.models.profiling",
     "paper_row": "mobilenet_exp.paper",
 }
 __all__ = list(_HOME)

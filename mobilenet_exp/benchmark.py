@@ -14,7 +14,7 @@ from torchvision import models
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models import build_model
-from mobilenet_exp.profiling import Profile, profile_model
+from mobilenet_exp.models.profiling import Profile, profile_model
 
 PEER = "torchvision:"
 

@@ -21,8 +21,8 @@ from mobilenet_exp.evaluation import (
 )
 from mobilenet_exp.machine.device import select_device
 from mobilenet_exp.machine.distributed import joined
+from mobilenet_exp.models.profiling import profile_model
 from mobilenet_exp.photos import name_photos
-from mobilenet_exp.profiling import profile_model
 from mobilenet_exp.subject import Subject, eval_data, load_subject
 from mobilenet_exp.tracking import Tracker, tags_of
 from mobilenet_exp.training import train

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, round_to
+from mobilenet_exp.models.layers_v4 import MultiQueryAttention
 from mobilenet_exp.models.rows import Row
-from mobilenet_exp.models.universal import MultiQueryAttention
 
 
 @dataclass(frozen=True)

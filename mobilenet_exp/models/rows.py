@@ -23,7 +23,7 @@ from mobilenet_exp.models.layers import (
     SqueezeExcite,
     round_to,
 )
-from mobilenet_exp.models.universal import MultiQueryAttention, UniversalBottleneck
+from mobilenet_exp.models.layers_v4 import MultiQueryAttention, UniversalBottleneck
 
 # channels of the table, scaled by width_mult and rounded
 Scaled = Callable[[float], int]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from mobilenet_exp.models.layers import ConvBNAct, DepthwiseSeparable, FusedResidual
+from mobilenet_exp.models.layers_v4 import MultiQueryAttention, UniversalBottleneck
 from mobilenet_exp.models.network import MobileNet
-from mobilenet_exp.models.universal import MultiQueryAttention, UniversalBottleneck
 
 # our module to their name of it
 Names = dict[str, str]
