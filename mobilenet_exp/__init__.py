@@ -13,7 +13,7 @@ _HOME = {
     "export_weights": "mobilenet_exp.weights",
     "mobilenetv3": "mobilenet_exp.weights.old_call",
     "profile_model": "mobilenet_exp.models.profiling",
-    "paper_row": "mobilenet_exp.paper",
+    "paper_row": "mobilenet_exp.papers.rows",
 }
 __all__ = list(_HOME)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from mobilenet_exp import reports
 from mobilenet_exp.benchmark import measure_latency
-from mobilenet_exp.comparison import compare
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.schema import BenchConfig, DataConfig, EvalConfig
 from mobilenet_exp.core import console
@@ -22,6 +21,7 @@ from mobilenet_exp.evaluation import (
 from mobilenet_exp.machine.device import select_device
 from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.models.profiling import profile_model
+from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.photos import name_photos
 from mobilenet_exp.subject import Subject, eval_data, load_subject
 from mobilenet_exp.tracking import Tracker, tags_of

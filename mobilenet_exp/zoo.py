@@ -14,7 +14,7 @@ import torch
 from mobilenet_exp.core import console
 from mobilenet_exp.models import build_model, list_models
 from mobilenet_exp.models.profiling import Profile, profile_model
-from mobilenet_exp.paper import AUTHORS, NOT_BUILT, PaperRow, paper_rows
+from mobilenet_exp.papers.rows import AUTHORS, NOT_BUILT, PaperRow, paper_rows
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURE = DOCS / "MODEL_ZOO.md", DOCS / "top1_over_madds.svg"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobilenet_exp.comparison import compare
+from mobilenet_exp.papers.comparison import compare
 
 IMAGENET = ("data=imagenet",)
 

@@ -12,7 +12,7 @@ from torch import nn
 from mobilenet_exp import build_model, list_models, profile_model
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.profiling import Profile
-from mobilenet_exp.paper import NOT_BUILT, paper_rows
+from mobilenet_exp.papers.rows import NOT_BUILT, paper_rows
 
 NAMES = [
     "v1", "v1_full_conv", "v1_shallow", "v2", "v3_large", "v3_small", "v3_large_minimalistic",

@@ -4,7 +4,7 @@ import pytest
 
 from mobilenet_exp import build_model, list_models, paper_row, profile_model
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.paper import AUTHORS, NOT_BUILT, paper_rows
+from mobilenet_exp.papers.rows import AUTHORS, NOT_BUILT, paper_rows
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from mobilenet_exp import zoo
-from mobilenet_exp.comparison import AS_PUBLISHED
-from mobilenet_exp.paper import NOT_BUILT, paper_rows
+from mobilenet_exp.papers.comparison import AS_PUBLISHED
+from mobilenet_exp.papers.rows import NOT_BUILT, paper_rows
 
 BUILT = [row for row in paper_rows() if row.model not in NOT_BUILT]
 

@@ -12,7 +12,7 @@ from mobilenet_exp.config.schema import DataConfig, ModelConfig
 from mobilenet_exp.data.imagenet import NUM_VAL
 from mobilenet_exp.models import build_model
 from mobilenet_exp.models.profiling import Profile, profile_model
-from mobilenet_exp.paper import AUTHORS, PaperRow, paper_rows
+from mobilenet_exp.papers.rows import AUTHORS, PaperRow, paper_rows
 
 # Options that leave a net as published: the paper's V1 has ReLU, the authors' code ReLU6.
 AS_PUBLISHED = (
