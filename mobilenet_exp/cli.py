@@ -27,7 +27,7 @@ from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.machine.preemption import Preempted, requeue
-from mobilenet_exp.sweep import Sweep
+from mobilenet_exp.tracking.sweeps import Sweep
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEMAS = {"config": Config, "eval": EvalConfig, "bench": BenchConfig}
@@ -166,7 +166,7 @@ def _close_sweep(sweep: Sweep) -> int:
     """Print the table of all jobs and return the exit code they add up to."""
     jobs = sweep.jobs()
     if jobs:
-        from mobilenet_exp.reports import print_sweep
+        from mobilenet_exp.tracking.terminal import print_sweep
 
         print_sweep(jobs)
     found = sweep.folder / "optimization_results.yaml"

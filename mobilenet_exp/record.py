@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp import reports
 from mobilenet_exp.config.convert import run_title, to_dict, to_yaml
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
@@ -15,7 +14,8 @@ from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, compare
 from mobilenet_exp.saving import check_images
 from mobilenet_exp.session import Progress, Session
-from mobilenet_exp.tracking import Tracker, tags_of
+from mobilenet_exp.tracking import terminal as reports
+from mobilenet_exp.tracking.tracker import Tracker, tags_of
 
 
 @dataclass

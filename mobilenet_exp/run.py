@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp import reports
 from mobilenet_exp.benchmark import measure_latency
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.schema import BenchConfig, DataConfig, EvalConfig
@@ -24,7 +23,8 @@ from mobilenet_exp.models.profiling import profile_model
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.photos import name_photos
 from mobilenet_exp.subject import Subject, eval_data, load_subject
-from mobilenet_exp.tracking import Tracker, tags_of
+from mobilenet_exp.tracking import terminal as reports
+from mobilenet_exp.tracking.tracker import Tracker, tags_of
 from mobilenet_exp.training import train
 
 __all__ = ["bench", "evaluate", "train"]

@@ -21,7 +21,6 @@ from mobilenet_exp import (
     run,
     saving,
     session,
-    tracking,
     training,
 )
 from mobilenet_exp.checkpoint import load_checkpoint
@@ -31,6 +30,7 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.models.dialect import dialect_of
+from mobilenet_exp.tracking import tracker as tracking
 
 # read by scripts and by later tools: names and types are a promise
 RESULTS = {

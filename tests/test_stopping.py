@@ -210,6 +210,6 @@ def test_a_full_disk_ends_the_run_at_its_metrics_too(quick, tmp_path, monkeypatc
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mobilenet_exp.tracking.os.fsync", full)
+    monkeypatch.setattr("mobilenet_exp.tracking.tracker.os.fsync", full)
     with pytest.raises(RunError, match="metrics.jsonl could not be written: No space left"):
         run.train(quick(*SMALL))

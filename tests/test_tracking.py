@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mobilenet_exp import run, tracking
+from mobilenet_exp import run
 from mobilenet_exp.config.convert import run_name, to_dict
 from mobilenet_exp.config.schema import EvalConfig, RunConfig
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.tracking import tracker as tracking
 
 
 def _leet(folder: Path, *flags: str) -> str:
@@ -127,7 +128,7 @@ def test_two_runs_of_one_process_keep_their_own_config(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from mobilenet_exp.tracking import Tracker
+from mobilenet_exp.tracking.tracker import Tracker
 with Tracker(Path(sys.argv[1]), config={}, title="t", mode="offline", project="p") as tracker:
     for epoch in (1, 2, 3):
         tracker.log(epoch, {"val/top1": float(epoch)})
