@@ -8,10 +8,10 @@ from importlib import import_module
 _HOME = {
     "build_model": "mobilenet_exp.models",
     "list_models": "mobilenet_exp.models",
-    "model_from_checkpoint": "mobilenet_exp.subject",
-    "load_weights": "mobilenet_exp.weights",
-    "export_weights": "mobilenet_exp.weights",
-    "mobilenetv3": "mobilenet_exp.weights.old_call",
+    "model_from_checkpoint": "mobilenet_exp.weights.loaded",
+    "load_weights": "mobilenet_exp.weights.loading",
+    "export_weights": "mobilenet_exp.weights.loading",
+    "mobilenetv3": "mobilenet_exp.weights.compat",
     "profile_model": "mobilenet_exp.models.profiling",
     "paper_row": "mobilenet_exp.papers.rows",
 }

@@ -27,7 +27,7 @@ from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.metrics import Predictions
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.models.profiling import Profile
-from mobilenet_exp.subject import Subject, check_classes
+from mobilenet_exp.weights.loaded import Subject, check_classes
 
 Show = Callable[[Iterable, str, int], Iterable]
 

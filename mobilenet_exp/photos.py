@@ -12,7 +12,7 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.images import find_images, read_picture
 from mobilenet_exp.data.loaders import eval_transform
 from mobilenet_exp.machine.device import autocast
-from mobilenet_exp.subject import Subject
+from mobilenet_exp.weights.loaded import Subject
 
 
 @torch.inference_mode()

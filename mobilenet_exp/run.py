@@ -22,10 +22,10 @@ from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.models.profiling import profile_model
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.photos import name_photos
-from mobilenet_exp.subject import Subject, eval_data, load_subject
 from mobilenet_exp.tracking import terminal as reports
 from mobilenet_exp.tracking.tracker import Tracker, tags_of
 from mobilenet_exp.training import train
+from mobilenet_exp.weights.loaded import Subject, eval_data, load_subject
 
 __all__ = ["bench", "evaluate", "train"]
 

@@ -18,12 +18,12 @@ from mobilenet_exp.machine.device import memory_format, select_device
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import dialect_of
-from mobilenet_exp.networks import adopt_asked, config_model
 from mobilenet_exp.optim import build_optimizer
 from mobilenet_exp.schedule import build_schedule
 from mobilenet_exp.synced_bn import synchronise_bn
 from mobilenet_exp.teacher import build_teacher
-from mobilenet_exp.weights import read_weights
+from mobilenet_exp.weights.loading import read_weights
+from mobilenet_exp.weights.networks import adopt_asked, config_model
 
 
 @dataclass

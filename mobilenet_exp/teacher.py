@@ -13,7 +13,7 @@ from mobilenet_exp.config.schema import (
 )
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
-from mobilenet_exp.subject import load_subject
+from mobilenet_exp.weights.loaded import load_subject
 from mobilenet_exp.weights.published import published_net
 
 

@@ -7,7 +7,6 @@ from torch import nn
 
 from mobilenet_exp import build_model, run
 from mobilenet_exp.averaging import Average
-from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config.schema import DataConfig, DistillConfig, EvalConfig, RunConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
@@ -20,8 +19,9 @@ from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.models.network import set_stochastic_depth
 from mobilenet_exp.optim import build_optimizer
 from mobilenet_exp.session import build_session
-from mobilenet_exp.subject import load_subject
 from mobilenet_exp.teacher import Teacher
+from mobilenet_exp.weights.checkpoint import load_checkpoint
+from mobilenet_exp.weights.loaded import load_subject
 
 SMALL = (
     "data=fake", "data.resolution=32", "data.args.num_images=64", "data.batch_size=16",

@@ -5,9 +5,9 @@ import torch
 from hard_run import assert_same, rows, state
 
 from mobilenet_exp import engine, run, training
-from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config.convert import run_name
 from mobilenet_exp.core.errors import NonFiniteLossError
+from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 SMALL = (
     "data=fake", "data.resolution=32", "data.args.num_images=128", "data.batch_size=16",

@@ -23,7 +23,6 @@ from mobilenet_exp import (
     session,
     training,
 )
-from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config.convert import run_name, to_config, to_dict
 from mobilenet_exp.config.schema import EvalConfig, RunConfig
 from mobilenet_exp.core import console
@@ -31,6 +30,7 @@ from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.tracking import tracker as tracking
+from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 # read by scripts and by later tools: names and types are a promise
 RESULTS = {

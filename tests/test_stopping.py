@@ -21,10 +21,10 @@ from hard_run import (
 )
 
 from mobilenet_exp import run
-from mobilenet_exp.checkpoint import load_checkpoint
 from mobilenet_exp.config.convert import run_name
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.machine.lock import held
+from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 BUSY = (*WORDS, "train.epochs=400", "run.workers=2")
 

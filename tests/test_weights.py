@@ -15,7 +15,7 @@ from torch import nn
 from mobilenet_exp import build_model, load_weights, mobilenetv3, run
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.dialect import dialect_of
-from mobilenet_exp.weights import read_weights
+from mobilenet_exp.weights.loading import read_weights
 from mobilenet_exp.weights.published import TIMM, find_published, find_released
 
 

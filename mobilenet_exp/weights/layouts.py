@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-import mobilenet_exp.weights.names as names
+import mobilenet_exp.weights.key_maps as names
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.dialect import Dialect
 from mobilenet_exp.models.network import MobileNet

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.checkpoint import load_checkpoint, restore_model
 from mobilenet_exp.config.convert import to_config, weights_identity
 from mobilenet_exp.config.schema import DataConfig, EvalConfig, ModelConfig
 from mobilenet_exp.core.errors import InputError
@@ -15,8 +14,9 @@ from mobilenet_exp.data import imagenet
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import dialect_of
-from mobilenet_exp.networks import adopt_asked, config_model
-from mobilenet_exp.weights import read_weights
+from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model
+from mobilenet_exp.weights.loading import read_weights
+from mobilenet_exp.weights.networks import adopt_asked, config_model
 
 PREPROCESSING = tuple(entry.name for entry in fields(Preprocessing))
 # what only this program's data section has
