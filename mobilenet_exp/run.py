@@ -10,7 +10,8 @@ from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.schema import BenchConfig, DataConfig, EvalConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.evaluation import (
+from mobilenet_exp.evaluation.photos import name_photos
+from mobilenet_exp.evaluation.scoring import (
     Outcome,
     eval_name,
     eval_results,
@@ -21,7 +22,6 @@ from mobilenet_exp.machine.device import select_device
 from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.models.profiling import profile_model
 from mobilenet_exp.papers.comparison import compare
-from mobilenet_exp.photos import name_photos
 from mobilenet_exp.tracking import terminal as reports
 from mobilenet_exp.tracking.tracker import Tracker, tags_of
 from mobilenet_exp.training import train

@@ -10,8 +10,8 @@ from mobilenet_exp import engine
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.epochs import finish_epoch, train_epoch
+from mobilenet_exp.evaluation.metrics import scores
 from mobilenet_exp.machine.device import autocast, select_device
-from mobilenet_exp.metrics import scores
 from mobilenet_exp.models import build_model
 from mobilenet_exp.session import build_session
 

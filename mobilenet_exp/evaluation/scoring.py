@@ -15,16 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilenet_exp import engine, metrics
+from mobilenet_exp import engine
 from mobilenet_exp.config.schema import DataConfig, EvalConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
 from mobilenet_exp.data.datasets import ImageSet
 from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.loaders import build_eval_loader
+from mobilenet_exp.evaluation import metrics
+from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.machine.device import memory_format
 from mobilenet_exp.machine.distributed import Team
-from mobilenet_exp.metrics import Predictions
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.models.profiling import Profile
 from mobilenet_exp.weights.loaded import Subject, check_classes
