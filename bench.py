@@ -9,7 +9,7 @@ from mobilenet_exp import cli
 
 @cli.entry("bench")
 def main(config, **_):
-    from mobilenet_exp import run
+    from mobilenet_exp.deploy import job as run
 
     return run.bench(config)
 

@@ -15,7 +15,7 @@ from mobilenet_exp import cli
 
 @cli.entry("eval")
 def main(config, overrides, **_):
-    from mobilenet_exp import run
+    from mobilenet_exp.deploy import job as run
 
     results = run.evaluate(config, overrides=overrides)
     if results["num_left_out"] or results["num_missing"]:

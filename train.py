@@ -9,7 +9,7 @@ from mobilenet_exp import cli
 
 @cli.entry("config")
 def main(config, overrides, group):
-    from mobilenet_exp import run
+    from mobilenet_exp.deploy import job as run
 
     return run.train(config, overrides=overrides, group=group)
 

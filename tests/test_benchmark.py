@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenet_exp import benchmark
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.deploy import latency as benchmark
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hard_run import ROOT, WORDS, children, folder_of, rows, start, wait_for
 
-from mobilenet_exp import build_model, run
+from mobilenet_exp import build_model
 from mobilenet_exp.config.convert import run_name
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.data.sampler import Order
+from mobilenet_exp.deploy import job as run
 from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.machine.distributed import joined, launch
 from mobilenet_exp.models.dialect import adopt, dialect_of

@@ -17,11 +17,11 @@ from conftest import ROOT
 from layout_nets import KuanWangV3, randomize
 from PIL import Image
 
-from mobilenet_exp import run
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
 from mobilenet_exp.data.images import read_picture
 from mobilenet_exp.data.loaders import eval_transform
+from mobilenet_exp.deploy import job as run
 from mobilenet_exp.weights.published import find_published
 
 PHOTOS = Path(sklearn.__file__).parent / "datasets" / "images"

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mobilenet_exp import build_model, run
+from mobilenet_exp import build_model
 from mobilenet_exp.averaging import Average
 from mobilenet_exp.config.schema import DataConfig, DistillConfig, EvalConfig, RunConfig
 from mobilenet_exp.core import console
@@ -14,6 +14,7 @@ from mobilenet_exp.data.mixing import build_mixing
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.data.sampler import Order
 from mobilenet_exp.data.transforms import side_of_epoch, train_transform
+from mobilenet_exp.deploy import job as run
 from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.models.network import set_stochastic_depth

@@ -4,9 +4,10 @@ import pytest
 import torch
 from hard_run import assert_same, rows, state
 
-from mobilenet_exp import engine, run, training
+from mobilenet_exp import engine, training
 from mobilenet_exp.config.convert import run_name
 from mobilenet_exp.core.errors import NonFiniteLossError
+from mobilenet_exp.deploy import job as run
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 SMALL = (

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobilenet_exp import run
 from mobilenet_exp.config.convert import run_name, to_dict
+from mobilenet_exp.deploy import job as run
 from mobilenet_exp.session import build_session
 
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "experiment"

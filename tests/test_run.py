@@ -18,7 +18,6 @@ from mobilenet_exp import (
     export_weights,
     load_weights,
     model_from_checkpoint,
-    run,
     saving,
     session,
     training,
@@ -27,6 +26,7 @@ from mobilenet_exp.config.convert import run_name, to_config, to_dict
 from mobilenet_exp.config.schema import EvalConfig, RunConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
+from mobilenet_exp.deploy import job as run
 from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.tracking import tracker as tracking

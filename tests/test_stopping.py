@@ -20,9 +20,9 @@ from hard_run import (
     wait_for,
 )
 
-from mobilenet_exp import run
 from mobilenet_exp.config.convert import run_name
 from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.deploy import job as run
 from mobilenet_exp.machine.lock import held
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 

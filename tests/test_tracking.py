@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mobilenet_exp import run
 from mobilenet_exp.config.convert import run_name, to_dict
 from mobilenet_exp.config.schema import EvalConfig, RunConfig
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.deploy import job as run
 from mobilenet_exp.tracking import tracker as tracking
 
 

@@ -12,8 +12,9 @@ from layout_nets import DLi14V3, FlatV2, KuanWangV3, MarvisV1, assert_same_logit
 from safetensors.torch import save_file
 from torch import nn
 
-from mobilenet_exp import build_model, load_weights, mobilenetv3, run
+from mobilenet_exp import build_model, load_weights, mobilenetv3
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.deploy import job as run
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.weights.loading import read_weights
 from mobilenet_exp.weights.published import TIMM, find_published, find_released

@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.benchmark import measure_latency
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.schema import BenchConfig, DataConfig, EvalConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.deploy.latency import measure_latency
 from mobilenet_exp.evaluation.photos import name_photos
 from mobilenet_exp.evaluation.scoring import (
     Outcome,
