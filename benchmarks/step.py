@@ -21,7 +21,7 @@ from torch import nn
 from mobilenet_exp import build_model
 from mobilenet_exp.core import console
 from mobilenet_exp.machine.device import keep_freed_memory
-from mobilenet_exp.optim import build_optimizer
+from mobilenet_exp.training.optim import build_optimizer
 
 # variant: memory format, whether freed memory is kept, in-place activations, optimizer args
 VARIANTS = {

@@ -13,8 +13,8 @@ import torch
 import yaml
 from torch import nn
 
-from mobilenet_exp.optim import build_optimizer
 from mobilenet_exp.tracking.sweeps import Sweep
+from mobilenet_exp.training.optim import build_optimizer
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 # each arm's name on the page, its colour, and the row of the old repository it answers to

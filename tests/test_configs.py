@@ -17,8 +17,8 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.datasets import DATASETS
 from mobilenet_exp.data.transforms import train_transform
 from mobilenet_exp.models import build_model, list_models
-from mobilenet_exp.optim import OPTIMIZERS, build_optimizer
-from mobilenet_exp.schedule import SCHEDULES, build_schedule
+from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer
+from mobilenet_exp.training.schedule import SCHEDULES, build_schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in sorted((ROOT / "conf").glob("*/*.yaml"))]

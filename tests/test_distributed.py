@@ -15,10 +15,10 @@ from mobilenet_exp.config.convert import run_name
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.data.sampler import Order
 from mobilenet_exp.deploy import job as run
-from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.machine.distributed import joined, launch
 from mobilenet_exp.models.dialect import adopt, dialect_of
-from mobilenet_exp.session import build_session, connect
+from mobilenet_exp.training.loop import finish_epoch, train_epoch
+from mobilenet_exp.training.session import build_session, connect
 
 CPU = torch.device("cpu")
 

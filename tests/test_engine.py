@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenet_exp import engine
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
-from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.evaluation.metrics import scores
 from mobilenet_exp.machine.device import autocast, select_device
 from mobilenet_exp.models import build_model
-from mobilenet_exp.session import build_session
+from mobilenet_exp.training import engine
+from mobilenet_exp.training.loop import finish_epoch, train_epoch
+from mobilenet_exp.training.session import build_session
 
 CPU = torch.device("cpu")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobilenet_exp.engine import make_updates
-from mobilenet_exp.session import build_session
+from mobilenet_exp.training.engine import make_updates
+from mobilenet_exp.training.session import build_session
 
 STORED = Path(__file__).with_name("golden_losses.json")
 COMMON = ("model.width_mult=0.35", "train.epochs=2", "run.device=cpu", "run.wandb=disabled")

@@ -18,9 +18,9 @@ from hard_run import (
     wait_for,
 )
 
-from mobilenet_exp import training
 from mobilenet_exp.config.convert import run_name
 from mobilenet_exp.deploy import job as run
+from mobilenet_exp.training import job as training
 
 # the nightly form: KILLS=20
 KILLS = int(os.environ.get("KILLS", "3"))

@@ -6,7 +6,6 @@ from PIL import Image
 from torch import nn
 
 from mobilenet_exp import build_model
-from mobilenet_exp.averaging import Average
 from mobilenet_exp.config.schema import DataConfig, DistillConfig, EvalConfig, RunConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
@@ -15,12 +14,13 @@ from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.data.sampler import Order
 from mobilenet_exp.data.transforms import side_of_epoch, train_transform
 from mobilenet_exp.deploy import job as run
-from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.models.network import set_stochastic_depth
-from mobilenet_exp.optim import build_optimizer
-from mobilenet_exp.session import build_session
-from mobilenet_exp.teacher import Teacher
+from mobilenet_exp.training.distillation import Teacher
+from mobilenet_exp.training.ema import Average
+from mobilenet_exp.training.loop import finish_epoch, train_epoch
+from mobilenet_exp.training.optim import build_optimizer
+from mobilenet_exp.training.session import build_session
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 from mobilenet_exp.weights.loaded import load_subject
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from mobilenet_exp.engine import predict
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
+from mobilenet_exp.training.engine import predict
 
 
 def _random_answers(count: int = 200, num_classes: int = 7) -> tuple[Predictions, torch.Tensor]:

@@ -4,10 +4,11 @@ import pytest
 import torch
 from hard_run import assert_same, rows, state
 
-from mobilenet_exp import engine, training
 from mobilenet_exp.config.convert import run_name
 from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.deploy import job as run
+from mobilenet_exp.training import engine
+from mobilenet_exp.training import job as training
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 SMALL = (

@@ -6,7 +6,7 @@ from torch import nn
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models import build_model
-from mobilenet_exp.optim import OPTIMIZERS, build_optimizer
+from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer
 
 
 def _build(name, model=None, **options):

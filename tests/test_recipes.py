@@ -8,7 +8,7 @@ import torch
 
 from mobilenet_exp.config.convert import run_name, to_dict
 from mobilenet_exp.deploy import job as run
-from mobilenet_exp.session import build_session
+from mobilenet_exp.training.session import build_session
 
 FOLDER = Path(__file__).resolve().parents[1] / "conf" / "experiment"
 SWEEPS = ("families", "width_sweep", "lr_search")

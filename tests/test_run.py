@@ -13,23 +13,17 @@ import yaml
 from layout_nets import DLi14V3, MarvisV1, randomize
 from PIL import Image
 
-from mobilenet_exp import (
-    build_model,
-    export_weights,
-    load_weights,
-    model_from_checkpoint,
-    saving,
-    session,
-    training,
-)
+from mobilenet_exp import build_model, export_weights, load_weights, model_from_checkpoint
 from mobilenet_exp.config.convert import run_name, to_config, to_dict
 from mobilenet_exp.config.schema import EvalConfig, RunConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.deploy import job as run
-from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.tracking import tracker as tracking
+from mobilenet_exp.training import job as training
+from mobilenet_exp.training import saving, session
+from mobilenet_exp.training.loop import finish_epoch, train_epoch
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 # read by scripts and by later tools: names and types are a promise

@@ -3,7 +3,7 @@
 import pytest
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.schedule import build_schedule
+from mobilenet_exp.training.schedule import build_schedule
 
 
 def _schedule(name, warmup_epochs=0.0, **args):

@@ -24,7 +24,7 @@ from mobilenet_exp.models.profiling import profile_model
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.tracking import terminal as reports
 from mobilenet_exp.tracking.tracker import Tracker, tags_of
-from mobilenet_exp.training import train
+from mobilenet_exp.training.job import train
 from mobilenet_exp.weights.loaded import Subject, eval_data, load_subject
 
 __all__ = ["bench", "evaluate", "train"]

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilenet_exp import engine
 from mobilenet_exp.config.schema import DataConfig, EvalConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
@@ -28,6 +27,7 @@ from mobilenet_exp.machine.device import memory_format
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.models.profiling import Profile
+from mobilenet_exp.training import engine
 from mobilenet_exp.weights.loaded import Subject, check_classes
 
 Show = Callable[[Iterable, str, int], Iterable]

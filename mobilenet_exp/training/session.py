@@ -8,20 +8,20 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from mobilenet_exp.averaging import Average
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.loaders import Loaders, build_loaders
 from mobilenet_exp.data.mixing import build_mixing
-from mobilenet_exp.engine import Learner, Tally
 from mobilenet_exp.machine.device import memory_format, select_device
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import dialect_of
-from mobilenet_exp.optim import build_optimizer
-from mobilenet_exp.schedule import build_schedule
-from mobilenet_exp.synced_bn import synchronise_bn
-from mobilenet_exp.teacher import build_teacher
+from mobilenet_exp.training.distillation import build_teacher
+from mobilenet_exp.training.ema import Average
+from mobilenet_exp.training.engine import Learner, Tally
+from mobilenet_exp.training.optim import build_optimizer
+from mobilenet_exp.training.schedule import build_schedule
+from mobilenet_exp.training.synced_bn import synchronise_bn
 from mobilenet_exp.weights.loading import read_weights
 from mobilenet_exp.weights.networks import adopt_asked, config_model
 

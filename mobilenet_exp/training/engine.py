@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from mobilenet_exp.averaging import Average
 from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.data.mixing import Mixing
 from mobilenet_exp.evaluation.metrics import Predictions, no_predictions
 from mobilenet_exp.machine.device import autocast
-from mobilenet_exp.teacher import Teacher
+from mobilenet_exp.training.distillation import Teacher
+from mobilenet_exp.training.ema import Average
 
 # images and labels, and whatever a loader adds to them
 Batches = Iterable[tuple[Tensor, Tensor]]

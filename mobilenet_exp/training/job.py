@@ -9,14 +9,14 @@ from typing import Any
 from mobilenet_exp.config.convert import run_name
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
-from mobilenet_exp.epochs import finish_epoch, train_epoch
 from mobilenet_exp.machine.device import keep_freed_memory, select_device, set_determinism
 from mobilenet_exp.machine.distributed import Team, joined, launch, num_launched
 from mobilenet_exp.machine.lock import held
 from mobilenet_exp.machine.preemption import Stop, listening
-from mobilenet_exp.record import Record, finished, open_record
-from mobilenet_exp.saving import is_begun, resume, roll_back, save
-from mobilenet_exp.session import Session, build_session, connect
+from mobilenet_exp.training.loop import finish_epoch, train_epoch
+from mobilenet_exp.training.record import Record, finished, open_record
+from mobilenet_exp.training.saving import is_begun, resume, roll_back, save
+from mobilenet_exp.training.session import Session, build_session, connect
 
 
 def train(

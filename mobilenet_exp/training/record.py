@@ -12,10 +12,10 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, compare
-from mobilenet_exp.saving import check_images
-from mobilenet_exp.session import Progress, Session
 from mobilenet_exp.tracking import terminal as reports
 from mobilenet_exp.tracking.tracker import Tracker, tags_of
+from mobilenet_exp.training.saving import check_images
+from mobilenet_exp.training.session import Progress, Session
 
 
 @dataclass

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from mobilenet_exp import engine
 from mobilenet_exp.core.errors import NonFiniteLossError, RunError
-from mobilenet_exp.engine import CHECK_EVERY, Tally
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.machine.distributed import Team
-from mobilenet_exp.session import Session
+from mobilenet_exp.training import engine
+from mobilenet_exp.training.engine import CHECK_EVERY, Tally
+from mobilenet_exp.training.session import Session
 
 T = TypeVar("T")
 Show = Callable[[Iterable, str, int], Iterable]

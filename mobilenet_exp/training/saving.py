@@ -4,13 +4,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp import engine
 from mobilenet_exp.config.convert import differences, to_config, to_dict
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
-from mobilenet_exp.engine import Tally
-from mobilenet_exp.epochs import check_finite, plain
 from mobilenet_exp.models.dialect import dialect_of
-from mobilenet_exp.session import Progress, Session
+from mobilenet_exp.training import engine
+from mobilenet_exp.training.engine import Tally
+from mobilenet_exp.training.loop import check_finite, plain
+from mobilenet_exp.training.session import Progress, Session
 from mobilenet_exp.weights.checkpoint import load_latest, restore_model, save_checkpoint
 
 # times that one epoch may go back to a checkpoint
