@@ -37,11 +37,11 @@ format: $(SETUP)  ## mend style and format
 	$(PYTHON) -m ruff format .
 
 zoo: $(SETUP)  ## write docs/MODEL_ZOO.md and its picture anew
-	$(PYTHON) -m mobilenet_exp.zoo
+	$(PYTHON) -m mobilenet_exp.reports.zoo
 
 rmsprop: $(SETUP)  ## run the RMSprop story on digits and write docs/RMSPROP.md (minutes)
 	$(PYTHON) train.py -m experiment=$(STORY) hydra.sweep.dir=runs/sweeps/rmsprop_story
-	$(PYTHON) -m mobilenet_exp.rmsprop_page runs/sweeps/rmsprop_story
+	$(PYTHON) -m mobilenet_exp.reports.rmsprop runs/sweeps/rmsprop_story
 
 levers: $(SETUP)  ## measure what each cheap lever gains on a training step (minutes)
 	$(PYTHON) -m benchmarks.step

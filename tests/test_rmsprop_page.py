@@ -6,8 +6,8 @@ import re
 import pytest
 import yaml
 
-from mobilenet_exp import rmsprop_page
 from mobilenet_exp.config.convert import run_name
+from mobilenet_exp.reports import rmsprop as rmsprop_page
 
 
 @pytest.fixture

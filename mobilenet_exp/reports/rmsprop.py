@@ -16,7 +16,7 @@ from torch import nn
 from mobilenet_exp.tracking.sweeps import Sweep
 from mobilenet_exp.training.optim import build_optimizer
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 # each arm's name on the page, its colour, and the row of the old repository it answers to
 ARMS = {
     "sgd": ("SGD", "#4c566a", "68.848 / 88.740"),
@@ -183,7 +183,7 @@ def draw(arms: dict[str, dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Write the page and its picture from the sweep named on the command line."""
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m mobilenet_exp.rmsprop_page SWEEP_FOLDER")
+        sys.exit("usage: python -m mobilenet_exp.reports.rmsprop SWEEP_FOLDER")
     arms = read_arms(Path(sys.argv[1]))
     (DOCS / "RMSPROP.md").write_text(page(arms))
     draw(arms, DOCS / "rmsprop.svg")

@@ -1,4 +1,4 @@
-"""The page of every net and every published row: `python -m mobilenet_exp.zoo` writes it.
+"""The page of every net and every published row: `python -m mobilenet_exp.reports.zoo` writes it.
 
 Counts are made anew from the networks built here; prints come from `paper_rows.csv`.
 """
@@ -16,7 +16,7 @@ from mobilenet_exp.models import build_model, list_models
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.rows import AUTHORS, NOT_BUILT, PaperRow, paper_rows
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE, PICTURE = DOCS / "MODEL_ZOO.md", DOCS / "top1_over_madds.svg"
 
 INTRO = """# Model zoo
