@@ -6,14 +6,17 @@ The public names are imported on first use, so that `import mobilenet_exp` costs
 from importlib import import_module
 
 _HOME = {
-    "build_model": "mobilenet_exp.models",
-    "list_models": "mobilenet_exp.models",
-    "model_from_checkpoint": "mobilenet_exp.weights.loaded",
-    "load_weights": "mobilenet_exp.weights.loading",
-    "export_weights": "mobilenet_exp.weights.loading",
-    "mobilenetv3": "mobilenet_exp.weights.compat",
+    "build_model": "mobilenet_exp.models.build",
+    "list_models": "mobilenet_exp.models.build",
     "profile_model": "mobilenet_exp.models.profiling",
     "paper_row": "mobilenet_exp.papers.rows",
+    "load_weights": "mobilenet_exp.weights.loading",
+    "export_weights": "mobilenet_exp.weights.export",
+    "model_from_checkpoint": "mobilenet_exp.weights.loaded",
+    "mobilenetv3": "mobilenet_exp.weights.compat",
+    "compose": "mobilenet_exp.cli",
+    "train": "mobilenet_exp.training.job",
+    "evaluate": "mobilenet_exp.evaluation.job",
 }
 __all__ = list(_HOME)
 

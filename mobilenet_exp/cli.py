@@ -1,7 +1,7 @@
-"""The door: composes a config with Hydra, turns bad input into one line, records sweeps.
+"""The door of the three programs: composes a config with Hydra, answers bad input in one line.
 
-The only file of the package that knows Hydra. Imports no torch, so that `--cfg job`
-and shell completion answer at once.
+The only file of the package that knows Hydra. Imports no torch, so that `--help`,
+`--cfg job` and shell completion answer at once.
 """
 
 import functools
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -24,38 +25,123 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
-from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig
+from mobilenet_exp.config.help import help_text
+from mobilenet_exp.config.identity import learned_words
+from mobilenet_exp.config.schema import AnyConfig, BenchConfig, Config, EvalConfig
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.machine.preemption import Preempted, requeue
 from mobilenet_exp.tracking.sweeps import Sweep
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
-SCHEMAS = {"config": Config, "eval": EvalConfig, "bench": BenchConfig}
+# in a wheel the YAML files lie in the package, in a checkout beside it
+_HERE = Path(__file__).resolve().parent
+CONF = next(each for each in (_HERE / "conf", _HERE.parent / "conf") if each.is_dir())
+# name of the program: its file in conf/ and its schema
+PROGRAMS = {
+    "train": ("config", Config),
+    "eval": ("eval", EvalConfig),
+    "bench": ("bench", BenchConfig),
+}
+GROUPS = {
+    "train": ("model", "optimizer", "schedule", "data", "experiment", "hydra/launcher"),
+    "eval": ("model", "data"),
+    "bench": (),
+}
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 # done, but not with everything that was asked for
 INCOMPLETE = 3
 BAD_INPUT_ERRORS = (InputError, HydraException, OmegaConfBaseException)
 
-for _name, _schema in SCHEMAS.items():
-    ConfigStore.instance().store("schema" if _name == "config" else f"{_name}_schema", _schema)
+for _program, (_, _schema) in PROGRAMS.items():
+    ConfigStore.instance().store(f"{_program}_schema", _schema)
 
 
-def entry(config_name: str) -> Callable[[Callable], Callable[[], None]]:
-    """Decorate `job(config, overrides=..., group=...)` into a command-line program.
+def compose(*overrides: str, program: str = "train", config_dir: str | None = None) -> AnyConfig:
+    """Compose a checked configuration as the command line does, for use from Python.
 
-    `overrides` are the words that made this job, `group` names its sweep or is None.
-    Bad input ends in one line and exit code 2, a failed run in its traceback and 1.
+    `compose("model=v2", "data=digits")` is what `python train.py model=v2 data=digits`
+    trains; `program` is train, eval or bench, and `config_dir` a folder of YAML files of
+    your own. Raises ValueError with the line that the command line would print.
     """
+    config_name, schema = PROGRAMS[program]
+    words = list(overrides)
+    if config_dir is not None:
+        words.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return to_config(hydra.compose(config_name, words), schema)
+    except BAD_INPUT_ERRORS as error:
+        raise ValueError(explain(error, words, schema)) from error
+
+
+def program(name: str) -> Callable[[Callable], Callable[[], None]]:
+    """Decorate `job(config, overrides, group)` into one of the three command-line programs.
+
+    `overrides` are the words that made this job, `group` names its sweep or is None. The
+    job's docstring opens its `--help`. Bad input ends in one line and exit code 2, a
+    failed run in its traceback and exit code 1.
+    """
+    config_name, schema = PROGRAMS[name]
 
     def decorate(job: Callable) -> Callable[[], None]:
         @functools.wraps(job)
         def task(composed: DictConfig) -> Any:
-            return _run_job(job, composed, SCHEMAS[config_name])
+            return _run_job(job, composed, schema)
 
-        compose = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-        return functools.partial(_main, compose(task), SCHEMAS[config_name])
+        composing = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+        return lambda: _main(composing(task), name, job.__doc__ or "")
 
     return decorate
+
+
+@program("train")
+def train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict[str, Any]:
+    """Train one network, or sweep many, and set each beside its paper.
+
+    python train.py
+    python train.py model=v3_large optimizer=rmsprop
+    python train.py -m model.width_mult=0.35,0.5,0.75,1.0
+    python train.py experiment=paper_v2 data.root=IMAGENET
+    python train.py model=v2 weights=FILE data=imagefolder data.root=FOLDER train.epochs=20
+
+    The same command resumes a run that was cut off, and shows the results of a finished one.
+    """
+    from mobilenet_exp.training.job import train as job
+
+    return job(config, overrides=overrides, group=group)
+
+
+@program("eval")
+def evaluate(config: EvalConfig, overrides: tuple[str, ...], group: str | None) -> None:
+    """Score a run's checkpoint, or weights from anywhere; or classify photos.
+
+    python eval.py checkpoint=runs/NAME/checkpoints/best.pt
+    python eval.py model=v3_small weights=FILE data=imagenet data.root=IMAGENET
+    python eval.py model=v2 weights=torchvision:IMAGENET1K_V2 data=imagenet data.root=IMAGENET
+    python eval.py model=v3_small weights=FILE image=PHOTO_OR_FOLDER
+    torchrun --nproc-per-node 2 eval.py checkpoint=runs/NAME/checkpoints/best.pt
+
+    Exits with 3 where images were left out or are missing.
+    """
+    from mobilenet_exp.evaluation.job import evaluate as job
+
+    results = job(config, overrides=overrides)
+    if results["num_left_out"] or results["num_missing"]:
+        sys.exit(INCOMPLETE)
+
+
+@program("bench")
+def bench(config: BenchConfig, overrides: tuple[str, ...], group: str | None) -> None:
+    """Time the old V1 table's networks and ours side by side.
+
+    python bench.py
+    python bench.py models=[v2,v3_small]
+    python bench.py batch_sizes=[1] rounds=21
+    python bench.py models=[torchvision:resnet18,v1] resolution=160
+    python bench.py run.device=cuda
+    """
+    from mobilenet_exp.deploy.job import bench as job
+
+    job(config)
 
 
 class SweepCallback(Callback):
@@ -68,7 +154,7 @@ class SweepCallback(Callback):
         words = list(config.hydra.overrides.task)
         given = [word for word in config.hydra.overrides.hydra if "hydra.sweep.dir=" in word]
         folder = Path(config.hydra.sweep.dir)
-        sweep = Sweep(folder) if given else Sweep.named_by(words, folder)
+        sweep = Sweep(folder) if given else Sweep.named_by(learned_words(words), folder)
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(sweep.folder)
             # each job is composed anew, from these words
@@ -77,42 +163,71 @@ class SweepCallback(Callback):
         sweep.begin()
         SweepCallback.sweep = sweep
         # jobs that a launcher starts in other processes must find this package
-        places = [str(CONF.parent), os.environ.get("PYTHONPATH", "")]
+        places = [str(_HERE.parent), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
 
 
-def _main(program: Callable[[], None], schema: type) -> None:
-    # Hydra then raises instead of printing several lines of its own
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    # a scheduler's end closes the run as a failure does
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    if schema is not Config and {"-m", "--multirun"} & set(sys.argv):
-        _print_error("--multirun: only train.py sweeps")
-        sys.exit(BAD_INPUT)
+def _main(composing: Callable[[], None], name: str, about: str) -> None:
+    """Run a program from the command line, and exit with its code."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        work = functools.partial(_print_help, name, about)
+    else:
+        work = functools.partial(_compose_and_run, composing, name)
     code = 0
     try:
-        program()
+        code = work() or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader has gone, as after `| head`
+        from mobilenet_exp.core.console import discard_output
+
+        discard_output()
+    if code:
+        sys.exit(code)
+
+
+def _print_help(name: str, about: str) -> None:
+    folders = [CONF]
+    for flag, value in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        folders += [Path(value)] if flag in ("--config-dir", "-cd") else []
+    text = "\n".join(line.removeprefix("    ") for line in about.splitlines())
+    print(help_text(text, PROGRAMS[name][1], folders, GROUPS[name]))
+
+
+def _compose_and_run(composing: Callable[[], None], name: str) -> int:
+    """Compose the configuration, run the job or the sweep, and return the exit code."""
+    # Hydra then raises instead of printing several lines of its own
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # a scheduler's SIGTERM closes the run as a failure does
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    if name != "train" and {"-m", "--multirun"} & set(sys.argv):
+        _print_error("--multirun: only train.py sweeps")
+        return BAD_INPUT
+    code = 0
+    try:
+        composing()
     except Preempted as stop:
         # a sweep ends with its run
         code = stop.exit_code
     except KeyboardInterrupt:
-        _print_error("interrupted; the same command goes on after the last checkpoint")
+        _print_error("interrupted; run the same command again to resume from the last checkpoint")
         code = INTERRUPTED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         # jobs report their own errors, so this one arose while composing, or in a sweeper
         if SweepCallback.sweep and any(job["error"] for job in SweepCallback.sweep.jobs()):
             _print_error(f"the sweep ended early: {str(error).splitlines()[0]}")
             code = FAILED
         elif isinstance(error, BAD_INPUT_ERRORS) or "Config group" in str(error):
-            _print_error(explain(error, sys.argv[1:], schema))
+            _print_error(explain(error, sys.argv[1:], PROGRAMS[name][1]))
             code = BAD_INPUT
         else:
             raise
     finally:
         sweep_code = _close_sweep(SweepCallback.sweep) if SweepCallback.sweep else 0
         code = code or sweep_code
-    if code:
-        sys.exit(code)
+    return code
 
 
 def _run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
@@ -156,10 +271,11 @@ def _run_sweep_job(
 
 def _report_stop(stop: Preempted) -> None:
     """Say that a run was stopped and saved, and have a scheduler run it again."""
-    _print_error(stop.line)
-    # one process asks for all that share the job
-    if os.environ.get("RANK", "0") == "0" and (line := requeue(stop)):
-        _print_error(line)
+    # one process speaks, and asks, for all that share the job
+    if os.environ.get("RANK", "0") == "0":
+        print(stop.line, file=sys.stderr)
+        if line := requeue(stop):
+            print(line, file=sys.stderr)
 
 
 def _close_sweep(sweep: Sweep) -> int:

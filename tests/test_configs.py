@@ -62,9 +62,9 @@ def test_a_group_offers_exactly_the_registered_names(compose_config, group, name
 @pytest.mark.parametrize(
     ("experiment", "expected"),
     [
-        ("seed_v3_large", ("seed_v3_large", 150, "cosine", 0.05, 4e-5, 0.0, 256)),
-        ("seed_v3_small", ("seed_v3_small", 150, "cosine", 0.05, 4e-5, 0.0, 256)),
-        ("seed_v1_sgd", ("v1", 90, "step", 0.1, 1e-4, 0.0, 256)),
+        ("kuanwang_v3_large", ("kuanwang_v3_large", 150, "cosine", 0.05, 4e-5, 0.0, 256)),
+        ("kuanwang_v3_small", ("kuanwang_v3_small", 150, "cosine", 0.05, 4e-5, 0.0, 256)),
+        ("marvis_v1_sgd", ("v1", 90, "step", 0.1, 1e-4, 0.0, 256)),
     ],
 )
 def test_seed_experiments_hold_the_published_recipe(compose_config, experiment, expected):
@@ -90,7 +90,7 @@ def test_seed_experiments_hold_the_published_recipe(compose_config, experiment, 
 
 
 def test_command_line_wins_over_experiment(compose_config):
-    config = compose_config("experiment=seed_v1_sgd", "data=digits", "optimizer.lr=0.3")
+    config = compose_config("experiment=marvis_v1_sgd", "data=digits", "optimizer.lr=0.3")
     assert (config.data.name, config.optimizer.lr, config.train.epochs) == ("digits", 0.3, 90)
 
 
@@ -134,7 +134,7 @@ def test_commands_are_found():
         ("+model.widht=1", "model.widht=1: no such key"),
         ("+foo=1", "foo=1: no such key; allowed in the config: model, optimizer"),
         ("optimzer=sgd", "optimzer=sgd: no such key; did you mean optimizer?"),
-        ("model=v9", "model=v9: not known; allowed: seed_v3_large, seed_v3_small, v1"),
+        ("model=v9", "model=v9: not known; allowed: kuanwang_v3_large, kuanwang_v3_small, v1"),
         ("model=3", "model=3: must be the name of an option"),
         ("experiment=nope", "experiment=nope: not known; allowed: dli14_v2"),
         ("model.width_mult=abc", "model.width_mult=abc: must be a number"),
@@ -152,7 +152,7 @@ def test_commands_are_found():
         ("model.args=3", "model.args=3: must be a mapping, as {a:1}"),
         ("data.mean=0.5", "data.mean=0.5: must be a list, as [a,b]"),
         ("model.num_classes=x", "model.num_classes=x: must be a whole number or null"),
-        ("model=", "model=: not known; allowed: seed_v3_large"),
+        ("model=", "model=: not known; allowed: kuanwang_v3_large"),
         ("train.seed=99999999999999999999", "train.seed=99999999999999999999: must be a whole"),
         ("run.root=''", "run.root=: must name a folder"),
         ("foo", "foo: not understood"),

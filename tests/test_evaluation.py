@@ -143,7 +143,7 @@ def weights(tmp_path_factory) -> Path:
 def eval_config(compose_config, flat, weights, tmp_path):
     def composed(*overrides: str):
         return compose_config(
-            "model=seed_v3_small",
+            "model=kuanwang_v3_small",
             f"weights={weights}",
             "data=imagenet",
             f"data.root={flat}",
@@ -282,7 +282,7 @@ def test_two_processes_score_every_image_once_and_alike(eval_config, tmp_path, f
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
-            *(str(ROOT / "eval.py"), "model=seed_v3_small", f"weights={weights}"),
+            *(str(ROOT / "eval.py"), "model=kuanwang_v3_small", f"weights={weights}"),
             *("data=imagenet", f"data.root={flat}", f"data.labels={flat}/val.txt"),
             *("data.batch_size=4", "run.device=cpu", "run.workers=0", "run.wandb=disabled"),
             f"run.root={tmp_path}/two",
@@ -305,7 +305,7 @@ def test_two_processes_score_every_image_once_and_alike(eval_config, tmp_path, f
 
 
 def test_photos_are_named_with_imagenet_s_names(compose_config, photos, weights, capsys):
-    words = ("model=seed_v3_small", f"weights={weights}", "run.device=cpu")
+    words = ("model=kuanwang_v3_small", f"weights={weights}", "run.device=cpu")
     config = compose_config(*words, f"image={photos}", config_name="eval")
     assert run.evaluate(config) == {"num_left_out": 3, "num_missing": 0}
     printed = capsys.readouterr().out
@@ -336,13 +336,19 @@ def test_imagenet_s_names_are_torchvision_s():
         ((), "checkpoint=null: or weights=...: none is given, needs one"),
         (("checkpoint=a", "weights=b"), "both are given"),
         (("weights=b",), "model=null: must be given"),
-        (("weights={weights}", "model=seed_v3_small"), "data=null: must be given, e.g. data="),
-        (("weights={weights}", "model=seed_v3_small", "image=nowhere"), "image=nowhere: no such"),
+        (("weights={weights}", "model=kuanwang_v3_small"), "data=null: must be given, e.g. data="),
         (
-            ("weights={weights}", "model=seed_v3_small", "data=digits"),
+            ("weights={weights}", "model=kuanwang_v3_small", "image=nowhere"),
+            "image=nowhere: no such",
+        ),
+        (
+            ("weights={weights}", "model=kuanwang_v3_small", "data=digits"),
             "data=digits: has 10 classes, the weights 1000",
         ),
-        (("weights={weights}", "model=seed_v3_small", "data=digits", "data.labels=x"), "is for"),
+        (
+            ("weights={weights}", "model=kuanwang_v3_small", "data=digits", "data.labels=x"),
+            "is for",
+        ),
     ],
 )
 def test_what_an_evaluation_needs_is_said(compose_config, weights, words, message):

@@ -39,7 +39,7 @@ EXPORTS = {
             ("mobilenetv4_hybrid_medium", "v4_hybrid_medium", 1.0, {}),
         )
     },
-    "kuan_wang": ("kuan_wang", "seed_v3_small", 0.75, {}, lambda: KuanWangV3("small", 0.75)),
+    "kuan_wang": ("kuan_wang", "kuanwang_v3_small", 0.75, {}, lambda: KuanWangV3("small", 0.75)),
     "marvis": ("marvis", "v1", 1.0, {}, MarvisV1),
     "tonylins": ("tonylins", "v2", 1.0, {}, lambda: FlatV2(last_apart=False)),
     "d_li14_v2": ("d_li14_v2", "v2", 0.5, {}, lambda: FlatV2(0.5, last_apart=True)),

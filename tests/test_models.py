@@ -16,7 +16,7 @@ from mobilenet_exp.papers.rows import NOT_BUILT, paper_rows
 
 NAMES = [
     "v1", "v1_full_conv", "v1_shallow", "v2", "v3_large", "v3_small", "v3_large_minimalistic",
-    "v3_small_minimalistic", "v3_edgetpu", "seed_v3_large", "seed_v3_small", "v4_conv_small",
+    "v3_small_minimalistic", "v3_edgetpu", "kuanwang_v3_large", "kuanwang_v3_small", "v4_conv_small",
     "v4_conv_medium", "v4_conv_large", "v4_hybrid_medium", "v4_hybrid_large",
 ]  # fmt: skip
 RELU6 = {"activation": "relu6"}

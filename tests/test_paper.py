@@ -26,8 +26,8 @@ from mobilenet_exp.papers.rows import AUTHORS, NOT_BUILT, paper_rows
         ("v1_full_conv", 1.0, 224, 71.7, 4866, 29.3, "paper"),
         ("v1_shallow", 1.0, 224, 65.3, 307, 2.9, "paper"),
         ("v3_edgetpu", 0.75, 224, 73.5, 624, 2.9, "slim_int8"),
-        ("seed_v3_large", 1.0, 224, 72.8, 224, 5.48, "seed"),
-        ("seed_v3_small", 1.0, 224, 67.4, 63, 2.94, "seed"),
+        ("kuanwang_v3_large", 1.0, 224, 72.8, 224, 5.48, "seed"),
+        ("kuanwang_v3_small", 1.0, 224, 67.4, 63, 2.94, "seed"),
         ("v4_conv_small", 1.0, 224, 73.8, 200, 3.8, "paper"),
         ("v4_hybrid_large", 1.0, 384, 83.4, 7200, 35.9, "paper"),
     ],
@@ -57,7 +57,7 @@ def test_every_row_is_named_once_and_has_a_source():
     assert all(row.citation for row in paper_rows())
     # kuan-wang's README leaves two accuracies out
     unmeasured = {(row.model, row.width_mult) for row in paper_rows() if row.top1 is None}
-    assert unmeasured == {("seed_v3_large", 0.75), ("seed_v3_small", 0.75)}
+    assert unmeasured == {("kuanwang_v3_large", 0.75), ("kuanwang_v3_small", 0.75)}
     assert {row.source for row in paper_rows()} > set(AUTHORS)
 
 
@@ -84,10 +84,10 @@ def test_a_print_that_is_not_reached_is_said_so(kind):
     ("model", "width", "as_printed", "plain", "params"),
     [
         # both counts by kuan-wang's own tool and by hooks on the repository's modules
-        ("seed_v3_large", 1.0, 223807306, 219799200, 5476416),
-        ("seed_v3_large", 0.75, 148372740, 145327960, 3914944),
-        ("seed_v3_small", 1.0, 62586082, 60119520, 2938368),
-        ("seed_v3_small", 0.75, 45646060, 43558872, 2376248),
+        ("kuanwang_v3_large", 1.0, 223807306, 219799200, 5476416),
+        ("kuanwang_v3_large", 0.75, 148372740, 145327960, 3914944),
+        ("kuanwang_v3_small", 1.0, 62586082, 60119520, 2938368),
+        ("kuanwang_v3_small", 0.75, 45646060, 43558872, 2376248),
     ],
 )
 def test_the_seed_s_column_is_reproduced_by_its_own_convention(

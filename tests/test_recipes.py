@@ -47,7 +47,7 @@ def test_a_recipe_opens_with_its_command_its_row_and_what_is_not_known(path):
 @pytest.mark.parametrize(
     ("recipe", "source"),
     [
-        ("seed_v1_rmsprop_from_sgd", "seed_v1_sgd"),
+        ("marvis_v1_rmsprop_from_sgd", "marvis_v1_sgd"),
         ("rmsprop_story/from_sgd", "rmsprop_story/sgd"),
     ],
 )
@@ -59,7 +59,7 @@ def test_a_recipe_that_starts_from_another_names_its_folder(compose_config, reci
 
 # top-1 and top-5 aside, what each source says and a typing error would change
 PUBLISHED = {
-    "seed_v1_sgd": (90, 256, 0.1, 1e-4),
+    "marvis_v1_sgd": (90, 256, 0.1, 1e-4),
     "paper_v2": (300, 96, 0.045, 4e-5),
     "paper_v3_large": (600, 4096, 0.1, 1e-5),
     "paper_v3_small": (600, 4096, 0.1, 1e-5),
@@ -111,7 +111,7 @@ DETAILS = {
     },
     "dli14_v2": {"schedule.warmup_epochs": 0, "model.dropout": 0, "train.label_smoothing": 0},
     "dli14_v2_long": {"schedule.warmup_from": 0.25, "model.dropout": 0.2},
-    "seed_v1_sgd": {"schedule.args.every_epochs": 30, "optimizer.args.momentum": 0.9},
+    "marvis_v1_sgd": {"schedule.args.every_epochs": 30, "optimizer.args.momentum": 0.9},
 }  # fmt: skip
 
 

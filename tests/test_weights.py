@@ -238,7 +238,7 @@ def _without(*keys: str) -> dict:
         (torchvision.models.mobilenet_v2().state_dict(), "is of torchvision V2, which holds v2"),
         (
             KuanWangV3("small").state_dict(),
-            "holds seed_v3_large, seed_v3_small; not model=v3",
+            "holds kuanwang_v3_large, kuanwang_v3_small; not model=v3",
         ),
         (torchvision.models.resnet18().state_dict(), "of no known layout, begins bn1.bias"),
         ({}, "holds no tensors; holds nothing"),

@@ -1,4 +1,4 @@
-"""One clear line for every way in which a command line can be wrong.
+"""One clear line for every way in which a command line or a YAML file can be wrong.
 
 Reads the messages of Hydra and OmegaConf; knows neither the models nor the data.
 """
@@ -11,9 +11,11 @@ from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import type_name
 
+QUOTING = "an override reads key=value; quote odd characters, as 'data.root=\"/a/epoch=9\"'"
+
 
 def explain(error: Exception, overrides: list[str], schema: type = Config) -> str:
-    """Return `key=value: what is allowed` for an error of composing `schema`.
+    """Return `key=value: problem` for an error of composing `schema`.
 
     `overrides` are the words of the command line, where a value is looked up that the
     error does not name.
@@ -22,20 +24,9 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
         return str(error)
     text = "\n".join(_messages(error))
     given = dict(word.lstrip("+~").split("=", 1) for word in overrides if "=" in word)
-    if match := re.search(
-        r"Could not find '(\S+)/(\S*?)'\s+Available options .*?:((?:\n\t\S+)+)", text
-    ):
-        return f"{match[1]}={match[2]}: not known; allowed: {', '.join(match[3].split())}"
-    if match := re.search(r"Ambiguous value for argument '(.*)'", text):
-        return f"{match[1]}: several values are a sweep, which needs -m, or a list, as [a,b]"
-    if match := re.search(r"[Ee]rror parsing override '(.*)'", text):
-        return f"{match[1]}: not understood; an override reads key=value, odd characters in quotes"
-    if "override_grammar" in text:
-        words = " ".join(overrides)
-        return f"{words}: not understood; an override reads key=value, odd characters in quotes"
-    if "Config group override must be a string" in text:
-        words = [f"{key}={value}" for key, value in given.items() if "." not in key]
-        return f"{', '.join(words)}: must be the name of an option"
+    for reading in (_of_an_option, _of_a_word, _of_a_file):
+        if line := reading(text, overrides, given, schema):
+            return line
     key = _key(text)
     if re.search(r"not in struct|not in '\w+'|Could not override", text):
         return f"{key}={given.get(key, '')}: no such key; {_suggest(key, schema)}"
@@ -44,6 +35,48 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
         if annotation is not None:
             return f"{match[1]}={match[2]}: must be {type_name(annotation)}"
     return " ".join(str(error).split())
+
+
+def _of_an_option(text: str, overrides: list[str], given: dict, schema: type) -> str | None:
+    """Explain a choice in a config group that does not exist."""
+    if match := re.search(
+        r"Could not find '(\S+)/(\S*?)'\s+Available options .*?:((?:\n\t\S+)+)", text
+    ):
+        return f"{match[1]}={match[2]}: not known; allowed: {', '.join(match[3].split())}"
+    if "Config group override must be a string" in text:
+        words = [f"{key}={value}" for key, value in given.items() if "." not in key]
+        return f"{', '.join(words)}: must be the name of an option"
+    return None
+
+
+def _of_a_word(text: str, overrides: list[str], given: dict, schema: type) -> str | None:
+    """Explain a word that Hydra's grammar does not understand."""
+    if match := re.search(r"Ambiguous value for argument '(.*)'", text):
+        return f"{match[1]}: several values are a sweep, which needs -m; a list reads [a,b]"
+    if match := re.search(r"[Ee]rror parsing override '(.*)'", text):
+        return f"{match[1]}: not understood; {QUOTING}"
+    if "override_grammar" in text:
+        return f"{' '.join(overrides)}: not understood; {QUOTING}"
+    return None
+
+
+def _of_a_file(text: str, overrides: list[str], given: dict, schema: type) -> str | None:
+    """Explain a YAML file that does not fit the schema, naming the file."""
+    match = re.search(r"In '(\S+)': \w+ raised while composing config", text)
+    if match is None:
+        return None
+    file, key = f"{match[1]}.yaml", _key(text)
+    group = match[1].partition("/")[0]
+    if key.split(".")[0] == group and group not in [entry.name for entry in fields(schema)]:
+        return f"{file}: its first line must be `# @package _global_`"
+    if re.search(r"not in struct|not in '\w+'", text):
+        return f"{file}: {key} is no key; {_suggest(key, schema)}"
+    annotation = _annotation(key, schema)
+    if annotation is not None:
+        value = re.search(r"Value '(.*?)'", text)
+        said = f"{key}={value[1]}" if value else key
+        return f"{file}: {said} must be {type_name(annotation)}"
+    return f"{file}: {' '.join(text.partition('composing config:')[2].split())}"
 
 
 def _messages(error: BaseException | None) -> list[str]:
@@ -73,12 +106,20 @@ def _suggest(key: str, schema: type) -> str:
     *parents, last = key.split(".")
     if parents[-1:] == ["args"]:
         return f"+{key}=... adds an argument"
-    node: object = schema()
-    for parent in parents:
-        node = getattr(node, parent, None)
+    node: object = _annotation(".".join(parents), schema) if parents else schema
     if not is_dataclass(node):
-        parents, last, node = [], key, schema()
+        parents, last, node = [], key, schema
     names = [entry.name for entry in fields(node)]
     close = difflib.get_close_matches(last, names, n=1)
     hint = f"did you mean {'.'.join([*parents, *close])}? " if close else ""
+    if not close and not parents and (home := _home_of(last, schema)):
+        hint = f"did you mean {home}? "
     return f"{hint}allowed in {'.'.join(parents) or 'the config'}: {', '.join(names)}"
+
+
+def _home_of(name: str, schema: type) -> str | None:
+    """Return `section.name` for a key that was given without its section."""
+    for section in fields(schema):
+        if is_dataclass(section.type) and name in [entry.name for entry in fields(section.type)]:
+            return f"{section.name}.{name}"
+    return None

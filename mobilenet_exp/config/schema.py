@@ -1,260 +1,311 @@
-"""The schema of every configuration.
+"""The keys of every configuration; the comment above a key is its help text.
 
-`model data optimizer schedule train` and `weights` say what is learned and give a run
-its name; `run`, and the fields marked as a place, say where and how.
+The sections `model data optimizer schedule train distill` and `weights` say what is
+learned and give a run its name. `run`, and fields marked as a place, say where and how.
+Each program has a schema of its own, with exactly the keys that it reads.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
-
 # Says where things are, not what is learned: not part of a run's identity.
 PLACE = {"place": True}
+# Part of a run's identity even at the schema's default.
+ALWAYS = {"always": True}
 
 
-@dataclass
+def _mean() -> list[float]:
+    return [0.485, 0.456, 0.406]
+
+
+def _std() -> list[float]:
+    return [0.229, 0.224, 0.225]
+
+
+@dataclass(kw_only=True)
 class ModelConfig:
     # registry name: v1, v2, v3_large, ...
-    name: str = MISSING
-    # the paper's alpha, > 0
+    name: str
+    # the paper's alpha, > 0: multiplies the number of channels
     width_mult: float = 1.0
-    # size of the classifier; null: as many as the data has
+    # size of the classifier; null: the number of classes in the data
     num_classes: int | None = None
-    # probability before the classifier, [0, 1); null: the paper's
+    # dropout probability before the classifier, in [0, 1); null: the paper's
     dropout: float | None = None
-    # 2 as in every paper; 1 keeps small images (32 px) from shrinking away
-    stem_stride: int = 2
-    # null: the paper's
+    # 1 or 2; null: 2 as in every paper, but 1 for images of less than 64 px, which
+    # would otherwise shrink to a single pixel; weights bring the stride they were trained with
+    stem_stride: int | None = None
+    # BatchNorm's epsilon; null: the paper's
     bn_eps: float | None = None
-    # PyTorch's sense, 1 - decay; null: the paper's
+    # BatchNorm's momentum in PyTorch's sense, 1 - decay; null: the paper's
     bn_momentum: float | None = None
-    # probability of dropping a block's branch, rising from 0 at the first towards this
+    # probability of dropping a block's branch, rising from 0 at the first block to this
     stochastic_depth: float = 0.0
     # options of one family, e.g. activation for v1, head_width for v3
     args: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class OptimizerConfig:
-    # sgd, rmsprop, rmsprop_torch, adamw, lamb
-    name: str = MISSING
+    # registry name: sgd, rmsprop (TensorFlow's rule), rmsprop_torch, adamw, lamb
+    name: str
     # base learning rate, at the peak of the schedule
-    lr: float = MISSING
-    weight_decay: float = MISSING
+    lr: float
+    # L2 penalty, or decoupled decay for adamw and lamb
+    weight_decay: float
     # whether weight decay also acts on biases and normalisation
     decay_norm_and_bias: bool = False
-    # whether it acts on depthwise filters; V1's paper: very little or none
+    # whether weight decay acts on depthwise filters; V1's paper: very little or none
     decay_depthwise: bool = True
-    # further arguments of the optimizer's class
+    # further arguments of the optimizer, e.g. momentum
     args: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ScheduleConfig:
-    # cosine, step, exponential, constant
-    name: str = MISSING
-    # linear rise to lr, in epochs, from this share of it in [0, 1)
+    # registry name: cosine, step, exponential, constant
+    name: str
+    # length of the linear warm-up, in epochs
     warmup_epochs: float = 0.0
+    # share of lr that the warm-up starts from, in [0, 1)
     warmup_from: float = 0.0
-    # whether the schedule's epochs count from the start, not from the warm-up's end
+    # whether the schedule counts epochs from the start, not from the end of the warm-up
     counts_warmup: bool = False
-    # shares of the training between which each epoch's rate has timm's noise; null: nowhere
+    # two shares of the training between which timm's noise is added to each epoch's rate;
+    # null: no noise
     noise: list[float] | None = None
-    # arguments of the schedule's function
+    # arguments of the schedule, e.g. gamma
     args: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class DataConfig:
-    # digits, imagefolder, imagenet, cifar10, fake
-    name: str = MISSING
+@dataclass(kw_only=True)
+class ImagesConfig:
+    """Which images, and how they are prepared for evaluation."""
+
+    # registry name: digits, imagefolder, imagenet, cifar10, fake
+    name: str
     # folder of the images; null where the data needs none
     root: str | None = field(default=None, metadata=PLACE)
-    # may the data be downloaded into root?
+    # whether the data may be downloaded into root
     download: bool = field(default=False, metadata=PLACE)
-    # images of one update, over all processes
-    batch_size: int = MISSING
-    # input side in pixels, >= 32
-    resolution: int = MISSING
-    # that of training; null: the same
-    train_resolution: int | None = None
-    # that of the first epoch, cut to whole 32s, from which it rises to training's
-    progressive_from: int | None = None
-    # share of the resized image that evaluation crops from its centre, (0, 1]
-    crop_pct: float = MISSING
-    # of that resizing: bilinear or bicubic
+    # side of the input in pixels, >= 32
+    resolution: int = field(default=224, metadata=ALWAYS)
+    # share of the resized image that evaluation crops from its centre, in (0, 1]
+    crop_pct: float = field(default=0.875, metadata=ALWAYS)
+    # method of that resizing: bilinear or bicubic
     interpolation: str = "bilinear"
-    # training augmentation: random_resized_crop, inception, pad_crop_flip, affine, none
-    augment: str = MISSING
-    # smallest share of the image's area that the first two of them crop
-    min_crop_area: float = 0.08
-    # imagenet or cifar10 (AutoAugment), ta_wide (TrivialAugment), or RandAugment in timm's
-    # words, e.g. rand-m9-mstd0.5; null: none
-    auto_augment: str | None = None
-    # probability of erasing a rectangle, by the mean (const) or by noise (pixel)
-    random_erase: float = 0.0
-    erase_mode: str = "const"
-    # alphas of mixup and cutmix; 0: off
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    # probability that a batch is mixed, and, where both are on, that cutmix does it
-    mix_prob: float = 1.0
-    cutmix_share: float = 0.5
-    # repeated augmentation: times that an image comes in an epoch of as many images
-    repeats: int = 1
-    # of pixels scaled to [0, 1], per colour channel
-    mean: list[float] = MISSING
-    std: list[float] = MISSING
-    # of ImageNet's val/ where it is one flat folder: the file that gives each its label
+    # mean per colour channel, of pixels scaled to [0, 1]
+    mean: list[float] = field(default_factory=_mean, metadata=ALWAYS)
+    # standard deviation per colour channel
+    std: list[float] = field(default_factory=_std, metadata=ALWAYS)
+    # for ImageNet's val/ in one flat folder: the file that gives each image its label
     labels: str | None = field(default=None, metadata=PLACE)
-    # options of one dataset, e.g. num_images for fake
+    # options of one data set, e.g. num_images for fake
     args: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(kw_only=True)
+class DataConfig(ImagesConfig):
+    """The same, and how the images are trained on."""
+
+    # images of one update, over all processes
+    batch_size: int = field(default=256, metadata=ALWAYS)
+    # side of the input in training; null: the same as in evaluation
+    train_resolution: int | None = None
+    # side in the first epoch, from which it rises to training's; null: constant
+    progressive_from: int | None = None
+    # training augmentation: random_resized_crop, inception, pad_crop_flip, affine, none
+    augment: str = field(default="random_resized_crop", metadata=ALWAYS)
+    # smallest share of the image's area that random_resized_crop and inception crop
+    min_crop_area: float = 0.08
+    # imagenet or cifar10 (AutoAugment), ta_wide (TrivialAugment), or RandAugment in timm's
+    # notation, e.g. rand-m9-mstd0.5; null: none
+    auto_augment: str | None = None
+    # probability of erasing a rectangle of the image
+    random_erase: float = 0.0
+    # what the rectangle is filled with: const (the mean) or pixel (noise)
+    erase_mode: str = "const"
+    # alpha of mixup; 0: off
+    mixup: float = 0.0
+    # alpha of cutmix; 0: off
+    cutmix: float = 0.0
+    # probability that a batch is mixed at all
+    mix_prob: float = 1.0
+    # where mixup and cutmix are both on: probability that it is cutmix
+    cutmix_share: float = 0.5
+    # repeated augmentation: how often an image appears in an epoch of the same length
+    repeats: int = 1
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
-    epochs: int = MISSING
+    # number of passes over the training images
+    epochs: int
+    # seed of weights, order, augmentation and dropout
     seed: int = 0
-    # probability mass spread over all classes, [0, 1)
+    # probability mass spread over all classes, in [0, 1)
     label_smoothing: float = 0.0
-    # training batches to re-estimate BatchNorm's statistics from, before each
+    # training batches from which BatchNorm's statistics are re-estimated before each
     # evaluation; 0: use the running averages as they are
     precise_bn_batches: int = 0
     # largest norm of all gradients together; null: they are not clipped
     clip_grad_norm: float | None = None
-    # parts of a batch, one after the other; BatchNorm sees each alone
+    # parts that a batch is cut into, one after the other; BatchNorm sees each part alone
     accumulate: int = 1
-    # what BatchNorm learns from: batch, each process's own images; sync, those of all
-    # processes; frozen: it keeps the statistics it starts from
+    # which images BatchNorm learns from: batch (each process's own), sync (those of all
+    # processes), frozen (it keeps the statistics it starts from)
     bn: str = "batch"
-    # all, or classifier: a linear probe, the rest stays as `weights` has it
+    # which weights learn: all, or classifier (a linear probe on given weights)
     trainable: str = "all"
-    # decay of an average of weights and BN statistics, e.g. 0.9999; null: none is kept
+    # decay of an average of weights and BatchNorm statistics, e.g. 0.9999; null: no average
     ema_decay: float | None = None
     # updates between two steps of the average
     ema_every: int = 1
-    # whether its decay rises from 0, so that a short run's average is not its start
+    # whether the decay rises from 0, so that a short run's average forgets its start
     ema_warmup: bool = True
-    # where a loss is not finite: stop; skip the update; or rollback to the last
-    # checkpoint, passing over the images since
+    # what to do when a loss is not finite: stop, skip the update, or rollback to the last
+    # checkpoint and continue after the images that failed
     on_nonfinite: str = "stop"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DistillConfig:
-    # learn from its answers: a checkpoint, a weights file, torchvision:TAG, timm:ARCH.TAG
+    # whose answers to learn from: a checkpoint, a weights file, torchvision:TAG, timm:ARCH.TAG
     teacher: str | None = None
-    # the net that a file or torchvision's tag is of
+    # the teacher's architecture, for a weights file or torchvision's tag
     model: str | None = None
+    # the teacher's width
     width_mult: float = 1.0
-    # by which both answers are softened, > 0
+    # temperature that softens both answers, > 0
     temperature: float = 1.0
-    # the teacher's part in the loss, [0, 1]
+    # the teacher's part in the loss, in [0, 1]
     share: float = 0.5
 
 
-@dataclass
-class RunConfig:
-    # holds the run folders, sweeps and W&B's files
-    root: str = "runs"
-    # auto, cpu, cuda, mps
+@dataclass(kw_only=True)
+class BenchRunConfig:
+    # device to compute on: auto, cpu, cuda, mps
     device: str = "auto"
-    # processes that load images; null: 0 for data in memory, else one per core
+    # CPU threads of a process; null: as many as the machine has cores
+    threads: int | None = None
+    # modules of your own to import first; they register models, data sets, optimizers, ...
+    imports: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class EvalRunConfig(BenchRunConfig):
+    # folder that holds the runs, sweeps and W&B's files
+    root: str = "runs"
+    # processes that load images; null: none for data in memory, else one per core
     workers: int | None = None
-    # processes that train together on this machine, a GPU each where it has GPUs
-    devices: int = 1
-    # times that they are started anew, from the last checkpoint, after one has died
-    max_restarts: int = 1
-    # minutes between two checkpoints inside an epoch; 0: every update; null: none
-    save_every_minutes: float | None = 10.0
-    # only algorithms that give the same bits each time; slower on a GPU
-    deterministic: bool = False
-    # of images and weights: channels_last, faster nearly everywhere; or contiguous
+    # of arithmetic: float32, bfloat16, or auto: bfloat16 for training on CUDA, else float32
+    precision: str = "auto"
+    # memory layout of images and weights: channels_last (faster nearly everywhere), contiguous
     memory_format: str = "channels_last"
-    # keep freed memory for the next step (Linux): faster on CPUs, more of it is held
-    keep_memory: bool = True
-    # shrink the recipe to seconds on noise, to see that it runs
-    smoke: bool = False
-    # auto: online where a key and a network are there, else offline; or a fixed mode
+    # Weights & Biases: online, offline, disabled, or auto: online where there is a key and
+    # a network, else offline
     wandb: str = "auto"
+    # the project in Weights & Biases
     wandb_project: str = "mobilenet_exp"
 
 
-@dataclass
+@dataclass(kw_only=True)
+class RunConfig(EvalRunConfig):
+    # processes that train together on this machine, each on a GPU of its own if it has GPUs
+    devices: int = 1
+    # how often they are all restarted from the last checkpoint after one has died
+    max_restarts: int = 1
+    # minutes between two checkpoints within an epoch; 0: every update; null: none
+    save_every_minutes: float | None = 10.0
+    # use only algorithms that give the same bits each time; slower on a GPU
+    deterministic: bool = False
+    # keep freed memory for the next step (Linux, CPU): faster, but more memory is held
+    keep_memory: bool = True
+    # shrink the recipe to seconds on noise, to check that it runs
+    smoke: bool = False
+
+
+@dataclass(kw_only=True)
 class Config:
     """What `train.py` composes."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    data: DataConfig
+    train: TrainConfig
     distill: DistillConfig = field(default_factory=DistillConfig)
     # weights to start from: a file of any known layout, torchvision:TAG or timm:ARCH.TAG
     weights: str | None = None
-    # published weights whose settings a file needs, where its keys cannot tell
+    # the published weights that the file holds, where its keys cannot tell
     weights_like: str | None = None
     run: RunConfig = field(default_factory=RunConfig)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EvalModelConfig(ModelConfig):
-    # null: the checkpoint's
+    # registry name; null: the checkpoint's
     name: str | None = None
 
 
-@dataclass
-class EvalDataConfig(DataConfig):
+@dataclass(kw_only=True)
+class EvalDataConfig(ImagesConfig):
     """Null: as the checkpoint or the weights' source has it."""
 
+    # registry name; null: the checkpoint's own data
     name: str | None = None
-    batch_size: int | None = None
+    # side of the input in pixels, >= 32
     resolution: int | None = None
+    # share of the resized image that is cropped from its centre, in (0, 1]
     crop_pct: float | None = None
+    # method of that resizing: bilinear or bicubic
     interpolation: str | None = None
-    augment: str | None = None
+    # mean per colour channel, of pixels scaled to [0, 1]
     mean: list[float] | None = None
+    # standard deviation per colour channel
     std: list[float] | None = None
-    # an image that cannot be read or has no label: skip reports it and goes on, fail stops
+    # images that are scored together; null: as many as the run trained with, else 64
+    batch_size: int | None = None
+    # an image that cannot be read or has no label: skip leaves it out and names it, fail stops
     on_bad_image: str = "skip"
-    # score against ImageNet-ReaL's labels too
+    # whether to score against ImageNet-ReaL's labels too
     real_labels: bool = False
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EvalConfig:
-    """What `eval.py` composes: one of `checkpoint` and `weights`, images or a data set."""
+    """What `eval.py` composes: one of `checkpoint` and `weights`; images or a data set."""
 
-    # of a run: brings its model, data and preprocessing
+    # a run's checkpoint; it brings its model, data and preprocessing
     checkpoint: str | None = None
     # whether to take a checkpoint's averaged weights, where it has them
     ema: bool = True
-    # as for train.py; needs model=
+    # a file of any known layout, torchvision:TAG or timm:ARCH.TAG; needs model=
     weights: str | None = None
+    # the published weights that the file holds, where its keys cannot tell
     weights_like: str | None = None
-    # a photo, or a folder of photos, to name instead of a data set to score
+    # a photo, or a folder of photos, to classify instead of scoring a data set
     image: str | None = None
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
-    # data files set it for training; not read
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=1))
-    run: RunConfig = field(default_factory=RunConfig)
+    run: EvalRunConfig = field(default_factory=EvalRunConfig)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BenchConfig:
     """What `bench.py` composes."""
 
     # registry names of ours and `torchvision:NAME` of peers, in the table's order
-    models: list[str] = MISSING
-    batch_sizes: list[int] = MISSING
+    models: list[str]
+    # images that go through a network together
+    batch_sizes: list[int]
+    # side of the input in pixels, >= 32
     resolution: int = 224
     # untimed forwards of each net before the first round
-    warmup: int = MISSING
+    warmup: int
     # interleaved rounds; each net runs once a round
-    rounds: int = MISSING
-    run: RunConfig = field(default_factory=RunConfig)
+    rounds: int
+    run: BenchRunConfig = field(default_factory=BenchRunConfig)
 
 
 AnyConfig = Config | EvalConfig | BenchConfig

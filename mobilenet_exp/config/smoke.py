@@ -5,18 +5,21 @@ from pathlib import Path
 
 from mobilenet_exp.config.schema import Config
 
+# pixels of the noise images
+SIDE = 64
+
 
 def shrunk(config: Config) -> Config:
-    """Return a config with `run.smoke` cut down, its parts all in use; others as they are.
+    """Return a config with `run.smoke` cut down, all its parts in use; others unchanged.
 
-    Weights to start from are left out where their file is not there.
+    Weights to start from are left out where their file does not exist.
     """
     if not config.run.smoke:
         return config
     data, train = config.data, config.train
-    side = 64
     # what a batch is cut into, and mixup's pairs
     parts = 2 * train.accumulate * config.run.devices
+    has_weights = config.weights is not None and Path(config.weights).is_file()
     return replace(
         config,
         data=replace(
@@ -25,14 +28,14 @@ def shrunk(config: Config) -> Config:
             root=None,
             labels=None,
             batch_size=max(8 // parts, 1) * parts,
-            resolution=side,
-            train_resolution=data.train_resolution and side // 2,
-            progressive_from=data.progressive_from and side // 2,
+            resolution=SIDE,
+            train_resolution=data.train_resolution and SIDE // 2,
+            progressive_from=data.progressive_from and SIDE // 2,
             args={"num_images": 4 * parts + 8, "num_classes": 10},
         ),
         schedule=replace(config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, 0.5)),
         train=replace(train, epochs=2, precise_bn_batches=min(train.precise_bn_batches, 1)),
-        weights=config.weights if config.weights and Path(config.weights).is_file() else None,
+        weights=config.weights if has_weights else None,
         weights_like=None,
         run=replace(config.run, workers=0),
     )

@@ -1,0 +1,1 @@
+"""The ground that everything stands on: errors, ranges, names to builders, the terminal."""

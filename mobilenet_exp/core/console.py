@@ -1,32 +1,62 @@
 """What a person sees in the terminal: lines, a progress bar, tables. Knows only text."""
 
-from collections.abc import Iterable, Sequence
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from rich import box, get_console
+from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 T = TypeVar("T")
+# `show(batches, label, total)` passes batches on and may draw a bar
+Show = Callable[[Iterable[T], str, int], Iterable[T]]
+
+
+class _Terminal(Console):
+    """rich's console, which a reader that has gone away (`| head`) does not bring down."""
+
+    def on_broken_pipe(self) -> None:
+        discard_output()
+
+
+def discard_output() -> None:
+    """Send what is printed from here on nowhere, because nobody reads it any more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+@functools.cache
+def _terminal() -> Console:
+    return _Terminal()
 
 
 def line(text: str) -> None:
     """Print one line as it is."""
-    get_console().print(escape(text), highlight=False, soft_wrap=True)
+    _terminal().print(escape(text), highlight=False, soft_wrap=True)
 
 
 def progress(batches: Iterable[T], label: str, total: int) -> Iterable[T]:
     """Pass `batches` on, with a bar that goes away at the end; no bar in a file or pipe."""
-    console = get_console()
+    terminal = _terminal()
     return track(
         batches,
         label,
         total=total,
-        console=console,
+        console=terminal,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not terminal.is_terminal,
     )
+
+
+def no_progress(batches: Iterable[T], label: str, total: int) -> Iterable[T]:
+    """Pass `batches` on and show nothing: what processes other than the first one do."""
+    return batches
 
 
 def table(
@@ -41,8 +71,8 @@ def table(
     for row in rows:
         grid.add_row(*(escape(cell) for cell in row))
     # not the grid's own title, which wraps to the grid's width
-    get_console().print(f"[bold]{escape(title)}[/bold]", highlight=False)
-    get_console().print(grid)
+    _terminal().print(f"[bold]{escape(title)}[/bold]", highlight=False)
+    _terminal().print(grid)
     for note in notes:
         line(note)
 
@@ -50,3 +80,9 @@ def table(
 def figure(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
     """Format a number, or `-` where there is none."""
     return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 image`, `2 images`, `2 processes`."""
+    ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
+    return f"{count:,} {noun}" + ("" if count == 1 else ending)

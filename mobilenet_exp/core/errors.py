@@ -2,26 +2,26 @@
 
 
 class InputError(ValueError):
-    """Bad input in one line: `key=value: allowed`.
+    """Bad input, in one line: `key=value: problem`.
 
-    Entry scripts print the message alone and exit with code 2; anything else that is
-    raised, but for a RunError, is a defect and keeps its traceback.
+    The programs print the message alone and exit with code 2. Anything else that is
+    raised, except a RunError, is a defect and keeps its traceback.
     """
 
-    def __init__(self, key: str, value: object, allowed: str) -> None:
-        self.key, self.value, self.allowed = key, value, allowed
-        super().__init__(f"{key}={'null' if value is None else value}: {allowed}")
+    def __init__(self, key: str, value: object, problem: str) -> None:
+        self.key, self.value, self.problem = key, value, problem
+        super().__init__(f"{key}={'null' if value is None else value}: {problem}")
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.key, self.value, self.allowed)
+        return type(self), (self.key, self.value, self.problem)
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, in one line that says what is saved and what to do.
+    """A run that cannot continue, in one line that says what is saved and what to do.
 
-    Entry scripts print the message alone and exit with code 1.
+    The programs print the message alone and exit with code 1.
     """
 
 
 class NonFiniteLossError(RunError):
-    """The loss, the gradients or the weights are no finite numbers any more."""
+    """The loss, the gradients or the weights are infinite or not a number."""

@@ -1,11 +1,15 @@
 """Names to builders. Knows nothing of torch or of what it holds."""
 
+import importlib
 import inspect
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterable
 from types import UnionType
-from typing import Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Generic, TypeVar, get_args, get_origin
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.ranges import Range
 
 T = TypeVar("T", bound=Callable)
 
@@ -39,20 +43,24 @@ class Registry(Generic[T]):
         return self._builders[name]
 
     def check_options(self, name: str, options: dict[str, object], key: str) -> None:
-        """Hold options against the keyword-only arguments of `name`'s builder.
+        """Check options against the keyword-only arguments of `name`'s builder.
 
-        `key` is the config key that holds them. Raises InputError for one that is not
-        known, of another type, or required and not given.
+        `key` is the config key that holds them. An annotation may carry a range, as
+        `Annotated[float, ABOVE_0]`. Raises InputError for an option that is unknown, has
+        the wrong type, is out of range, or is required and missing.
         """
         parameters = inspect.signature(self.get(name)).parameters.values()
         known = {each.name: each for each in parameters if each.kind is each.KEYWORD_ONLY}
         for option, value in options.items():
             if option not in known:
-                allowed = f"allowed: {', '.join(known)}" if known else "it has none"
+                allowed = f"allowed: {', '.join(known)}" if known else f"{name} has no options"
                 raise InputError(f"{key}.{option}", value, f"not an option of {name}; {allowed}")
-            annotation = known[option].annotation
+            annotation, ranges = _split(known[option].annotation)
             if not _fits(value, annotation):
                 raise InputError(f"{key}.{option}", value, f"must be {type_name(annotation)}")
+            for each in ranges:
+                if not each.allows(value):
+                    raise InputError(f"{key}.{option}", value, each.problem)
         for option, parameter in known.items():
             if parameter.default is parameter.empty and option not in options:
                 raise InputError(f"{key}.{option}", "???", f"must be given for {name}")
@@ -72,6 +80,14 @@ _TYPE_NAMES = {
 }
 
 
+def _split(annotation: object) -> tuple[object, list[Range]]:
+    """Return an annotation's type and its ranges."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, []
+    kind, *extras = get_args(annotation)
+    return kind, [each for each in extras if isinstance(each, Range)]
+
+
 def type_name(annotation: object) -> str:
     """Say in words what a type annotation allows, e.g. `a number or null`."""
     members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
@@ -88,5 +104,19 @@ def _fits(value: object, annotation: object) -> bool:
     return isinstance(value, tuple(kinds))
 
 
-# Filled by the family modules in `mobilenet_exp.models`.
-MODELS: Registry = Registry("model.name")
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules of the user's own, which register what they define.
+
+    They are looked up in the current folder too. Raises InputError naming the module that
+    cannot be imported, and why.
+    """
+    for name in names:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            # whatever the module itself does wrong
+            reason = (str(error).splitlines() or [""])[0]
+            problem = f"cannot be imported: {type(error).__name__}: {reason}"
+            raise InputError("run.imports", name, problem) from error

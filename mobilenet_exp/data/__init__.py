@@ -1,0 +1,1 @@
+"""Image files to batches: data sets, decoding, augmentation, order."""

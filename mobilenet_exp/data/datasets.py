@@ -1,22 +1,29 @@
-"""Image sets by name, one split at a time. Knows no transform and no loader.
+"""Data sets by name, one split at a time. Knows no transform and no loader.
 
 Nothing is downloaded unless `data.download` says so.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets
 
-from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.ranges import WHOLE
 from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.data.imagenet import class_ids, flat_images
 from mobilenet_exp.data.images import ImageFiles, find_images
 
 DATASETS: Registry = Registry("data.name")
+
+NO_SPLIT = "has no folder {}/; it must hold train/ and val/"
+
+# an option's type carries its range
+Count = Annotated[int, WHOLE]
 
 
 @dataclass(frozen=True)
@@ -28,19 +35,19 @@ class ImageSet:
     in_memory: bool = False
 
 
-def build_image_set(data: DataConfig, split: str) -> ImageSet:
-    """Build `train` or `val` of the dataset named by `data.name`.
+def build_image_set(data: ImagesConfig, split: str) -> ImageSet:
+    """Build `train` or `val` of the data set named by `data.name`.
 
     Raises InputError for an unknown name or option and for missing files.
     """
     DATASETS.check_options(data.name, data.args, "data.args")
     if data.labels and data.name != "imagenet":
-        raise InputError("data.labels", data.labels, "is for data=imagenet")
+        raise InputError("data.labels", data.labels, "is only for data=imagenet")
     return DATASETS.get(data.name)(data, split, **data.args)
 
 
 @DATASETS.register("digits")
-def digits(data: DataConfig, split: str) -> ImageSet:
+def digits(data: ImagesConfig, split: str) -> ImageSet:
     """scikit-learn's handwritten digits; a stratified fifth, always the same, is held out."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -57,16 +64,18 @@ def digits(data: DataConfig, split: str) -> ImageSet:
 
 
 @DATASETS.register("imagefolder")
-def imagefolder(data: DataConfig, split: str) -> ImageSet:
+def imagefolder(data: ImagesConfig, split: str) -> ImageSet:
     """Class folders of images under `root/train` and `root/val`."""
     folder = _split_folder(data, split)
     if not folder.is_dir():
-        raise InputError("data.root", data.root, f"no folder {split}/ there; needs train/ and val/")
+        raise InputError(
+            "data.root", data.root, f"has no folder {split}/; it must hold train/ and val/"
+        )
     return _image_tree(data, folder)
 
 
 @DATASETS.register("imagenet")
-def imagenet(data: DataConfig, split: str) -> ImageSet:
+def imagenet(data: ImagesConfig, split: str) -> ImageSet:
     """ImageNet-1k: class folders named by WordNet id; val/ may be one flat folder.
 
     For the latter `data.labels` is the file of labels. Without a folder val/, `root` is
@@ -76,36 +85,38 @@ def imagenet(data: DataConfig, split: str) -> ImageSet:
     if split == "val" and not folder.is_dir():
         folder = Path(data.root)
     if not folder.is_dir():
-        raise InputError("data.root", data.root, f"no folder {split}/ there; needs train/ and val/")
+        raise InputError(
+            "data.root", data.root, f"has no folder {split}/; it must hold train/ and val/"
+        )
     if split == "val" and data.labels:
         return ImageSet(flat_images(folder, data.labels), class_ids())
     if split == "val" and find_images(folder):
-        allowed = f"images in one flat folder, {folder}, need data.labels=FILE"
-        raise InputError("data.labels", data.labels, allowed)
+        problem = f"the images of one flat folder, {folder}, need data.labels=FILE"
+        raise InputError("data.labels", data.labels, problem)
     images = _image_tree(data, folder)
     if images.classes != class_ids():
         strangers = sorted(set(images.classes) - set(class_ids()))
-        allowed = f"must hold ImageNet's 1000 classes, has {len(images.classes)}"
+        problem = f"must hold ImageNet's 1000 classes, has {len(images.classes)}"
         if strangers:
-            allowed += f", and {strangers[0]} is none of them"
-        raise InputError("data.root", data.root, f"{allowed}; data=imagefolder takes any number")
+            problem += f", and {strangers[0]} is not one of them"
+        raise InputError("data.root", data.root, f"{problem}; data=imagefolder takes any number")
     return images
 
 
-def _split_folder(data: DataConfig, split: str) -> Path:
+def _split_folder(data: ImagesConfig, split: str) -> Path:
     if data.root is None:
-        raise InputError("data.root", None, "must be given: the folder of train/ and val/")
+        raise InputError("data.root", None, "must be given: the folder that holds train/ and val/")
     return Path(data.root) / split
 
 
-def _image_tree(data: DataConfig, folder: Path) -> ImageSet:
+def _image_tree(data: ImagesConfig, folder: Path) -> ImageSet:
     try:
         # torchvision's walk of the folders
         found = _Tree(str(folder), loader=None)
     except FileNotFoundError as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            "data.root", data.root, f"no class folders of images ({reason})"
+            "data.root", data.root, f"has no class folders of images ({reason})"
         ) from error
     return ImageSet(ImageFiles(folder, found.samples), found.classes)
 
@@ -119,27 +130,24 @@ class _Tree(datasets.ImageFolder):
 
 
 @DATASETS.register("cifar10")
-def cifar10(data: DataConfig, split: str) -> ImageSet:
+def cifar10(data: ImagesConfig, split: str) -> ImageSet:
     """CIFAR-10 from `root`; fetched there only with `data.download`."""
     if data.root is None:
-        raise InputError("data.root", None, "must be given: where CIFAR-10 is or goes")
+        raise InputError("data.root", None, "must be given: the folder of CIFAR-10")
     try:
         images = datasets.CIFAR10(data.root, train=split == "train", download=data.download)
     except RuntimeError as error:
-        allowed = "no CIFAR-10 there; data.download=true fetches it"
-        raise InputError("data.root", data.root, allowed) from error
+        problem = "CIFAR-10 is not there; data.download=true downloads it"
+        raise InputError("data.root", data.root, problem) from error
     except OSError as error:
-        allowed = f"could not fetch CIFAR-10 ({error})"
-        raise InputError("data.download", data.download, allowed) from error
+        problem = f"CIFAR-10 could not be downloaded ({error})"
+        raise InputError("data.download", data.download, problem) from error
     return ImageSet(images, images.classes)
 
 
 @DATASETS.register("fake")
-def fake(data: DataConfig, split: str, *, num_images: int, num_classes: int) -> ImageSet:
+def fake(data: ImagesConfig, split: str, *, num_images: Count, num_classes: Count) -> ImageSet:
     """Noise images with labels, `num_images` to train on and as many to evaluate."""
-    for key, value in (("num_images", num_images), ("num_classes", num_classes)):
-        if value < 1:
-            raise InputError(f"data.args.{key}", value, "must be a whole number > 0")
     images = datasets.FakeData(
         num_images,
         (3, data.resolution, data.resolution),

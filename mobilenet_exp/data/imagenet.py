@@ -42,22 +42,22 @@ def real_labels(images: ImageFiles) -> list[set[int]]:
     known = _real_labels()
     names = [f"{Path(path).stem}.JPEG" for path, _ in images.samples]
     if not any(name in known for name in names):
-        allowed = "no file is named as the validation set's are, ILSVRC2012_val_00000001.JPEG"
-        raise InputError("data.real_labels", True, allowed)
+        problem = "no file has a name of the validation set, as ILSVRC2012_val_00000001.JPEG"
+        raise InputError("data.real_labels", True, problem)
     return [set(known.get(name, ())) for name in names]
 
 
 def flat_images(folder: Path, labels: str) -> ImageFiles:
     """Pair the files of a flat folder with the labels that a file gives them.
 
-    Its lines are `NAME LABEL`, by blank or comma, LABEL 0 to 999 or a WordNet id, and
-    more after it is passed over; or one WordNet id a line, in the files' order. Files
-    without a usable label stay in, as problems. Raises InputError if the file cannot
-    be read, or says nothing about these files.
+    Its lines are `NAME LABEL`, separated by a blank or comma, where LABEL is 0 to 999 or a
+    WordNet id and anything after it is ignored; or one WordNet id a line, in the files'
+    order. Files without a usable label stay in the set as problems. Raises InputError if
+    the file cannot be read, or says nothing about these files.
     """
     paths = find_images(folder)
     if not paths:
-        raise InputError("data.root", folder, "no images there")
+        raise InputError("data.root", folder, "holds no images")
     given = _read_labels(labels, [path.stem for path in paths])
     samples, problems = [], {}
     for index, path in enumerate(paths):
@@ -67,13 +67,13 @@ def flat_images(folder: Path, labels: str) -> ImageFiles:
         samples.append((str(path), label))
     stems = {path.stem for path in paths}
     if len(problems) == len(paths):
-        allowed = f"has no label for any file of {folder}, such as {paths[0].name}"
-        raise InputError("data.labels", labels, allowed)
+        problem = f"has no label for any file of {folder}, such as {paths[0].name}"
+        raise InputError("data.labels", labels, problem)
     return ImageFiles(folder, samples, problems, sorted(set(given) - stems))
 
 
 def _read_labels(path: str, stems: list[str]) -> dict[str, int | str]:
-    """Return a label, or in words what is wrong with it, for each name without its ending."""
+    """Return for each name, without its ending, a label or what is wrong with it."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -84,15 +84,17 @@ def _read_labels(path: str, stems: list[str]) -> dict[str, int | str]:
     words = [row for row in words if row and row[0][0] != "#" and row[0].lower() not in heads]
     numbers = {row[1] for row in words if len(row) > 1}
     if len(words) >= 1000 and "1000" in numbers and "0" not in numbers:
-        allowed = "its labels run from 1 to 1000; must run from 0 to 999, or be ids"
-        raise InputError("data.labels", path, allowed)
+        problem = "its labels run from 1 to 1000; must run from 0 to 999, or be ids"
+        raise InputError("data.labels", path, problem)
     if words and all(len(row) == 1 for row in words):
         if words[0][0].isdecimal():
-            allowed = "numbers alone are in the devkit's own order; needs NAME LABEL, or ids"
-            raise InputError("data.labels", path, allowed)
+            problem = (
+                "numbers without names are in the devkit's order; use NAME LABEL lines, or ids"
+            )
+            raise InputError("data.labels", path, problem)
         if len(words) != len(stems):
-            allowed = f"has {len(words)} lines without names, for {len(stems)} files"
-            raise InputError("data.labels", path, allowed)
+            problem = f"has {len(words)} lines without names, for {len(stems)} files"
+            raise InputError("data.labels", path, problem)
         words = [[stem, row[0]] for stem, row in zip(stems, words, strict=True)]
     ids = {name: index for index, name in enumerate(class_ids())}
     given: dict[str, int | str] = {}
@@ -107,4 +109,4 @@ def _read_labels(path: str, stems: list[str]) -> dict[str, int | str]:
 def _parse_label(text: str, ids: dict[str, int]) -> int | str:
     if text.isdecimal() and int(text) < len(ids):
         return int(text)
-    return ids.get(text, f"label {text or 'missing'} is none of the {len(ids)} classes")
+    return ids.get(text, f"label {text or 'missing'} is not one of the {len(ids)} classes")

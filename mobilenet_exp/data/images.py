@@ -1,4 +1,4 @@
-"""Image files: decoded into RGB, and told what was odd about them. Knows no data set."""
+"""Image files decoded into RGB, with a note on what was odd about them. Knows no data set."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-# what PIL calls a file, by the endings it goes under
+# the endings that belong to a format, by PIL's name of it
 ENDINGS = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",), "GIF": (".gif",)}
 EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif",
@@ -24,7 +24,7 @@ ODD_MODES = {
 
 @dataclass(frozen=True)
 class Picture:
-    """An RGB image, and what was done to make it one; "" for a plain RGB file."""
+    """An RGB image, and what was converted to make it one; "" for a plain RGB file."""
 
     image: Image.Image
     note: str = ""
@@ -45,7 +45,7 @@ def read_picture(path: str | Path) -> Picture:
             image.load()
             rgb = (_to_8_bits(image) if mode.startswith(("I", "F")) else image).convert("RGB")
     except UnidentifiedImageError as error:
-        raise OSError(f"{path} cannot be decoded: it is no image") from error
+        raise OSError(f"{path} cannot be decoded: not an image") from error
     except MemoryError:
         raise
     except Exception as error:
@@ -63,15 +63,15 @@ def read_picture(path: str | Path) -> Picture:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError(f"its {values.dtype} pixels are no 16-bit grey levels")
+        raise ValueError(f"its {values.dtype} pixels are not 16-bit grey levels")
     return Image.fromarray((values.astype(np.int64) // 257).astype("u1"))
 
 
 @dataclass
 class ImageFiles(Dataset):
-    """Files under `root` with their labels; -1 where `problems` says what is wrong with it.
+    """Files under `root` with their labels; -1 where `problems` says what is wrong.
 
-    `missing` names files that a list of labels has and the folder has not.
+    `missing` names files that have a label but are not in the folder.
     """
 
     root: Path
@@ -89,7 +89,7 @@ class ImageFiles(Dataset):
         return read_picture(path).image, label
 
     def read(self, index: int) -> tuple[Image.Image | None, int, str]:
-        """Return image, label and note; no image and label -1 if it is not to be scored."""
+        """Return image, label and note; None, -1 and the reason if it cannot be scored."""
         path, label = self.samples[index]
         if index in self.problems:
             return None, -1, self.problems[index]
@@ -105,7 +105,7 @@ class ImageFiles(Dataset):
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files that lie in `folder` itself, by name; hidden ones left out."""
+    """Return the image files directly in `folder`, sorted by name, without hidden ones."""
     return sorted(
         path
         for path in folder.iterdir()

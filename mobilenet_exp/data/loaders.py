@@ -12,33 +12,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms import v2
 
-from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.config.schema import DataConfig, EvalDataConfig
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.data.datasets import ImageSet, build_image_set
 from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.mixing import mixes
-from mobilenet_exp.data.sampler import Key, Order
+from mobilenet_exp.data.sampler import BatchSampler, Key
 from mobilenet_exp.data.transforms import eval_transform, side_of_epoch, train_transform
 from mobilenet_exp.machine.preemption import ASKING
 
 
 @dataclass(frozen=True)
 class Loaders:
-    """Batches of images (N, 3, H, W) float32 normalised and labels (N,) int64.
+    """Batches of images (N, 3, H, W) float32, normalised, and labels (N,) int64.
 
-    Call `order.set_position` before an epoch. Images that do not fill a last training
+    Call `sampler.set_position` before an epoch. Images that do not fill a last training
     batch are left out; evaluation sees every image once, this process its share.
     """
 
     train: DataLoader
-    order: Order
+    sampler: BatchSampler
     val: DataLoader
     classes: list[str]
     num_val: int
@@ -64,18 +65,15 @@ def build_loaders(
     rank: int = 0,
     processes: int = 1,
 ) -> Loaders:
-    """Build the training and evaluation loaders of a dataset by `data.name`.
+    """Build the training and evaluation loaders of a data set by `data.name`.
 
     Of `processes` that train together this is number `rank`; `epochs` is how long a
     progressive side takes to rise. `workers=None`: 0 for data in memory, else one per
     core. Raises InputError for an unknown name or option and for missing files.
     """
     train, val = build_image_set(data, "train"), build_image_set(data, "val")
-    if train.classes != val.classes:
-        strangers = sorted(set(train.classes) ^ set(val.classes))
-        allowed = "train/ and val/ must hold the same classes; only in one"
-        raise InputError("data.root", data.root, f"{allowed}: {', '.join(strangers[:5])}")
-    order = Order(
+    _check_classes(data, train, val)
+    sampler = BatchSampler(
         len(train.images),
         data.batch_size,
         seed=seed,
@@ -86,31 +84,40 @@ def build_loaders(
         accumulate=accumulate,
         pairs=mixes(data),
     )
-    last = data.train_resolution or data.resolution
-    if data.progressive_from and data.progressive_from > last:
-        allowed = f"must be no more than training's side, {last}"
-        raise InputError("data.progressive_from", data.progressive_from, allowed)
-    if order.part_size < 2:
-        allowed = "must leave each part at least 2 images: BatchNorm compares images"
-        raise InputError("data.batch_size", data.batch_size, allowed)
-    val_view = Subset(
-        View(val.images, eval_transform(data)), range(rank, len(val.images), processes)
-    )
+    _check_sides(data, sampler)
+    share = Subset(View(val.images, eval_transform(data)), range(rank, len(val.images), processes))
     return Loaders(
-        train=DataLoader(
+        train=Loader(
             SeededView(train.images, data),
-            batch_sampler=order,
+            batch_sampler=sampler,
             **_loading(train, workers, pin_memory),
         ),
-        order=order,
-        val=DataLoader(val_view, batch_size=data.batch_size, **_loading(val, workers, pin_memory)),
+        sampler=sampler,
+        val=Loader(share, batch_size=data.batch_size, **_loading(val, workers, pin_memory)),
         classes=val.classes,
         num_val=len(val.images),
     )
 
 
+def _check_classes(data: DataConfig, train: ImageSet, val: ImageSet) -> None:
+    if train.classes != val.classes:
+        strangers = sorted(set(train.classes) ^ set(val.classes))
+        problem = "train/ and val/ must hold the same classes; only one of them has"
+        raise InputError("data.root", data.root, f"{problem} {', '.join(strangers[:5])}")
+
+
+def _check_sides(data: DataConfig, sampler: BatchSampler) -> None:
+    last = data.train_resolution or data.resolution
+    if data.progressive_from and data.progressive_from > last:
+        problem = f"must not exceed training's side, {last}"
+        raise InputError("data.progressive_from", data.progressive_from, problem)
+    if sampler.part_size < 2:
+        problem = "each accumulation part needs at least 2 images for BatchNorm"
+        raise InputError("data.batch_size", data.batch_size, problem)
+
+
 def build_eval_loader(
-    data: DataConfig,
+    data: EvalDataConfig,
     *,
     workers: int | None = None,
     pin_memory: bool = False,
@@ -119,31 +126,31 @@ def build_eval_loader(
 ) -> tuple[DataLoader, ImageSet]:
     """Build the loader of an evaluation, and the whole set; needs no training images.
 
-    Its batches are images, labels and notes. An image that cannot be scored comes as
-    zeros labelled -1, with the reason as its note. Of the set it takes the images
-    number `first`, `first + step`, ...
+    Its batches are images, labels and notes. An image that cannot be scored appears as
+    zeros labelled -1, with the reason as its note. The loader takes the images number
+    `first`, `first + step`, ... of the set.
     """
     val = build_image_set(data, "val")
     view = NotedView(val.images, eval_transform(data), data.resolution)
     share = Subset(view, range(first, len(view), step))
-    loader = DataLoader(share, batch_size=data.batch_size, **_loading(val, workers, pin_memory))
+    loader = Loader(share, batch_size=data.batch_size, **_loading(val, workers, pin_memory))
     return loader, val
 
 
-def _loading(images: ImageSet, workers: int | None, pin_memory: bool) -> dict[str, object]:
+def _loading(images: ImageSet, workers: int | None, pin_memory: bool) -> dict[str, Any]:
     if workers is None:
         workers = 0 if images.in_memory else _num_cores()
     return {
         "num_workers": workers,
-        "worker_init_fn": _leave_signals if workers else None,
+        "worker_init_fn": _ignore_signals if workers else None,
         "persistent_workers": workers > 0,
         "pin_memory": pin_memory,
-        # of its own: a loader would draw from the global one, which dropout follows
+        # its own: a loader would draw from the global generator, which dropout follows
         "generator": torch.Generator(),
     }
 
 
-def _leave_signals(_: int) -> None:
+def _ignore_signals(_: int) -> None:
     """Let the training process alone decide what Ctrl-C and a scheduler's signals mean."""
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
@@ -156,8 +163,48 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
+class Loader(DataLoader):
+    """A DataLoader that raises a RunError in plain words for an image that cannot be read.
+
+    A loading process hands the reason over as a value: an exception would arrive as the
+    text of its traceback.
+    """
+
+    def __init__(self, dataset: Dataset, **options: Any) -> None:
+        super().__init__(dataset, collate_fn=_collate, **options)
+
+    def __iter__(self) -> Iterator:
+        for batch in super().__iter__():
+            if isinstance(batch, Unreadable):
+                raise RunError(batch.problem)
+            yield batch
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for an image that cannot be read, or for a batch that holds one."""
+
+    problem: str
+
+
+def _collate(samples: list) -> Any:
+    for sample in samples:
+        if isinstance(sample, Unreadable):
+            return sample
+    return default_collate(samples)
+
+
+def _read(images: Dataset, index: int) -> tuple[Any, int] | Unreadable:
+    try:
+        return images[index]
+    except OSError as error:
+        # a decoder's message may have several lines
+        reason = str(error).splitlines()[0]
+        return Unreadable(f"{reason}; repair or remove the file, then repeat the command")
+
+
 class View(Dataset):
-    """A dataset seen through a transform."""
+    """A data set seen through a transform."""
 
     def __init__(self, images: Dataset, transform: v2.Compose) -> None:
         self.images, self.transform = images, transform
@@ -165,18 +212,12 @@ class View(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = _image(self.images, index)
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | Unreadable:
+        found = _read(self.images, index)
+        if isinstance(found, Unreadable):
+            return found
+        image, label = found
         return self.transform(image).as_subclass(Tensor), int(label)
-
-
-def _image(images: Dataset, index: int) -> tuple[object, int]:
-    try:
-        return images[index]
-    except OSError as error:
-        # a decoder's words may fill lines
-        said = str(error).splitlines()[0]
-        raise RunError(f"{said}; without that file, or with it mended, the run goes on") from error
 
 
 class NotedView(View):
@@ -188,7 +229,8 @@ class NotedView(View):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         if not isinstance(self.images, ImageFiles):
-            return *super().__getitem__(index), ""
+            image, label = self.images[index]
+            return self.transform(image).as_subclass(Tensor), int(label), ""
         image, label, note = self.images.read(index)
         if image is None:
             return torch.zeros(3, self.resolution, self.resolution), -1, note
@@ -207,8 +249,11 @@ class SeededView(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        image, label = _image(self.images, key.index)
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | Unreadable:
+        found = _read(self.images, key.index)
+        if isinstance(found, Unreadable):
+            return found
+        image, label = found
         if key.side not in self._transforms:
             self._transforms[key.side] = train_transform(self.data, key.side)
         with seeded(key.seed):
@@ -217,7 +262,7 @@ class SeededView(Dataset):
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed what transforms draw from, on the CPU, and put it back as it was."""
+    """Seed what transforms draw from, on the CPU, and restore it afterwards."""
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     torch.default_generator.manual_seed(seed)
     random.seed(seed)

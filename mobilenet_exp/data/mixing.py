@@ -8,10 +8,10 @@ from mobilenet_exp.config.schema import DataConfig
 
 
 class Mixing:
-    """Joins the images of a batch by pairs, the first with the last, and their labels.
+    """Mixes the images of a batch in pairs, the first with the last, and their labels.
 
     Mixup adds two images in shares, cutmix puts a rectangle of one into the other; both
-    draw anew for each update, from its number and the seed.
+    draw for each update from its number and the seed.
     """
 
     def __init__(self, data: DataConfig, num_classes: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""How a network wants its images. Knows no image and no transform."""
+"""How images are prepared for a network. Knows no image and no transform."""
 
 from dataclasses import dataclass, field
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 class Preprocessing:
     """How images are prepared for evaluation; the defaults are the field's for ImageNet.
 
-    The shorter side is resized to resolution / crop_pct, the centre is cropped; mean and
-    std are of pixels in [0, 1].
+    The shorter side is resized to resolution / crop_pct and the centre is cropped; mean
+    and std are of pixels in [0, 1].
     """
 
     resolution: int = 224

@@ -1,7 +1,7 @@
 """Which image comes when, with which seed. Knows no images.
 
-Everything follows from (seed, epoch): a run that is taken up anywhere inside an epoch
-goes on with the very batches it would have had, in however many processes.
+Everything follows from (seed, epoch): a run that is resumed anywhere within an epoch
+continues with exactly the batches it would have had, in any number of processes.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,13 +21,13 @@ class Key(NamedTuple):
     side: int
 
 
-class Order(Sampler):
+class BatchSampler(Sampler):
     """The training batches of one process, as lists of keys; a batch sampler.
 
     An update takes `batch_size` images over all processes, cut into `accumulate` parts
-    a process. Of a set smaller than that, it takes as many as the parts divide. Images
-    that do not fill a last batch are left out. Raises InputError if the batch cannot be
-    cut evenly, or, with `pairs`, into parts of even size.
+    per process. From a smaller set it takes as many as divide evenly. Images that do not
+    fill a last batch are left out. Raises InputError if the batch cannot be cut evenly,
+    or, with `pairs`, into parts of even size.
 
     A part takes images from both ends of the batch towards its middle: mixup joins image
     i with image -1 - i, and so joins the same two however the batch is cut.
@@ -52,9 +52,9 @@ class Order(Sampler):
         unit = self.parts * (2 if pairs else 1)
         self.batch_size = batch_size if size >= batch_size else size // unit * unit
         if self.batch_size < unit or batch_size % unit:
-            words = f"{processes} processes x {accumulate} parts" + (" x pairs" if pairs else "")
-            allowed = f"must be a multiple of {words} = {unit}, and no more than the images"
-            raise InputError("data.batch_size", batch_size, allowed)
+            cut = ("processes x accumulate" if processes > 1 else "accumulate") + pairs * " x pairs"
+            problem = f"must be divisible by {unit} ({cut}) and not exceed the training set"
+            raise InputError("data.batch_size", batch_size, problem)
         self.epoch, self.first_update = 1, 0
 
     @property

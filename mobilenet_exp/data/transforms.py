@@ -12,13 +12,13 @@ from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import v2
 
-from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.config.schema import DataConfig, ImagesConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
 
-# in steps of this many pixels, all networks' largest stride, a progressive side rises
+# pixels of one step of a progressive side: the total stride of all networks
 SIDE_STEP = 32
-# timm's words: magnitude, layers, probability, spread, largest, whether it only increases
+# timm's notation: magnitude, layers, probability, spread, maximum, whether it only increases
 RAND_AUGMENT = re.compile(r"rand(-(m|n|p|mstd|mmax)\d+(\.\d+)?|-inc[01])+")
 
 
@@ -61,8 +61,8 @@ def _geometry(data: DataConfig, side: int) -> list:
         "none": [v2.Resize((side, side))],
     }
     if data.augment not in augmentations:
-        allowed = f"not known; allowed: {', '.join(augmentations)}"
-        raise InputError("data.augment", data.augment, allowed)
+        problem = f"not known; allowed: {', '.join(augmentations)}"
+        raise InputError("data.augment", data.augment, problem)
     return augmentations[data.augment]
 
 
@@ -75,18 +75,16 @@ def _auto_augment(data: DataConfig) -> list:
         return [v2.AutoAugment(v2.AutoAugmentPolicy(name))]
     if name == "ta_wide":
         return [v2.TrivialAugmentWide()]
-    # what shifting uncovers takes the mean's colour
+    # the area that a shift uncovers is filled with the mean colour
     colour = tuple(round(255 * value) for value in data.mean)
     try:
         if not RAND_AUGMENT.fullmatch(name):
-            # timm passes over words that it does not know
+            # timm ignores what it does not know
             raise ValueError("not known")
         policy = rand_augment_transform(name, {"img_mean": colour})
     except (ValueError, AssertionError, KeyError) as error:
-        allowed = "imagenet, cifar10, ta_wide, or timm's words for RandAugment, as rand-m9-mstd0.5"
-        raise InputError(
-            "data.auto_augment", name, f"not understood; allowed: {allowed}"
-        ) from error
+        known = "imagenet, cifar10, ta_wide, or RandAugment in timm's notation, as rand-m9-mstd0.5"
+        raise InputError("data.auto_augment", name, f"not understood; allowed: {known}") from error
     # timm's operations are PIL's
     return [v2.Lambda(_as_pil), policy]
 
@@ -95,7 +93,7 @@ def _as_pil(image: object) -> object:
     return v2.functional.to_pil_image(image) if isinstance(image, torch.Tensor) else image
 
 
-def eval_transform(data: DataConfig | Preprocessing) -> v2.Compose:
+def eval_transform(data: ImagesConfig | Preprocessing) -> v2.Compose:
     """Resize the shorter side to resolution / crop_pct, crop the centre, normalise.
 
     The resized side is cut to whole pixels, as timm does.
@@ -108,7 +106,7 @@ def eval_transform(data: DataConfig | Preprocessing) -> v2.Compose:
     return v2.Compose(steps + _normalize(data))
 
 
-def _normalize(data: DataConfig | Preprocessing) -> list:
+def _normalize(data: ImagesConfig | Preprocessing) -> list:
     return [
         v2.ToImage(),
         v2.ToDtype(torch.float32, scale=True),

@@ -1,0 +1,1 @@
+"""A network as it is shipped: timed, and later folded, exported, quantised."""

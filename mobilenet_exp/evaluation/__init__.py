@@ -1,0 +1,1 @@
+"""Score a network: every image once, whoever shares the work."""

@@ -1,6 +1,6 @@
-"""From one answer an image to figures. Knows no model and no data set.
+"""Figures made of one answer per image. Knows no model and no data set.
 
-Everything is summed over images in their order in the set, so that the figures do not
+Sums run over the images in their order in the set, so that the figures do not
 depend on batches or on how many processes shared the work.
 """
 

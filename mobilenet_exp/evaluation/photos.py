@@ -10,29 +10,33 @@ from torch import Tensor
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.images import find_images, read_picture
-from mobilenet_exp.data.loaders import eval_transform
+from mobilenet_exp.data.transforms import eval_transform
 from mobilenet_exp.machine.device import autocast
-from mobilenet_exp.weights.loaded import Subject
+from mobilenet_exp.weights.loaded import LoadedModel
+
+# file, note about it, the best names with their probabilities in percent
+Answer = tuple[str, str, list[tuple[str, float]]]
 
 
 @torch.inference_mode()
-def name_photos(
-    subject: Subject, path: str, device: torch.device
-) -> tuple[list[tuple[str, str, list[tuple[str, float]]]], dict[str, str]]:
-    """Answer a photo, or each photo of a folder.
+def classify_photos(
+    loaded: LoadedModel, path: str, device: torch.device, precision: torch.dtype = torch.float32
+) -> tuple[list[Answer], dict[str, str]]:
+    """Classify a photo, or each photo of a folder.
 
-    Returns (file, note, the best five names with their probabilities in percent), and
-    the files that could not be read with the reason.
+    Returns the best five names of each with their probabilities in percent, and the files
+    that could not be read with the reason.
     """
     place = Path(path)
     if not place.exists():
         raise InputError("image", path, "no such file or folder")
     photos = find_images(place) if place.is_dir() else [place]
     if not photos:
-        raise InputError("image", path, "no images in this folder")
-    transform, names = eval_transform(subject.preprocessing), subject.names()
-    model = subject.model.to(device)
-    answers, unread = [], {}
+        raise InputError("image", path, "holds no images")
+    transform, names = eval_transform(loaded.preprocessing), loaded.names()
+    model = loaded.model.to(device)
+    answers: list[Answer] = []
+    unread = {}
     for photo in photos:
         try:
             picture = read_picture(photo)
@@ -40,12 +44,12 @@ def name_photos(
             unread[str(photo)] = str(error).removeprefix(f"{photo} ")
             continue
         images = transform(picture.image).as_subclass(Tensor)[None].to(device)
-        with autocast(device):
+        with autocast(device, precision):
             logits = model(images).float()
         best = logits.softmax(1)[0].topk(min(5, logits.shape[1]))
         guesses = [
-            (names[index], 100 * share)
-            for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            (names[index], 100 * probability)
+            for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
         answers.append((str(photo), picture.note, guesses))
     return answers, unread

@@ -3,19 +3,15 @@
 Prints nothing and logs nothing.
 """
 
-import csv
-import hashlib
-import io
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mobilenet_exp.config.schema import DataConfig, EvalConfig
+from mobilenet_exp.config.schema import EvalConfig, EvalDataConfig, ImagesConfig
+from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
 from mobilenet_exp.data.datasets import ImageSet
@@ -23,19 +19,15 @@ from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.loaders import build_eval_loader
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
-from mobilenet_exp.machine.device import memory_format
+from mobilenet_exp.evaluation.predict import predict
+from mobilenet_exp.machine.device import memory_format, select_precision
 from mobilenet_exp.machine.distributed import Team
-from mobilenet_exp.models.dialect import dialect_of
-from mobilenet_exp.models.profiling import Profile
-from mobilenet_exp.training import engine
-from mobilenet_exp.weights.loaded import Subject, check_classes
-
-Show = Callable[[Iterable, str, int], Iterable]
+from mobilenet_exp.weights.loaded import LoadedModel, check_classes
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What an evaluation found. `left_out` and `converted` map an image's name to why."""
+class EvalResult:
+    """What an evaluation found. `left_out` and `converted` map an image's name to the reason."""
 
     answers: Predictions
     confusion: Tensor
@@ -43,26 +35,58 @@ class Outcome:
     scores: dict[str, float]
     left_out: dict[str, str]
     converted: dict[str, str]
-    # files that the list of labels has and the folder has not
+    # files that have a label but are not in the folder
     missing: list[str]
-    # against ImageNet-ReaL's labels; None if it was not asked for
+    # scores against ImageNet-ReaL's labels; None if they were not asked for
     real: dict[str, float] | None
 
 
+@dataclass
+class Notes:
+    """What was odd about images, by their number in the set."""
+
+    converted: dict[int, str]
+    bad: dict[int, str]
+
+    def merge(self, others: list["Notes"]) -> None:
+        for other in others:
+            self.converted |= other.converted
+            self.bad |= other.bad
+
+
+def eval_data(config: EvalConfig, loaded: LoadedModel) -> EvalDataConfig:
+    """Return the data to score on, prepared as the network wants it.
+
+    That is the named set, or, for a run's checkpoint, the run's own data.
+    """
+    given: dict[str, Any] = asdict(config.data)
+    batch_size = given["batch_size"] or 64
+    if config.data.name is None:
+        if loaded.trained_by is None:
+            raise InputError("data", None, "must be given, e.g. data=imagenet, or image=PHOTO")
+        own = asdict(loaded.trained_by.data)
+        images = {key: own[key] for key in ImagesConfig.__dataclass_fields__}
+        # places on this machine, and what the command line says about the images
+        told = ("root", "labels", "download", "args")
+        batch_size = given["batch_size"] or own["batch_size"]
+        given |= images | {key: given[key] for key in told if given[key]}
+    prepared = asdict(loaded.preprocessing)
+    return EvalDataConfig(**given | prepared | {"batch_size": batch_size})
+
+
 def score(
-    subject: Subject,
-    data: DataConfig,
+    loaded: LoadedModel,
+    data: EvalDataConfig,
     config: EvalConfig,
     *,
     device: torch.device,
     team: Team,
     show: Show,
-) -> Outcome:
-    """Score a network on a data set; every process of `team` returns the whole outcome.
+) -> EvalResult:
+    """Score a network on a data set; every process of `team` returns the whole result.
 
-    `show(batches, label, total)` passes batches on and may draw a bar. Raises
-    InputError for other classes, and with `data.on_bad_image=fail` for an image that
-    cannot be scored.
+    Raises InputError if the classes differ, and with `data.on_bad_image=fail` for an
+    image that cannot be scored.
     """
     loader, images = build_eval_loader(
         data,
@@ -71,158 +95,62 @@ def score(
         first=team.rank,
         step=team.size,
     )
-    check_classes(subject, data, images.classes)
-    real = None
-    if config.data.real_labels:
-        real = _real_labels(data, images)
-    notes: dict[int, tuple[bool, str]] = {}
-    batches = _noted(show(loader, "evaluate", len(loader)), notes, team, images, config)
-    model = subject.model.to(device, memory_format=memory_format(config.run.memory_format))
-    part, refusal = metrics.no_predictions(), None
-    try:
-        part = engine.predict(model, batches, device, first=team.rank, step=team.size)
-    except InputError as error:
-        refusal = (error.key, error.value, error.allowed)
-    # all leave together, so that none waits for one that is gone
-    for each in team.gather(refusal):
-        if each:
-            raise InputError(*each)
+    key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)
+    check_classes(loaded, key, value, images.classes)
+    real = _real_labels(data, images) if data.real_labels else None
+    model = loaded.model.to(device, memory_format=memory_format(config.run.memory_format))
+    precision = select_precision(config.run.precision, device, is_training=False)
+    notes = Notes({}, {})
+    batches = _noting(show(loader, "evaluate", len(loader)), notes, team, images, data)
+    # all stop together, so that none waits for one that has stopped
+    part = team.together(
+        lambda: predict(
+            model, batches, device, precision=precision, first=team.rank, step=team.size
+        )
+    )
     answers = metrics.merge(team.gather(part))
-    for each in team.gather(notes):
-        notes |= each
+    notes.merge(team.gather(notes))
+    left_out = _by_name(notes.bad, images)
     if not len(answers.index):
-        first = next(iter(_named(notes, images, is_bad=True).items()), ("", "no images"))
-        allowed = f"no image could be scored; the first: {' '.join(first)}"
-        raise InputError("data.root", data.root, allowed)
-    if len(answers.index) + sum(is_bad for is_bad, _ in notes.values()) != len(images.images):
+        first = next(iter(left_out.items()), ("", "no images"))
+        problem = f"no image could be scored; the first: {' '.join(first)}"
+        raise InputError("data.root", data.root, problem)
+    if len(answers.index) + len(notes.bad) != len(images.images):
         raise RuntimeError("an image was neither scored nor reported")
-    return Outcome(
+    return EvalResult(
         answers,
-        metrics.confusion_matrix(answers, subject.num_classes),
+        metrics.confusion_matrix(answers, loaded.num_classes),
         images,
         metrics.scores(answers),
-        left_out=_named(notes, images, is_bad=True),
-        converted=_named(notes, images, is_bad=False),
+        left_out=left_out,
+        converted=_by_name(notes.converted, images),
         missing=images.images.missing if isinstance(images.images, ImageFiles) else [],
         real=metrics.score_sets(answers, real) if real else None,
     )
 
 
-def _noted(
-    batches: Iterable,
-    notes: dict[int, tuple[bool, str]],
-    team: Team,
-    images: ImageSet,
-    config: EvalConfig,
+def _noting(
+    batches: Iterable, notes: Notes, team: Team, images: ImageSet, data: EvalDataConfig
 ) -> Iterator:
     """Pass batches on and keep their notes by the image's number in the set."""
     position = team.rank
     for tensors, labels, texts in batches:
         for label, text in zip(labels.tolist(), texts, strict=True):
-            if text:
-                notes[position] = (label < 0, text)
-            if label < 0 and config.data.on_bad_image == "fail":
+            if label < 0 and data.on_bad_image == "fail":
                 path = images.images.samples[position][0]
-                allowed = f"{path} {text}; data.on_bad_image=skip leaves it out"
-                raise InputError("data.on_bad_image", "fail", allowed)
+                problem = f"{path} {text}; data.on_bad_image=skip leaves it out"
+                raise InputError("data.on_bad_image", "fail", problem)
+            if text:
+                (notes.bad if label < 0 else notes.converted)[position] = text
             position += team.size
         yield tensors, labels
 
 
-def _named(notes: dict[int, tuple[bool, str]], images: ImageSet, *, is_bad: bool) -> dict[str, str]:
-    return {
-        images.images.name(index): text
-        for index, (bad, text) in sorted(notes.items())
-        if bad is is_bad
-    }
+def _by_name(notes: dict[int, str], images: ImageSet) -> dict[str, str]:
+    return {images.images.name(index): notes[index] for index in sorted(notes)}
 
 
-def _real_labels(data: DataConfig, images: ImageSet) -> list[set[int]]:
+def _real_labels(data: EvalDataConfig, images: ImageSet) -> list[set[int]]:
     if data.name != "imagenet":
-        raise InputError("data.real_labels", True, "is for data=imagenet")
+        raise InputError("data.real_labels", True, "is only for data=imagenet")
     return imagenet.real_labels(images.images)
-
-
-def eval_name(subject: Subject, data: DataConfig, config: EvalConfig) -> str:
-    """Return the evaluation's name: readable head, hash of the weights and the images."""
-    identity = [
-        subject.digest,
-        asdict(subject.config),
-        asdict(dialect_of(subject.model)),
-        {**asdict(data), "batch_size": None},
-        config.data.real_labels,
-    ]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    if subject.folder:
-        return f"{Path(subject.origin).stem}-{data.name}-r{data.resolution}-{digest}"
-    net = f"{subject.config.name}-w{subject.config.width_mult:g}"
-    return f"eval-{net}-r{data.resolution}-{data.name}-{digest}"
-
-
-def eval_results(
-    subject: Subject, data: DataConfig, outcome: Outcome, profile: Profile
-) -> dict[str, Any]:
-    """Return the evaluation's own entries of results.json."""
-    classes = _class_titles(data, outcome)
-    return {
-        "weights": subject.origin,
-        "weights_notes": list(subject.notes),
-        "dialect": asdict(dialect_of(subject.model)),
-        "model": subject.config.name,
-        "width_mult": subject.config.width_mult,
-        "data": data.name,
-        "num_classes": subject.num_classes,
-        "preprocessing": asdict(subject.preprocessing),
-        **profile._asdict(),
-        **outcome.scores,
-        "real": outcome.real,
-        "num_left_out": len(outcome.left_out),
-        "num_missing": len(outcome.missing),
-        "left_out": outcome.left_out,
-        "converted": outcome.converted,
-        "most_confused": metrics.most_confused(outcome.confusion, classes),
-        "per_class": metrics.per_class(outcome.confusion, classes),
-    }
-
-
-def _class_titles(data: DataConfig, outcome: Outcome) -> list[str]:
-    """Return a title for each of the network's answers; it may have more than the data."""
-    classes = outcome.images.classes
-    if data.name == "imagenet":
-        names = (name.partition(",")[0] for name in imagenet.class_names())
-        classes = [f"{key} {name}" for key, name in zip(classes, names, strict=True)]
-    return [*classes, *(f"class {extra}" for extra in range(len(classes), len(outcome.confusion)))]
-
-
-def files_of(data: DataConfig, outcome: Outcome) -> dict[str, str]:
-    """Return the evaluation's tables as the text of files, by name."""
-    classes = _class_titles(data, outcome)
-    odd = [
-        [state, name, reason]
-        for state, found in (
-            ("left out", outcome.left_out),
-            ("converted", outcome.converted),
-            ("missing", dict.fromkeys(outcome.missing, "in the labels, not in the folder")),
-        )
-        for name, reason in found.items()
-    ]
-    return {
-        "odd_images.csv": _csv([["state", "image", "reason"], *odd]),
-        "per_class.csv": _csv(
-            [["class", "num_images", "top1"]]
-            + [list(row.values()) for row in metrics.per_class(outcome.confusion, classes)]
-        ),
-        "confusion.csv": _csv(
-            [["label \\ answer", *classes]]
-            + [
-                [name, *counts]
-                for name, counts in zip(classes, outcome.confusion.tolist(), strict=True)
-            ]
-        ),
-    }
-
-
-def _csv(rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

@@ -1,0 +1,1 @@
+"""The process and the computer it runs on: device, peers, signals, locks, versions."""

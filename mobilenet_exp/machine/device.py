@@ -1,4 +1,4 @@
-"""The machine a process computes on: its device, its memory, how exact it repeats itself."""
+"""What a process computes on: its device, threads, precision and memory."""
 
 import ctypes
 import os
@@ -23,13 +23,30 @@ def select_device(name: str) -> torch.device:
         name = next(kind for kind, is_present in present.items() if is_present)
     if not present[name]:
         here = ", ".join(kind for kind, is_present in present.items() if is_present)
-        raise InputError("run.device", name, f"not on this machine; here: auto, {here}")
+        raise InputError("run.device", name, f"not on this machine, which has: auto, {here}")
     return torch.device(name)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """bf16 on CUDA; on a CPU it is slower than float32, so nothing there."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many CPU threads in this process; None leaves its own choice."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def select_precision(name: str, device: torch.device, *, is_training: bool) -> torch.dtype:
+    """Resolve `run.precision`: auto is bfloat16 for training on CUDA, float32 elsewhere.
+
+    On a CPU bfloat16 is usually slower than float32, and an evaluation is to give the
+    figures of the weights, not of their rounding.
+    """
+    if name == "auto":
+        name = "bfloat16" if is_training and device.type == "cuda" else "float32"
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Run convolutions and matrix products in `precision`; float32 changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)
 
 
 def memory_format(name: str) -> torch.memory_format:
@@ -37,11 +54,22 @@ def memory_format(name: str) -> torch.memory_format:
     return torch.channels_last if name == "channels_last" else torch.contiguous_format
 
 
+def describe_device(device: torch.device, processes: int, precision: torch.dtype) -> str:
+    """Say what a job computes on, e.g. `2 x cpu, float32, 1 thread each`."""
+    words = f"{processes} x {device}".removeprefix("1 x ")
+    words += f", {str(precision).removeprefix('torch.')}"
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        words += f", {threads} thread" + ("s" if threads > 1 else "")
+        words += " each" if processes > 1 else ""
+    return words
+
+
 def keep_freed_memory() -> bool:
     """Let the C library keep freed memory, and return whether it could be told to.
 
     By default glibc maps each large activation anew and gives it back at once, and the
-    page faults cost more than the arithmetic. Does nothing but on Linux with glibc.
+    page faults cost more than the arithmetic. Only Linux with glibc is told.
     """
     if sys.platform != "linux":
         return False
@@ -53,9 +81,9 @@ def keep_freed_memory() -> bool:
 
 
 def set_determinism(wanted: bool) -> None:
-    """Allow only algorithms that repeat their bits, or let CUDA pick its fastest."""
+    """Allow only algorithms that give the same bits each time, or let CUDA pick its fastest."""
     if wanted:
-        # cuBLAS repeats itself only with a workspace of fixed size
+        # cuBLAS gives the same bits only with a workspace of fixed size
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = not wanted

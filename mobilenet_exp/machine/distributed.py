@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from mobilenet_exp.core.console import plural
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.machine.preemption import ASKING, END_OF_TIME, Preempted
 
@@ -48,7 +49,7 @@ class Team:
         return values
 
     def together(self, action: Callable[[], T]) -> T:
-        """Do `action` in every process; what one of them raises for a person, all raise."""
+        """Run `action` in every process; what one of them raises for a person, all raise."""
         result, refusal = None, None
         try:
             result = action()
@@ -59,8 +60,8 @@ class Team:
         return result
 
     def share(self, action: Callable[[], T]) -> T:
-        """Do `action` in the first process alone; every process returns or raises as it does."""
-        result = self.together(lambda: action() if self.is_first else None)
+        """Run `action` in the first process alone; all return its result, or raise its error."""
+        result = self.together(action if self.is_first else _nothing)
         if self.size == 1:
             return result
         values = [result]
@@ -90,6 +91,10 @@ class Team:
                     buffer /= self.size
 
 
+def _nothing() -> None:
+    """What the other processes do while the first one acts."""
+
+
 def num_launched() -> int:
     """Return how many processes torchrun started for this job; 1 without it."""
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
@@ -110,8 +115,8 @@ def joined(device: torch.device) -> Iterator[Team]:
         # of this machine, and the same in each of its processes: none waits for another
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
         if local_size > torch.cuda.device_count():
-            allowed = f"this machine has {torch.cuda.device_count()} GPUs; one a process"
-            raise InputError("run.devices", local_size, allowed)
+            problem = f"this machine has {torch.cuda.device_count()} GPUs; each process needs one"
+            raise InputError("run.devices", local_size, problem)
         torch.cuda.set_device(local_rank)
     store, rank, size = next(dist.rendezvous("env://"))
     # processes that are started anew must not find the addresses of those that died
@@ -157,12 +162,12 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
             # told a second time, while the processes were saving
             _leave_at_once()
         number = asked.get("number", stop.sigval)
-        raise Preempted(number, "by its processes", asked.get(number)) from None
+        raise Preempted(number, "", asked.get(number)) from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        started = max_restarts + 1
-        words = f"process {rank} of {processes} ended with {failure.exitcode}"
-        raise RunError(f"{words}, started {started} times; what it printed says why") from error
+        attempts = plural(max_restarts + 1, "attempt")
+        words = f"process {rank} of {processes} exited with {failure.exitcode}"
+        raise RunError(f"{words} after {attempts}; see its output above") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in kept.items():

@@ -1,7 +1,7 @@
-"""Signals that ask a run to stop: it finishes its update, saves, and leaves.
+"""Signals that ask a run to stop: it finishes its update, saves, and exits.
 
 Knows no run. Ctrl-C and SIGTERM ask; so do SIGUSR1 and SIGUSR2, by which a scheduler
-announces the end of a job's time. A second Ctrl-C leaves at once.
+announces the end of a job's time. A second Ctrl-C exits at once.
 """
 
 import os
@@ -21,9 +21,9 @@ END_OF_TIME = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Preempted(BaseException):
-    """A run was asked to stop, and has saved; the same command goes on with it.
+    """A run was asked to stop and has saved; the same command resumes it.
 
-    No Exception, so that a sweep ends with it, too.
+    Not an Exception, so that a sweep ends with it, too.
     """
 
     exit_code = PREEMPTED
@@ -35,9 +35,9 @@ class Preempted(BaseException):
     @property
     def line(self) -> str:
         """Return what a person should read."""
-        where = f", saved {self.saved}" if self.saved else ""
+        where = f" {self.saved}" if self.saved else ""
         name = signal.Signals(self.number).name
-        return f"stopped by {name}{where}; the same command goes on from there"
+        return f"stopped by {name}{where}; run the same command again to resume"
 
 
 class Stop:
@@ -48,22 +48,22 @@ class Stop:
         self.earlier: dict[int, Any] = {}
 
     def _ask(self, number: int, _: object) -> None:
-        # under a launcher, it is the launcher that hears a second Ctrl-C
+        # under a launcher, it is the launcher that receives a second Ctrl-C
         if number == signal.SIGINT and self.number is not None and "RANK" not in os.environ:
             os._exit(128 + signal.SIGINT)
         self.number = number
 
     def preempted(self, saved: str) -> Preempted:
-        """Return what a run raises once it has saved; `saved` says where it stands."""
+        """Return what a run raises once it has saved; `saved` says where, as `after epoch 2`."""
         number = self.number or signal.SIGTERM
         return Preempted(number, saved, self.earlier.get(number))
 
 
 @contextmanager
 def listening() -> Iterator[Stop]:
-    """Take note of signals that ask to stop, instead of what they did before.
+    """Note signals that ask to stop, instead of what they did before.
 
-    Python hears signals in its main thread alone; elsewhere nothing changes.
+    Python receives signals in its main thread alone; elsewhere nothing changes.
     """
     stop = Stop()
     is_main = threading.current_thread() is threading.main_thread()
@@ -90,8 +90,8 @@ def requeue(stop: Preempted) -> str | None:
     if stop.number not in END_OF_TIME or job is None:
         return None
     if shutil.which("scontrol") is None:
-        return f"Slurm job {job} could not be requeued: no scontrol here"
+        return f"Slurm job {job} could not be requeued: scontrol is not installed here"
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
     if done.returncode:
         return f"Slurm job {job} could not be requeued: {done.stderr.strip()}"
-    return f"Slurm job {job} is requeued"
+    return f"Slurm job {job} was requeued"

@@ -1,52 +1,6 @@
-"""Every network by name: `build_model` and `list_models`.
+"""Every network by name, what it costs, and how it is run."""
 
-Importing this package registers the families; it needs torch.
-"""
+from mobilenet_exp.models.build import build_model, list_models
+from mobilenet_exp.models.network import MODELS, MobileNet
 
-# registers the builders, in the order of list_models
-from mobilenet_exp.models import v1, v2, v3, v3_edgetpu, seed_v3, v4  # noqa: F401, I001
-from mobilenet_exp.models.network import MobileNet, set_stochastic_depth
-from mobilenet_exp.core.registry import MODELS
-
-__all__ = ["MobileNet", "build_model", "list_models"]
-
-
-def build_model(
-    name: str,
-    *,
-    width_mult: float = 1.0,
-    num_classes: int = 1000,
-    dropout: float | None = None,
-    stem_stride: int = 2,
-    bn_eps: float | None = None,
-    bn_momentum: float | None = None,
-    stochastic_depth: float = 0.0,
-    **args: object,
-) -> MobileNet:
-    """Build a network by registry name: images (N, 3, H, W), H and W >= 32, to logits.
-
-    `width_mult` > 0 is the paper's alpha; `dropout` in [0, 1), `bn_eps` and
-    `bn_momentum` (PyTorch's sense) are the paper's where None; `stem_stride=1` keeps
-    small images from shrinking away. `stochastic_depth` is the last block's probability
-    of dropping its branch in training. `args` are the family's own options, e.g.
-    `activation="relu6"` for v1, `head_width=1280` for v3_small.
-    Raises InputError for an unknown name or option and for a value out of range.
-    """
-    MODELS.check_options(name, args, "model.args")
-    model = MODELS.get(name)(
-        width_mult=width_mult,
-        num_classes=num_classes,
-        dropout=dropout,
-        stem_stride=stem_stride,
-        bn_eps=bn_eps,
-        bn_momentum=bn_momentum,
-        **args,
-    )
-    model.name, model.width_mult, model.args = name, width_mult, args
-    set_stochastic_depth(model, stochastic_depth)
-    return model
-
-
-def list_models() -> list[str]:
-    """Return the registry names, oldest generation first."""
-    return MODELS.names()
+__all__ = ["MODELS", "MobileNet", "build_model", "list_models"]

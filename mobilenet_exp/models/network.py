@@ -11,9 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.ranges import check_range
+from mobilenet_exp.core.registry import Registry
+from mobilenet_exp.models.dialect import Dialect
 from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, round_to
 from mobilenet_exp.models.layers_v4 import MultiQueryAttention
 from mobilenet_exp.models.rows import Row
+
+# Filled by the family modules beside this one, and by modules of the user's own.
+MODELS: Registry = Registry("model.name")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,10 @@ class Design:
     # conv_bn: a 1x1 convolution without bias, with BN (V4)
     hidden_kind: str = "linear"
     width_rule: WidthRule = WidthRule()
+    # whether weights for it exist with another activation than `act` (V1)
+    exists_with_other_act: bool = False
+    # where squeeze-excite gates, see `Dialect`
+    se_place: str = "after_act"
 
 
 class HiddenLinear(nn.Linear):
@@ -73,7 +83,8 @@ class MobileNet(nn.Module):
 
     `width_mult` > 0 is the paper's alpha. `stem_stride` is 2 in every paper; 1 keeps
     the grid of small images (32 px) from shrinking away. `dropout`, `bn_eps` and
-    `bn_momentum` default to the design's. Raises InputError for a value out of range.
+    `bn_momentum` default to the design's. `dialect` says how the weights are run.
+    Raises InputError for a value out of range.
     """
 
     # what `build_model` was asked for
@@ -93,12 +104,17 @@ class MobileNet(nn.Module):
         bn_momentum: float | None = None,
     ) -> None:
         super().__init__()
-        _check(width_mult, num_classes, dropout, stem_stride, bn_eps, bn_momentum)
-        norm = partial(
-            nn.BatchNorm2d,
-            eps=design.bn_eps if bn_eps is None else bn_eps,
-            momentum=design.bn_momentum if bn_momentum is None else bn_momentum,
-        )
+        asked = {
+            "width_mult": width_mult, "num_classes": num_classes, "dropout": dropout,
+            "stem_stride": stem_stride, "bn_eps": bn_eps, "bn_momentum": bn_momentum,
+        }  # fmt: skip
+        for key, value in asked.items():
+            check_range(f"model.{key}", value)
+        eps = design.bn_eps if bn_eps is None else bn_eps
+        momentum = design.bn_momentum if bn_momentum is None else bn_momentum
+        norm = partial(nn.BatchNorm2d, eps=eps, momentum=momentum)
+        activation = design.act if design.exists_with_other_act else None
+        self.dialect = Dialect(bn_eps=eps, activation=activation, se=design.se_place)
         rule = design.width_rule
 
         def scaled(channels: float, part: str = "follows") -> int:
@@ -174,8 +190,7 @@ def set_stochastic_depth(model: MobileNet, peak: float) -> None:
     `peak` (Huang et al., arXiv:1603.09382); counted as timm does. Raises InputError if
     no block has a shortcut.
     """
-    if not 0 <= peak < 1:
-        raise InputError("model.stochastic_depth", peak, "must be in [0, 1)")
+    check_range("model.stochastic_depth", peak)
     droppable = [hasattr(block, "drop_branch") for block in model.blocks]
     if not peak:
         return
@@ -188,25 +203,3 @@ def set_stochastic_depth(model: MobileNet, peak: float) -> None:
     for index, block in enumerate(model.blocks):
         if droppable[index]:
             block.drop_branch = StochasticDepth(peak * index / len(droppable), "row")
-
-
-def _check(
-    width_mult: float,
-    num_classes: int,
-    dropout: float | None,
-    stem_stride: int,
-    bn_eps: float | None,
-    bn_momentum: float | None,
-) -> None:
-    if not 0 < width_mult < float("inf"):
-        raise InputError("model.width_mult", width_mult, "must be a number > 0")
-    if num_classes < 1:
-        raise InputError("model.num_classes", num_classes, "must be a whole number > 0")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise InputError("model.dropout", dropout, "must be in [0, 1)")
-    if stem_stride not in (1, 2):
-        raise InputError("model.stem_stride", stem_stride, "must be 1 or 2")
-    if bn_eps is not None and not bn_eps > 0:
-        raise InputError("model.bn_eps", bn_eps, "must be a number > 0")
-    if bn_momentum is not None and not 0 < bn_momentum <= 1:
-        raise InputError("model.bn_momentum", bn_momentum, "must be in (0, 1]")

@@ -38,14 +38,14 @@ def profile_model(model: nn.Module, resolution: int, convention: str = "paper") 
 
     `paper`, the papers' convention: convolutions and matrix products only,
     squeeze-excite and attention included; no bias, normalisation, activation, pooling
-    or shortcut. `seed`, that of the counter behind kuan-wang's V3 table: the same, but
+    or shortcut. `kuanwang`, that of the counter behind kuan-wang's V3 table: the same, but
     an output of a linear layer costs 2 n - 1 for n inputs, and one of a convolution
-    with bias (k k + 1) for each input channel of its group. The model itself is left as
-    it was. Raises InputError for another convention.
+    with bias (k k + 1) for each input channel of its group. The model itself is not
+    changed. Raises InputError for another convention.
     """
     if convention not in CONVENTIONS:
-        allowed = f"not known; allowed: {', '.join(CONVENTIONS)}"
-        raise InputError("convention", convention, allowed)
+        problem = f"not known; allowed: {', '.join(CONVENTIONS)}"
+        raise InputError("convention", convention, problem)
     params = sum(parameter.numel() for parameter in model.parameters())
     ghost = copy.deepcopy(model).to("meta").eval()
     images = torch.empty(1, 3, resolution, resolution, device="meta")
@@ -58,13 +58,13 @@ def profile_model(model: nn.Module, resolution: int, convention: str = "paper") 
 # The counter halves what these give, as it does torch's own floating-point operations.
 
 
-def _seed_convolution(images, weight, bias, *_, out_shape, **__) -> int:
+def _kuanwang_convolution(images, weight, bias, *_, out_shape, **__) -> int:
     # weight (out, in / groups, k, k); a bias adds one to each k x k
     _, in_channels, *kernel = weight
     return 2 * math.prod(out_shape) * in_channels * (math.prod(kernel) + (bias is not None))
 
 
-def _seed_linear(*shapes, out_shape, **_) -> int:
+def _kuanwang_linear(*shapes, out_shape, **_) -> int:
     # mm(inputs, weight), or addmm(bias, inputs, weight)
     inputs, _ = shapes[-2:]
     return 2 * math.prod(out_shape) * (2 * inputs[-1] - 1)
@@ -72,9 +72,9 @@ def _seed_linear(*shapes, out_shape, **_) -> int:
 
 CONVENTIONS: dict[str, dict[object, Callable]] = {
     "paper": {},
-    "seed": {
-        aten.convolution: _seed_convolution,
-        aten.mm: _seed_linear,
-        aten.addmm: _seed_linear,
+    "kuanwang": {
+        aten.convolution: _kuanwang_convolution,
+        aten.mm: _kuanwang_linear,
+        aten.addmm: _kuanwang_linear,
     },
 }

@@ -10,9 +10,8 @@ from functools import partial
 from typing import NamedTuple
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.registry import MODELS
 from mobilenet_exp.models.layers import ACTIVATIONS, truncate
-from mobilenet_exp.models.network import Design, MobileNet, WidthRule
+from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Conv, Separable
 
 
@@ -53,8 +52,8 @@ def _build(name: str, *, activation: str | None = None, **options) -> MobileNet:
     and timm."""
     activation = activation or "relu"
     if activation not in ACTIVATIONS:
-        allowed = f"not known; allowed: {', '.join(ACTIVATIONS)}"
-        raise InputError("model.args.activation", activation, allowed)
+        problem = f"not known; allowed: {', '.join(ACTIVATIONS)}"
+        raise InputError("model.args.activation", activation, problem)
     table, block = NETS[name]
     design = Design(
         stem=32,
@@ -70,6 +69,7 @@ def _build(name: str, *, activation: str | None = None, **options) -> MobileNet:
         bn_eps=0.001,
         bn_momentum=0.0003,
         width_rule=WidthRule(round_channels=truncate),
+        exists_with_other_act=True,
     )
     return MobileNet(design, **options)
 

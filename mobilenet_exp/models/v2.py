@@ -10,9 +10,8 @@ from functools import partial
 from typing import NamedTuple
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.registry import MODELS
 from mobilenet_exp.models.layers import round_to, round_up
-from mobilenet_exp.models.network import Design, MobileNet, WidthRule
+from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Bottleneck
 
 
@@ -67,8 +66,8 @@ def v2(*, width_rule: str = "paper", **options) -> MobileNet:
     """Build V2. `width_rule`: `paper`, or what other code does at widths other than 1.0:
     `divisor4` (d-li14's 0.1), `tonylins`."""
     if width_rule not in WIDTH_RULES:
-        allowed = f"not known; allowed: {', '.join(WIDTH_RULES)}"
-        raise InputError("model.args.width_rule", width_rule, allowed)
+        problem = f"not known; allowed: {', '.join(WIDTH_RULES)}"
+        raise InputError("model.args.width_rule", width_rule, problem)
     design = replace(DESIGN, width_rule=WIDTH_RULES[width_rule])
     if width_rule == "tonylins":
         first, *others = design.rows

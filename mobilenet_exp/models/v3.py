@@ -13,8 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.registry import MODELS
-from mobilenet_exp.models.network import Design, MobileNet, WidthRule
+from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Bottleneck
 
 RE, HS = "relu", "hswish"
@@ -106,11 +105,11 @@ def _build(
     if head_width is not None and head_width < 1:
         raise InputError("model.args.head_width", head_width, "must be a whole number > 0")
     if width_rule not in WIDTH_RULES:
-        allowed = f"not known; allowed: {', '.join(WIDTH_RULES)}"
-        raise InputError("model.args.width_rule", width_rule, allowed)
+        problem = f"not known; allowed: {', '.join(WIDTH_RULES)}"
+        raise InputError("model.args.width_rule", width_rule, problem)
     if hswish not in ("table", "none") and not hswish.isdecimal():
-        allowed = "not known; allowed: table, none, or channels as text, e.g. '112'"
-        raise InputError("model.args.hswish", hswish, allowed)
+        problem = "not known; allowed: table, none, or channels as text, e.g. '112'"
+        raise InputError("model.args.hswish", hswish, problem)
     table, last_conv, hidden, act = NETS[name]
     rule = WIDTH_RULES[width_rule]
     if width_rule == "timm" and options["width_mult"] < 0.75:

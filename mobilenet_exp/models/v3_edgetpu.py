@@ -7,8 +7,7 @@ and momentum 0.01 as V3; dropout 0.2.
 
 from fractions import Fraction
 
-from mobilenet_exp.core.registry import MODELS
-from mobilenet_exp.models.network import Design, MobileNet, WidthRule
+from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Bottleneck, Conv, FusedBottleneck, Row
 
 

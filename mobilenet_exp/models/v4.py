@@ -10,12 +10,11 @@ not give, are taken from Conv-Medium and Conv-Large.
 from dataclasses import replace
 from functools import partial
 
-from mobilenet_exp.core.registry import MODELS
-from mobilenet_exp.models.network import Design, MobileNet, WidthRule
+from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Attention, ConvPair, FusedBottleneck, Row, Universal
 
 
-def FusedIB(x: int, s: int, out: int) -> Row:
+def FusedIB(s: int, out: int, x: int) -> Row:
     return FusedBottleneck(ratio=x, stride=s, out=out)
 
 
@@ -35,66 +34,160 @@ def FFN(out: int, x: int) -> Row:
     return ExtraDW(0, 0, 1, out, x)
 
 
-def MQA(heads: int, dim: int, out: int, kv: int = 1) -> Row:
+def MQA(heads: int, dim: int, kv: int, out: int) -> Row:
     return Attention(heads=heads, head_dim=dim, kv_stride=kv, out=out)
 
 
-# the numbers: kernels k1 k2, stride s, out, expansion x
+# One row a line: kernels of the two depthwise convolutions, stride, output channels,
+# expansion. What a block does not have stays blank; its stride is then 1.
 CONV_SMALL = (
+    #       k1 k2  s  out  x
     ConvPair(middle=32, stride=2, out=32),
     ConvPair(middle=96, stride=2, out=64),
-    ExtraDW(5, 5, 2, 96, 3), *4 * [IB(3, 96, 2)], ConvNext(3, 96, 4),
-    ExtraDW(3, 3, 2, 128, 6), ExtraDW(5, 5, 1, 128, 4),
-    IB(5, 128, 4), IB(5, 128, 3), *2 * [IB(3, 128, 4)],
+    ExtraDW( 5, 5, 2,  96, 3),
+    IB(         3,     96, 2),
+    IB(         3,     96, 2),
+    IB(         3,     96, 2),
+    IB(         3,     96, 2),
+    ConvNext(3,        96, 4),
+    ExtraDW( 3, 3, 2, 128, 6),
+    ExtraDW( 5, 5, 1, 128, 4),
+    IB(         5,    128, 4),
+    IB(         5,    128, 3),
+    IB(         3,    128, 4),
+    IB(         3,    128, 4),
 )  # fmt: skip
 
 CONV_MEDIUM = (
-    FusedIB(4, 2, 48),
-    ExtraDW(3, 5, 2, 80, 4), ExtraDW(3, 3, 1, 80, 2),
-    ExtraDW(3, 5, 2, 160, 6), *2 * [ExtraDW(3, 3, 1, 160, 4)], ExtraDW(3, 5, 1, 160, 4),
-    ExtraDW(3, 3, 1, 160, 4), ConvNext(3, 160, 4), FFN(160, 2), ConvNext(3, 160, 4),
-    ExtraDW(5, 5, 2, 256, 6), ExtraDW(5, 5, 1, 256, 4), *2 * [ExtraDW(3, 5, 1, 256, 4)],
-    FFN(256, 4), ConvNext(3, 256, 4), ExtraDW(3, 5, 1, 256, 2), ExtraDW(5, 5, 1, 256, 4),
-    *2 * [FFN(256, 4)], ConvNext(5, 256, 2),
+    #       k1 k2  s  out  x
+    FusedIB(       2,  48, 4),
+    ExtraDW( 3, 5, 2,  80, 4),
+    ExtraDW( 3, 3, 1,  80, 2),
+    ExtraDW( 3, 5, 2, 160, 6),
+    ExtraDW( 3, 3, 1, 160, 4),
+    ExtraDW( 3, 3, 1, 160, 4),
+    ExtraDW( 3, 5, 1, 160, 4),
+    ExtraDW( 3, 3, 1, 160, 4),
+    ConvNext(3,       160, 4),
+    FFN(              160, 2),
+    ConvNext(3,       160, 4),
+    ExtraDW( 5, 5, 2, 256, 6),
+    ExtraDW( 5, 5, 1, 256, 4),
+    ExtraDW( 3, 5, 1, 256, 4),
+    ExtraDW( 3, 5, 1, 256, 4),
+    FFN(              256, 4),
+    ConvNext(3,       256, 4),
+    ExtraDW( 3, 5, 1, 256, 2),
+    ExtraDW( 5, 5, 1, 256, 4),
+    FFN(              256, 4),
+    FFN(              256, 4),
+    ConvNext(5,       256, 2),
 )  # fmt: skip
 
 CONV_LARGE = (
-    FusedIB(4, 2, 48),
-    ExtraDW(3, 5, 2, 96, 4), ExtraDW(3, 3, 1, 96, 4),
-    ExtraDW(3, 5, 2, 192, 4), *3 * [ExtraDW(3, 3, 1, 192, 4)], ExtraDW(3, 5, 1, 192, 4),
-    *5 * [ExtraDW(5, 3, 1, 192, 4)], ConvNext(3, 192, 4),
-    ExtraDW(5, 5, 2, 512, 4), *3 * [ExtraDW(5, 5, 1, 512, 4)], ConvNext(5, 512, 4),
-    ExtraDW(5, 3, 1, 512, 4), *2 * [ConvNext(5, 512, 4)], ExtraDW(5, 3, 1, 512, 4),
-    ExtraDW(5, 5, 1, 512, 4), *3 * [ConvNext(5, 512, 4)],
+    #       k1 k2  s  out  x
+    FusedIB(       2,  48, 4),
+    ExtraDW( 3, 5, 2,  96, 4),
+    ExtraDW( 3, 3, 1,  96, 4),
+    ExtraDW( 3, 5, 2, 192, 4),
+    ExtraDW( 3, 3, 1, 192, 4),
+    ExtraDW( 3, 3, 1, 192, 4),
+    ExtraDW( 3, 3, 1, 192, 4),
+    ExtraDW( 3, 5, 1, 192, 4),
+    ExtraDW( 5, 3, 1, 192, 4),
+    ExtraDW( 5, 3, 1, 192, 4),
+    ExtraDW( 5, 3, 1, 192, 4),
+    ExtraDW( 5, 3, 1, 192, 4),
+    ExtraDW( 5, 3, 1, 192, 4),
+    ConvNext(3,       192, 4),
+    ExtraDW( 5, 5, 2, 512, 4),
+    ExtraDW( 5, 5, 1, 512, 4),
+    ExtraDW( 5, 5, 1, 512, 4),
+    ExtraDW( 5, 5, 1, 512, 4),
+    ConvNext(5,       512, 4),
+    ExtraDW( 5, 3, 1, 512, 4),
+    ConvNext(5,       512, 4),
+    ConvNext(5,       512, 4),
+    ExtraDW( 5, 3, 1, 512, 4),
+    ExtraDW( 5, 5, 1, 512, 4),
+    ConvNext(5,       512, 4),
+    ConvNext(5,       512, 4),
+    ConvNext(5,       512, 4),
 )  # fmt: skip
 
 HYBRID_MEDIUM = (
-    FusedIB(4, 2, 48),
-    ExtraDW(3, 5, 2, 80, 4), ExtraDW(3, 3, 1, 80, 2),
-    ExtraDW(3, 5, 2, 160, 6), FFN(160, 2), ExtraDW(3, 3, 1, 160, 4), ExtraDW(3, 5, 1, 160, 4),
-    MQA(4, 64, 160, kv=2), ExtraDW(3, 3, 1, 160, 4),
-    MQA(4, 64, 160, kv=2), ConvNext(3, 160, 4),
-    MQA(4, 64, 160, kv=2), ExtraDW(3, 3, 1, 160, 4),
-    MQA(4, 64, 160, kv=2), ConvNext(3, 160, 4),
-    ExtraDW(5, 5, 2, 256, 6), ExtraDW(5, 5, 1, 256, 4), *2 * [ExtraDW(3, 5, 1, 256, 4)],
-    FFN(256, 2), ExtraDW(3, 5, 1, 256, 2), FFN(256, 2), FFN(256, 4),
-    MQA(4, 64, 256), ConvNext(3, 256, 4),
-    MQA(4, 64, 256), ExtraDW(5, 5, 1, 256, 4),
-    MQA(4, 64, 256), ConvNext(5, 256, 4),
-    MQA(4, 64, 256), ConvNext(5, 256, 4),
+    #       k1 k2  s  out  x    MQA: heads, dim, kv stride, out
+    FusedIB(       2,  48, 4),
+    ExtraDW( 3, 5, 2,  80, 4),
+    ExtraDW( 3, 3, 1,  80, 2),
+    ExtraDW( 3, 5, 2, 160, 6),
+    FFN(              160, 2),
+    ExtraDW( 3, 3, 1, 160, 4),
+    ExtraDW( 3, 5, 1, 160, 4),
+    MQA(4, 64, 2,   160),
+    ExtraDW( 3, 3, 1, 160, 4),
+    MQA(4, 64, 2,   160),
+    ConvNext(3,       160, 4),
+    MQA(4, 64, 2,   160),
+    ExtraDW( 3, 3, 1, 160, 4),
+    MQA(4, 64, 2,   160),
+    ConvNext(3,       160, 4),
+    ExtraDW( 5, 5, 2, 256, 6),
+    ExtraDW( 5, 5, 1, 256, 4),
+    ExtraDW( 3, 5, 1, 256, 4),
+    ExtraDW( 3, 5, 1, 256, 4),
+    FFN(              256, 2),
+    ExtraDW( 3, 5, 1, 256, 2),
+    FFN(              256, 2),
+    FFN(              256, 4),
+    MQA(4, 64, 1,   256),
+    ConvNext(3,       256, 4),
+    MQA(4, 64, 1,   256),
+    ExtraDW( 5, 5, 1, 256, 4),
+    MQA(4, 64, 1,   256),
+    ConvNext(5,       256, 4),
+    MQA(4, 64, 1,   256),
+    ConvNext(5,       256, 4),
 )  # fmt: skip
 
 HYBRID_LARGE = (
-    FusedIB(4, 2, 48),
-    ExtraDW(3, 5, 2, 96, 4), ExtraDW(3, 3, 1, 96, 4),
-    ExtraDW(3, 5, 2, 192, 4), *3 * [ExtraDW(3, 3, 1, 192, 4)], ExtraDW(3, 5, 1, 192, 4),
-    *2 * [ExtraDW(5, 3, 1, 192, 4)],
-    *3 * [MQA(8, 48, 192, kv=2), ExtraDW(5, 3, 1, 192, 4)],
-    MQA(8, 48, 192, kv=2), ConvNext(3, 192, 4),
-    ExtraDW(5, 5, 2, 512, 4), *3 * [ExtraDW(5, 5, 1, 512, 4)], ConvNext(5, 512, 4),
-    ExtraDW(5, 3, 1, 512, 4), *2 * [ConvNext(5, 512, 4)], ExtraDW(5, 3, 1, 512, 4),
-    ExtraDW(5, 5, 1, 512, 4),
-    *4 * [MQA(8, 64, 512), ConvNext(5, 512, 4)],
+    #       k1 k2  s  out  x    MQA: heads, dim, kv stride, out
+    FusedIB(       2,  48, 4),
+    ExtraDW( 3, 5, 2,  96, 4),
+    ExtraDW( 3, 3, 1,  96, 4),
+    ExtraDW( 3, 5, 2, 192, 4),
+    ExtraDW( 3, 3, 1, 192, 4),
+    ExtraDW( 3, 3, 1, 192, 4),
+    ExtraDW( 3, 3, 1, 192, 4),
+    ExtraDW( 3, 5, 1, 192, 4),
+    ExtraDW( 5, 3, 1, 192, 4),
+    ExtraDW( 5, 3, 1, 192, 4),
+    MQA(8, 48, 2,   192),
+    ExtraDW( 5, 3, 1, 192, 4),
+    MQA(8, 48, 2,   192),
+    ExtraDW( 5, 3, 1, 192, 4),
+    MQA(8, 48, 2,   192),
+    ExtraDW( 5, 3, 1, 192, 4),
+    MQA(8, 48, 2,   192),
+    ConvNext(3,       192, 4),
+    ExtraDW( 5, 5, 2, 512, 4),
+    ExtraDW( 5, 5, 1, 512, 4),
+    ExtraDW( 5, 5, 1, 512, 4),
+    ExtraDW( 5, 5, 1, 512, 4),
+    ConvNext(5,       512, 4),
+    ExtraDW( 5, 3, 1, 512, 4),
+    ConvNext(5,       512, 4),
+    ConvNext(5,       512, 4),
+    ExtraDW( 5, 3, 1, 512, 4),
+    ExtraDW( 5, 5, 1, 512, 4),
+    MQA(8, 64, 1,   512),
+    ConvNext(5,       512, 4),
+    MQA(8, 64, 1,   512),
+    ConvNext(5,       512, 4),
+    MQA(8, 64, 1,   512),
+    ConvNext(5,       512, 4),
+    MQA(8, 64, 1,   512),
+    ConvNext(5,       512, 4),
 )  # fmt: skip
 
 

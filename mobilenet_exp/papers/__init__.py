@@ -1,0 +1,1 @@
+"""Published rows, and a run set beside them."""

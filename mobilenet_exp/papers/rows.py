@@ -7,7 +7,7 @@ reading of the tables, `unreached` says so.
 Sources: `paper`, the network's own, last version (`paper_early` before V3's v5,
 `paper_appendix`, `paper_ablation:*`, `paper_distilled`, `paper_int8`); `slim`, the
 authors' released checkpoints (`slim_int8`: quantised); `v2_paper` to `v4_paper`, a later
-paper that quotes or retrains it; `seed` and `seed:*`, kuan-wang's V3 and marvis' V1;
+paper that quotes or retrains it; `kuan-wang` and `marvis:*`, the V3 and V1 repositories;
 `torchvision:*`, `timm:*`, `d-li14*`, `tonylins`, `ascend:*`, `keras`, `tf_garden`.
 V1's Figures 4 and 5 plot 16 points without printing them; slim's rows are that grid.
 """
@@ -17,9 +17,12 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+# images that every published accuracy is measured on: ImageNet's validation set
+NUM_IMAGES = 50_000
+
 # Searched in this order when no source is named: the paper's last version, its
 # appendix, then what the authors released; kuan-wang's variant has its own.
-AUTHORS = ("paper", "paper_appendix", "slim", "seed", "slim_int8")
+AUTHORS = ("paper", "paper_appendix", "slim", "kuan-wang", "slim_int8")
 
 # Networks of other people that have rows here and are not built.
 NOT_BUILT = {
@@ -29,7 +32,7 @@ NOT_BUILT = {
     "v3_large_150d": "timm's wider and deeper V3",
     "v3_rw": "timm's first V3: no bias in the head, squeeze-excite not rounded",
     "edgetpu_v2_m": "TF model garden's EdgeTPU V2, in no MobileNet paper",
-    "seed_v3_small_first": "kuan-wang's first release, of another head",
+    "kuanwang_v3_small_first": "kuan-wang's first release, of another head",
     "v4_conv_aa_large": "timm's V4 with blurred strides",
     "v4_conv_blur_medium": "timm's V4 with blurred strides",
 }
@@ -42,7 +45,8 @@ class PaperRow:
     `top1`, `top5` in percent; `madds_m`, `params_m` in millions, as printed; `madds`,
     `params` exact integers of the table's net with 1000 classes; `madds_as_printed` the
     exact count by the source's own convention, where that is not ours; `options` the
-    `build_model` arguments that build it, beyond name and width.
+    `build_model` arguments that build it, beyond name and width; `crop_pct` the share of
+    the image that the source evaluated on, where it says so.
     """
 
     model: str
@@ -57,6 +61,7 @@ class PaperRow:
     params: int
     madds_as_printed: int
     options: dict[str, object]
+    crop_pct: float | None
     citation: str
     unreached: str
     note: str
@@ -64,12 +69,24 @@ class PaperRow:
     @property
     def convention(self) -> str:
         """How the source counts multiply-adds, as `profile_model` names it."""
-        return "paper" if self.madds_as_printed == self.madds else "seed"
+        return "paper" if self.madds_as_printed == self.madds else "kuanwang"
 
     @property
     def is_quantised(self) -> bool:
         """Whether the accuracy is of an 8-bit form of the net."""
         return self.source.endswith("int8")
+
+    def reaches(self, kind: str) -> bool:
+        """Return whether the exact `madds` or `params` round to what is printed.
+
+        Within one unit of the last printed place; true where nothing is printed.
+        """
+        printed = getattr(self, f"{kind}_m")
+        if printed is None:
+            return True
+        counted = self.madds_as_printed if kind == "madds" else self.params
+        places = len(f"{printed:g}".partition(".")[2])
+        return abs(printed - counted / 1e6) < 10.0**-places
 
     def to_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -92,18 +109,20 @@ def paper_row(
     """Return the row published for this net, or None if no such row exists.
 
     Without `source`: the paper's own, else its appendix, else the authors' slim README.
-    With it: exactly that one, e.g. `paper_early`, `seed:sgd`, `torchvision:IMAGENET1K_V2`.
+    With it: exactly that one, e.g. `paper_early`, `marvis:sgd`, `torchvision:IMAGENET1K_V2`.
     """
-    for wanted in (source,) if source else AUTHORS:
-        for row in paper_rows():
-            if (row.model, row.width_mult, row.resolution, row.source) == (
-                model,
-                width_mult,
-                resolution,
-                wanted,
-            ):
-                return row
-    return None
+    found = {
+        row.source: row
+        for row in paper_rows()
+        if (row.model, row.width_mult, row.resolution) == (model, width_mult, resolution)
+    }
+    return next((found[each] for each in ((source,) if source else AUTHORS) if each in found), None)
+
+
+def published_side(model: str) -> int:
+    """Return the side in pixels of the network's first row by its authors; 224 without one."""
+    sides = (row.resolution for row in paper_rows() if row.model == model and row.source in AUTHORS)
+    return next(sides, 224)
 
 
 def _parse(row: dict[str, str]) -> PaperRow:
@@ -123,6 +142,7 @@ def _parse(row: dict[str, str]) -> PaperRow:
         params=int(row["params"]),
         madds_as_printed=int(row["madds_as_printed"] or row["madds"]),
         options=dict(_option(text) for text in row["options"].split(";") if text),
+        crop_pct=number("crop_pct"),
         citation=row["citation"],
         unreached=row["unreached"],
         note=row["note"],

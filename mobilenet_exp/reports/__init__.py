@@ -1,0 +1,1 @@
+"""Reads what runs and rows say, and shows it: generated pages and pictures."""

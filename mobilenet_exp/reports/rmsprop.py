@@ -78,8 +78,8 @@ Starting from the SGD weights is not what rescued it: the last arm has the same 
 {from_top1:.2f} % from SGD's weights). It is the rate. A rate that suits SGD, whose step
 shrinks with the gradient, is no rate for a rule whose first step does not.
 
-What this page cannot show: ImageNet. `experiment=seed_v1_rmsprop` and
-`experiment=seed_v1_rmsprop_from_sgd` are the same runs there; the old repository's own rates
+What this page cannot show: ImageNet. `experiment=marvis_v1_rmsprop` and
+`experiment=marvis_v1_rmsprop_from_sgd` are the same runs there; the old repository's own rates
 are unknown, and these are the likeliest reading. `optimizer=rmsprop` here is TensorFlow's
 rule with timm's epsilon, 0.001, `optimizer=rmsprop_torch` is PyTorch's with torchvision's,
 0.0316; both train at their default rates.

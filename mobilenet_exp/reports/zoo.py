@@ -1,10 +1,9 @@
-"""The page of every net and every published row: `python -m mobilenet_exp.reports.zoo` writes it.
+"""The page of every net and every published row: `python -m mobilenet_exp zoo` writes it.
 
 Counts are made anew from the networks built here; prints come from `paper_rows.csv`.
 """
 
 import hashlib
-import re
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import matplotlib
 import torch
 
 from mobilenet_exp.core import console
+from mobilenet_exp.core.console import plural
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models import build_model, list_models
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.rows import AUTHORS, NOT_BUILT, PaperRow, paper_rows
@@ -22,8 +23,8 @@ PAGE, PICTURE = DOCS / "MODEL_ZOO.md", DOCS / "top1_over_madds.svg"
 INTRO = """# Model zoo
 
 Every network of this repository and every published row of it that is known here, built
-and counted. `make zoo` writes this page from the registry and `mobilenet_exp/paper_rows.csv`;
-a test fails when it is stale.
+and counted. `make zoo` writes this page from the registry and
+`mobilenet_exp/papers/paper_rows.csv`; a test fails when it is stale.
 
 ![published top-1 over multiply-adds of the four generations](top1_over_madds.svg)
 
@@ -36,10 +37,10 @@ included; params include BatchNorm's weight and bias.
 
 Sources: `paper`, the network's own, last version; `paper_early` before V3's v5;
 `paper_appendix`; `slim`, the authors' released checkpoints (`slim_int8` quantised);
-`v2_paper` to `v4_paper`, a later paper quoting or retraining it; `seed`, kuan-wang's V3,
-and `seed:*`, marvis' V1, the repositories this one started from; `torchvision:*`,
-`timm:*`, `d-li14`, `tonylins` and others, published checkpoints. A mark * says that the
-print is not reached by any reading of the tables; see the end of the page.
+`v2_paper` to `v4_paper`, a later paper quoting or retraining it; `kuan-wang` and
+`marvis:*`, the V3 and V1 repositories that this one started from; `torchvision:*`,
+`timm:*`, `d-li14`, `tonylins` and others, published checkpoints. A mark * says that no
+reading of the tables reproduces the printed figure; see the end of the page.
 
 ## Two ways of counting
 
@@ -48,9 +49,11 @@ and 43.56 M for the same nets. Its tool (a fork of `thop`) does not count multip
 alone: an output of a linear layer costs 2 n - 1 operations for n inputs, n products and
 n - 1 sums, so squeeze-excite and classifier count double; and an output of a convolution
 with bias costs one more for each of its input channels, which doubles the 1x1 head.
-`profile_model(net, 224, "seed")` counts so, and gives 223.81, 148.37, 62.59 and 45.65 M.
+`profile_model(net, 224, "kuanwang")` counts so, and gives 223.81, 148.37, 62.59 and 45.65 M.
 All other figures here are by the papers' convention, `profile_model(net, 224)`.
 """
+
+NO_ROWS = "no published rows"
 
 
 @cache
@@ -78,8 +81,8 @@ def words(row: PaperRow) -> str:
         parts.append(f"+model.args.{key}={repr(value) if is_number else value}")
     parts.append(f"data.resolution={row.resolution}")
     if row.source.startswith(("torchvision:", "timm:")):
-        if crop := re.search(r"crop_pct ([\d.]+)", row.note):
-            parts.append(f"data.crop_pct={float(crop[1]):g}")
+        if row.crop_pct:
+            parts.append(f"data.crop_pct={row.crop_pct:g}")
         parts.append(f"weights={row.source}")
     return " ".join(parts)
 
@@ -90,9 +93,9 @@ def page() -> str:
     for model in list_models():
         rows = [row for row in paper_rows() if row.model == model]
         link = f"[`model={model}`](../conf/model/{model}.yaml)"
-        parts.append(f"### {model}\n\n{link}, {len(rows)} rows\n")
-        parts.append(_table(rows))
-    parts.append("## Prints that are not reached\n")
+        parts.append(f"### {model}\n\n{link}, {plural(len(rows), 'row') if rows else NO_ROWS}\n")
+        parts += [_table(rows)] if rows else []
+    parts.append("## Printed figures that cannot be reproduced\n")
     parts += [
         f"- {_net(row)}, {row.source}: {row.unreached}" for row in paper_rows() if row.unreached
     ]
@@ -116,7 +119,7 @@ def _table(rows: list[PaperRow], *, is_built: bool = True) -> str:
     lines.append(_line(["--:"] * 2 + [":--"] + ["--:"] * 6 + [":--"]))
     for row in rows:
         counted = count(row) if is_built else None
-        mark = {kind: "*" if f"{kind} " in row.unreached else "" for kind in ("madds", "params")}
+        mark = {kind: "" if row.reaches(kind) else "*" for kind in ("madds", "params")}
         lines.append(
             _line(
                 [
@@ -239,13 +242,11 @@ def draw(path: Path) -> None:
         plt.close(figure)
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     """Write the page and its picture."""
+    if words:
+        raise InputError("zoo", " ".join(words), "takes no arguments")
     DOCS.mkdir(exist_ok=True)
     draw(PICTURE)
     PAGE.write_text(page())
     console.line(f"{PAGE.relative_to(DOCS.parent)}: {len(paper_rows())} rows")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""What is written while a run goes on: metrics, W&B, a sweep's records, the terminal."""

@@ -19,13 +19,12 @@ class Sweep:
     _made: list[Path] = field(default_factory=list)
 
     @classmethod
-    def named_by(cls, words: list[str], folder: Path) -> "Sweep":
-        """Place a sweep beside `folder`, named by the words of the command that vary runs.
+    def named_by(cls, words: tuple[str, ...], folder: Path) -> "Sweep":
+        """Place a sweep beside `folder`, named by the words that say what its runs learn.
 
         The same words give the same folder, so repeating a sweep finds its records.
         """
-        varied = sorted(word for word in words if not word.lstrip("+~").startswith("run."))
-        text = "_".join(varied) or "defaults"
+        text = "_".join(sorted(words)) or "defaults"
         name = re.sub(r"[^A-Za-z0-9.,=_+-]+", "_", text)
         if name != text or len(name) > MAX_NAME:
             digest = hashlib.sha256(text.encode()).hexdigest()[:8]

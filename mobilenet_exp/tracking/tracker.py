@@ -30,9 +30,9 @@ class Tracker:
 
     `folder` is the run's folder and its name W&B's id, but for `run_id`; W&B's own files
     go to `root/wandb`, the folder's parent by default. `job_type` is train or eval.
-    `mode` is auto, online, offline or disabled: auto is online where a key and a network
-    are there, else offline, with the reason in `status`. Raises InputError if `online`
-    is asked for and cannot be had.
+    `mode` is auto, online, offline or disabled: auto is online where there is a key and a
+    network, else offline, with the reason in `status`. Raises InputError if `online`
+    is asked for and not available.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Tracker:
     ) -> None:
         self.folder = folder
         self._metrics = None
-        # None: W&B is gone
+        # None: not started, or W&B stopped responding
         self._run: wandb.Run | None = None
         self.status = ""
         self._mode = mode
@@ -75,8 +75,8 @@ class Tracker:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            allowed = f"cannot hold the run's folder: {error.strerror}"
-            raise InputError("run.root", self.folder.parent, allowed) from error
+            problem = f"cannot hold the run's folder: {error.strerror}"
+            raise InputError("run.root", self.folder.parent, problem) from error
         self._run = self._start(mode, reason)
         try:
             self._run.define_metric("*", step_metric="epoch")
@@ -99,7 +99,7 @@ class Tracker:
             self._tell("finish", exit_code=1 if kind else 0)
 
     def _tell(self, method: str, *args: Any, **options: Any) -> None:
-        """Call W&B's run, and do without it from the first call that fails.
+        """Call a method of W&B's run; after the first call that fails, do without W&B.
 
         The files in the folder are the durable record; a training must not end because
         its dashboard did.
@@ -114,7 +114,10 @@ class Tracker:
         except Exception as error:
             # W&B's own, broken pipes, whatever its service died of
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            console.line(f"W&B is gone ({reason}); the run goes on, its files are complete")
+            console.line(
+                f"W&B stopped responding ({reason}); the run continues and its local files stay "
+                "complete"
+            )
             self._run = None
             # a next run starts a service of its own
             with contextlib.suppress(Exception):
@@ -153,7 +156,7 @@ class Tracker:
         if self._run is not None:
             self._tell("log", {name: wandb.Table(columns=columns, data=rows)})
 
-    def summary(self, figures: dict[str, Any]) -> None:
+    def set_summary(self, figures: dict[str, Any]) -> None:
         """Set the run's single figures, by which W&B's table sorts and compares runs."""
         self._tell("update_summary", figures)
 
@@ -162,7 +165,7 @@ class Tracker:
         _write_text(self.folder / name, text)
 
     def _settle_mode(self) -> tuple[str, str]:
-        """Return online, offline or disabled, and why if it is not what was asked for."""
+        """Return online, offline or disabled, and the reason if it is not what was asked for."""
         key, mode = "run.wandb", self._mode
         if mode == "auto" and os.environ.get("WANDB_MODE"):
             key, mode = "WANDB_MODE", os.environ["WANDB_MODE"]
@@ -197,15 +200,6 @@ class Tracker:
         else:
             self.status = "W&B: disabled"
         return run
-
-
-# words of a command that say where, not what: no tags of a run
-PLACES = ("run.", "data.root=", "hydra.")
-
-
-def tags_of(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the words of a command that tell its run from others."""
-    return tuple(word for word in overrides if not word.startswith(PLACES))
 
 
 def _offline_line(run: "wandb.Run") -> str:

@@ -1,19 +1,15 @@
 """A trained network to learn from (distillation). Knows no loop."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from mobilenet_exp.config.schema import (
     Config,
     DistillConfig,
-    EvalConfig,
-    EvalModelConfig,
 )
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
-from mobilenet_exp.weights.loaded import load_subject
+from mobilenet_exp.weights.loaded import load_teacher
 from mobilenet_exp.weights.published import published_net
 
 
@@ -21,8 +17,8 @@ class Teacher:
     """A network in eval mode whose answers take a `share` of the loss.
 
     That part is the Kullback-Leibler divergence of the softened answers times the square
-    of the temperature (Hinton et al. 2015, arXiv:1503.02531, section 2). It sees the
-    very images that the student sees, normalised as it knows them.
+    of the temperature (Hinton et al. 2015, arXiv:1503.02531, section 2). It sees the same
+    images as the student, normalised as it was trained.
     """
 
     def __init__(
@@ -59,7 +55,7 @@ def build_teacher(config: Config, classes: list[str], num_classes: int) -> Teach
     """Load the teacher that a config names, or return None where it names none.
 
     `timm:ARCH.TAG` is any of timm's nets, as timm builds it. Raises InputError if it
-    cannot be loaded or answers with other classes than the student learns.
+    cannot be loaded, or if its classes are not the student's.
     """
     distill = config.distill
     if distill.teacher is None:
@@ -68,23 +64,13 @@ def build_teacher(config: Config, classes: list[str], num_classes: int) -> Teach
         net, knows = published_net(distill.teacher, key="distill.teacher")
         num_answers = net.num_classes
     else:
-        subject = load_subject(_as_subject(distill))
-        if subject.classes not in (None, classes):
-            allowed = "learned other classes than the data has"
-            raise InputError("distill.teacher", distill.teacher, allowed)
-        net, knows, num_answers = subject.model, subject.preprocessing, subject.num_classes
+        loaded = load_teacher(distill)
+        if loaded.classes not in (None, classes):
+            problem = "was trained on other classes than the data has"
+            raise InputError("distill.teacher", distill.teacher, problem)
+        net, knows, num_answers = loaded.model, loaded.preprocessing, loaded.num_classes
     if num_answers != num_classes:
-        allowed = f"answers with {num_answers} classes, the network with {num_classes}"
-        raise InputError("distill.teacher", distill.teacher, allowed)
+        problem = f"answers with {num_answers} classes, the network with {num_classes}"
+        raise InputError("distill.teacher", distill.teacher, problem)
     sees = Preprocessing(mean=config.data.mean, std=config.data.std)
     return Teacher(net, knows, sees, distill)
-
-
-def _as_subject(distill: DistillConfig) -> EvalConfig:
-    if distill.model is None:
-        if not Path(distill.teacher).is_file():
-            allowed = "no such file; torchvision's weights need distill.model, timm's are timm:..."
-            raise InputError("distill.teacher", distill.teacher, allowed)
-        return EvalConfig(checkpoint=distill.teacher)
-    model = EvalModelConfig(name=distill.model, width_mult=distill.width_mult)
-    return EvalConfig(weights=distill.teacher, model=model)

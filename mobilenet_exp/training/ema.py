@@ -22,7 +22,7 @@ class Average:
         return self._ema.module
 
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after the update number `step`, counted from 0."""
+        """Add the weights after update number `step`, counted from 0, to the average."""
         if (step + 1) % self.every == 0:
             self._ema.update(model, step=(step + 1) // self.every)
 

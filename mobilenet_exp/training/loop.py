@@ -1,75 +1,85 @@
-"""The epochs of a session: its updates one by one, its evaluation. Prints and logs nothing."""
+"""The epochs of a run, from top to bottom: updates, evaluation, checkpoint.
+
+Prints and writes nothing itself: `record` does that, and `checkpointer` saves. Both are
+alike in every process; in all but the first one they are silent.
+"""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import nn
 
-from mobilenet_exp.core.errors import NonFiniteLossError, RunError
+from mobilenet_exp.core.console import Show
+from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.evaluation import metrics
-from mobilenet_exp.machine.distributed import Team
+from mobilenet_exp.evaluation.predict import predict
 from mobilenet_exp.training import engine
-from mobilenet_exp.training.engine import CHECK_EVERY, Tally
-from mobilenet_exp.training.session import Session
+from mobilenet_exp.training.engine import TrainMeter
+from mobilenet_exp.training.record import Record
+from mobilenet_exp.training.saving import Checkpointer
+from mobilenet_exp.training.session import Session, check_finite
 
-T = TypeVar("T")
-Show = Callable[[Iterable, str, int], Iterable]
+# Updates between two looks at the loss on a GPU; each look waits for the device.
+CHECK_EVERY = 50
 
 
-def train_epoch(session: Session, show: Show) -> Iterator[None]:
-    """Make the updates that the epoch has left, and yield after each.
+def train_epochs(session: Session, checkpointer: Checkpointer, record: Record) -> None:
+    """Run the remaining epochs, going back to a checkpoint where `train.on_nonfinite` says so.
+
+    Raises NonFiniteLossError for a run that diverged, Preempted for one that was asked to
+    stop, both in all processes and after saving what can be saved.
+    """
+    checkpointer.before_first_update()
+    while session.progress.epoch < session.config.train.epochs:
+        try:
+            train_epoch(session, checkpointer, record)
+        except NonFiniteLossError as error:
+            record.line(f"{error}; {checkpointer.roll_back(error)}")
+
+
+def train_epoch(session: Session, checkpointer: Checkpointer, record: Record) -> None:
+    """Run one epoch, or what is left of it: updates, evaluation, log, checkpoint."""
+    for _ in make_updates(session, record.show):
+        checkpointer.after_update()
+    found, is_best = finish_epoch(session)
+    session.team.together(lambda: record.epoch(found))
+    checkpointer.after_epoch(is_best=is_best)
+
+
+def make_updates(session: Session, show: Show) -> Iterator[None]:
+    """Make the updates that are left of the epoch, and yield after each.
 
     `show(batches, label, total)` passes batches on and may draw a bar. Images,
     augmentation, mixing and dropout follow from the seed and the step alone. Raises
     NonFiniteLossError in all processes, at the update itself on a CPU, elsewhere within
     CHECK_EVERY of it.
     """
-    progress, order, learner = session.progress, session.loaders.order, session.learner
-    order.set_position(progress.epoch + 1, progress.update)
-    batches = show(_loaded(session), f"epoch {progress.epoch + 1}", len(order))
-    # on a GPU a look waits for it
+    progress, learner, sampler = session.progress, session.learner, session.loaders.sampler
+    sampler.set_position(progress.epoch + 1, progress.update)
+    session.meter.to(learner.device)
+    engine.set_training_mode(learner)
     check_every = 1 if learner.device.type == "cpu" else CHECK_EVERY
+    batches = show(_batches(session), f"epoch {progress.epoch + 1}", len(sampler))
     started = time.perf_counter()
-    for _ in engine.make_updates(learner, batches, session.tally, first_step=session.step):
+    for parts in zip(*[iter(batches)] * learner.accumulate, strict=True):
+        engine.update(learner, parts, session.step, session.meter)
         progress.update += 1
         now = time.perf_counter()
-        session.tally.seconds += now - started
+        session.meter.seconds += now - started
         progress.seconds += now - started
         started = now
-        if progress.update % check_every == 0 or progress.update == order.num_updates:
+        if progress.update % check_every == 0 or progress.update == sampler.num_updates:
             check_finite(session)
         yield
 
 
-def _loaded(session: Session) -> Iterator:
-    """Pass the training batches on; what cannot be loaded in one process ends all of them."""
+def _batches(session: Session) -> Iterator:
+    """Pass the training batches on; one that cannot be loaded in one process ends all."""
     batches = iter(session.loaders.train)
-    while (batch := _together(session.team, lambda: next(batches, None))) is not None:
+    while (batch := session.team.together(lambda: next(batches, None))) is not None:
         yield batch
-
-
-def _together(team: Team, action: Callable[[], T]) -> T:
-    """Do what loads images in all processes; where that fails in one, all say why."""
-
-    def tried() -> T:
-        try:
-            return action()
-        except RunError as error:
-            # a loading process sends its traceback along; the last line is what it said
-            said = str(error).strip().splitlines()[-1]
-            raise type(error)(said.removeprefix("mobilenet_exp.core.errors.RunError: ")) from error
-
-    return team.together(tried)
-
-
-def check_finite(session: Session) -> None:
-    """Raise NonFiniteLossError in all processes if a loss so far was not finite in one."""
-    (is_bad,) = session.team.any(not session.tally.loss_sum.isfinite().item())
-    if is_bad:
-        where = f"epoch {session.progress.epoch + 1}, step {session.step - 1}"
-        raise NonFiniteLossError(f"the loss is not finite at {where}, lr {session.last_lr:.3g}")
 
 
 def finish_epoch(session: Session) -> tuple[dict[str, float], bool]:
@@ -79,62 +89,57 @@ def finish_epoch(session: Session) -> tuple[dict[str, float], bool]:
     """
     started = time.perf_counter()
     learner, progress = session.learner, session.progress
-    learned = _learned(session)
-    found = {f"train/{key}": value for key, value in learned.items()}
+    found = {f"train/{key}": value for key, value in _train_metrics(session).items()}
     scores = _score(session, learner.model)
     found |= {f"val/{key}": value for key, value in scores.items()}
     if learner.average:
         scores = _score(session, learner.average.model)
         found |= {f"val_ema/{key}": value for key, value in scores.items()}
-    progress.epoch, progress.update = progress.epoch + 1, 0
+    session.meter = TrainMeter()
     progress.seconds += time.perf_counter() - started
-    progress.last_top1 = scores["top1"]
-    is_best = progress.best_epoch == 0 or scores["top1"] > progress.top1
-    if is_best:
-        progress.best_epoch = progress.epoch
-        progress.top1, progress.top5 = scores["top1"], scores["top5"]
-    progress.rollbacks = 0
-    session.tally = Tally()
-    return found, is_best
+    return found, progress.complete_epoch(scores["top1"], scores["top5"])
 
 
-def _learned(session: Session) -> dict[str, float]:
+def _train_metrics(session: Session) -> dict[str, float]:
     """Return the figures of the epoch's updates, over all processes."""
-    tallies = session.team.gather(plain(session.tally))
-    num_images = sum(each["num_images"] for each in tallies)
+    meters = session.team.gather(session.meter.state_dict())
+    num_images = sum(each["num_images"] for each in meters)
     if not num_images and not session.progress.rollbacks:
         raise NonFiniteLossError("no update of the epoch was finite")
-    found = {"lr": session.last_lr}
-    # none where the epoch's last update made the run go back to its start
+    found: dict[str, Any] = {"lr": session.last_lr}
+    # there are none where the epoch's last update made the run go back to its start
     if num_images:
         found |= {
-            "loss": sum(each["loss_sum"].item() for each in tallies) / num_images,
-            "top1": 100 * sum(each["correct"].item() for each in tallies) / num_images,
-            "images_per_s": num_images / max(tallies[0]["seconds"], 1e-9),
+            "loss": sum(each["loss_sum"].item() for each in meters) / num_images,
+            "top1": 100 * sum(each["correct"].item() for each in meters) / num_images,
+            "images_per_s": num_images / max(meters[0]["seconds"], 1e-9),
         }
     if session.learner.skips_nonfinite:
-        found["num_skipped"] = tallies[0]["num_skipped"]
+        found["num_skipped"] = meters[0]["num_skipped"]
     return found
 
 
-def _score(session: Session, model: torch.nn.Module) -> dict[str, float]:
+def _score(session: Session, model: nn.Module) -> dict[str, float]:
     """Score one network, the first process's, on every image once, shared among all."""
     learner, team, loaders = session.learner, session.team, session.loaders
     num_batches = session.config.train.precise_bn_batches
     if num_batches and not learner.frozen_bn:
-        loaders.order.set_position(session.progress.epoch + 1)
+        loaders.sampler.set_position(session.progress.epoch + 1)
         torch.manual_seed(session.config.train.seed)
-        batches = _loaded(session)
-        engine.reestimate_bn(model, batches, learner.device, num_batches=num_batches)
+        batches, precision = _batches(session), session.eval_precision
+        engine.reestimate_bn(
+            model, batches, learner.device, num_batches=num_batches, precision=precision
+        )
         team.average_buffers(model)
     team.share_buffers(model)
-    answers = _together(
-        team,
-        lambda: engine.predict(model, loaders.val, learner.device, first=team.rank, step=team.size),
+    answers = team.together(
+        lambda: predict(
+            model,
+            loaders.val,
+            learner.device,
+            precision=session.eval_precision,
+            first=team.rank,
+            step=team.size,
+        )
     )
     return metrics.scores(metrics.merge(team.gather(answers)))
-
-
-def plain(tally: Tally) -> dict[str, Any]:
-    """Return the sums on the CPU, for other processes and files."""
-    return asdict(tally) | {"loss_sum": tally.loss_sum.cpu(), "correct": tally.correct.cpu()}

@@ -1,54 +1,78 @@
-"""What the first process writes and prints about a run. Trains nothing."""
+"""What is written and printed about a run: by the first process, for all. Trains nothing."""
 
 import contextlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.config.convert import run_title, to_dict, to_yaml
+from mobilenet_exp.config.convert import read_config, to_dict, to_yaml
+from mobilenet_exp.config.identity import learned_words, run_title
+from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.machine.device import describe_device
 from mobilenet_exp.models.profiling import Profile, profile_model
-from mobilenet_exp.papers.comparison import Comparison, compare
-from mobilenet_exp.tracking import terminal as reports
-from mobilenet_exp.tracking.tracker import Tracker, tags_of
-from mobilenet_exp.training.saving import check_images
-from mobilenet_exp.training.session import Progress, Session
+from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
+from mobilenet_exp.tracking import terminal
+from mobilenet_exp.tracking.tracker import Tracker
+from mobilenet_exp.training.saving import check_config, check_images
+from mobilenet_exp.training.session import Session
 
 
-@dataclass
 class Record:
-    """What the first process writes and prints about a run; the other processes' is mute."""
-
-    session: Session
-    tracker: Tracker | None = None
-    profile: Profile | None = None
-    comparison: Comparison | None = None
+    """The record of a process that is not the first: it writes and prints nothing."""
 
     def line(self, text: str) -> None:
-        if self.tracker:
-            console.line(text)
+        """Print one line."""
 
     def show(self, batches: Iterable, label: str, total: int) -> Iterable:
-        return console.progress(batches, label, total) if self.tracker else batches
+        """Pass batches on, and show how far they are."""
+        return console.no_progress(batches, label, total)
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Log an epoch. Comes before saving: a crash repeats an epoch, skips none."""
-        if self.tracker:
-            progress = self.session.progress
-            self.tracker.log(progress.epoch, metrics)
-            self.tracker.summary(_best_summary(progress, self.comparison))
-            epochs = self.session.config.train.epochs
-            console.line(reports.epoch_line(progress.epoch, epochs, metrics))
 
     def close(self) -> dict[str, Any]:
         """Write and print the results, and return them."""
-        folder = self.tracker.folder
-        results = _results(self.session, folder.name, self.profile, self.comparison)
+        return {}
+
+
+class FirstRecord(Record):
+    """The record of the first process: metrics, W&B, the terminal, the results."""
+
+    def __init__(
+        self,
+        session: Session,
+        tracker: Tracker,
+        profile: Profile,
+        comparison: Comparison | Unpublished,
+    ) -> None:
+        self.session, self.tracker = session, tracker
+        self.profile, self.comparison = profile, comparison
+
+    def line(self, text: str) -> None:
+        console.line(text)
+
+    def show(self, batches: Iterable, label: str, total: int) -> Iterable:
+        return console.progress(batches, label, total)
+
+    def epoch(self, metrics: dict[str, float]) -> None:
+        progress = self.session.progress
+        self.tracker.log(progress.epoch, metrics)
+        best = {
+            "best/top1": progress.top1,
+            "best/top5": progress.top5,
+            "best/epoch": progress.best_epoch,
+        }
+        self.tracker.set_summary(best | self.comparison.summary(progress.top1, progress.top5))
+        epochs = self.session.config.train.epochs
+        console.line(terminal.epoch_line(progress.epoch, epochs, metrics))
+
+    def close(self) -> dict[str, Any]:
+        results = _results(self.session, self.tracker.folder.name, self.profile, self.comparison)
         self.tracker.write("results.json", json.dumps(results, indent=2) + "\n")
-        reports.print_comparison(results)
+        terminal.print_comparison(results)
         return results
 
 
@@ -60,16 +84,16 @@ def open_record(
     opened: contextlib.ExitStack,
     lines: list[str],
 ) -> Record:
-    """Open the run's record in the first process, and announce the run."""
+    """Open the run's record; in the first process, announce the run."""
     if not session.team.is_first:
-        return Record(session)
-    config, progress = session.config, session.progress
+        return Record()
+    config = session.config
     profile = profile_model(session.model, config.data.resolution)
     comparison = compare(
         config.model,
         config.data,
         session.num_classes,
-        num_images=session.loaders.identity()["num_val"],
+        num_images=session.loaders.num_val,
     )
     tracker = Tracker(
         folder,
@@ -78,53 +102,87 @@ def open_record(
         mode=config.run.wandb,
         project=config.run.wandb_project,
         group=group,
-        tags=(config.model.name, *tags_of(overrides)),
+        tags=(config.model.name, *learned_words(overrides)),
     )
     opened.enter_context(tracker)
     tracker.write("config.yaml", to_yaml(config))
-    tracker.keep_until(progress.epoch)
-    tracker.summary(profile.summary() | comparison.summary())
-    device = f"{session.team.size} x {session.learner.device}".removeprefix("1 x ")
-    reports.announce(folder, tracker.status, device, profile, progress.epoch, progress.update)
+    tracker.keep_until(session.progress.epoch)
+    learner = session.learner
+    device = describe_device(learner.device, session.team.size, learner.precision)
+    tracker.set_summary(profile.summary() | comparison.summary() | {"run/device": device})
+    terminal.announce(folder, tracker.status, device, profile, session.progress.words())
     for line in (*session.notes, *lines):
         console.line(line)
     if config.run.deterministic:
-        console.line("only algorithms that repeat their bits: slower on a GPU, the same on a CPU")
-    return Record(session, tracker, profile, comparison)
+        console.line("using deterministic algorithms (slower on a GPU)")
+    return FirstRecord(session, tracker, profile, comparison)
 
 
-def finished(session: Session, path: Path) -> dict[str, Any] | None:
-    """Return the results of a run that is done, if they are of the same images."""
+def stored_config(folder: Path) -> Config | None:
+    """Return the configuration that a run's folder keeps, or None if there is none to read."""
+    try:
+        return read_config((folder / "config.yaml").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def finished(config: Config, folder: Path) -> dict[str, Any] | None:
+    """Return the results of a run that is done, without a look at its images; else None.
+
+    The whole configuration must agree, not the run's name alone, and the images must lie
+    where they lay: where they have moved, `finished_with` looks at them. Raises InputError
+    for a damaged file, and for results of a different configuration.
+    """
+    path = folder / "results.json"
     if not path.exists():
         return None
-    try:
-        results = json.loads(path.read_text())
-        images = results["images"]
-    except (ValueError, KeyError, TypeError) as error:
-        allowed = f"{path} is damaged; without it the run is finished again from its checkpoint"
-        raise InputError("run.root", session.config.run.root, allowed) from error
-    check_images(session, images, path)
-    console.line(f"{path.parent} is finished; another seed (train.seed=N) is another run")
-    reports.print_comparison(results)
+    results = _read_results(path, config)
+    stored = stored_config(folder)
+    if stored is None:
+        return None
+    check_config(config, stored, path)
+    is_moved = config.data.root is not None and results["data_root"] != _place(config)
+    return None if is_moved else results
+
+
+def finished_with(session: Session, folder: Path) -> dict[str, Any] | None:
+    """Return the results of a run that is done, if they are of the session's images."""
+    path = folder / "results.json"
+    if not path.exists():
+        return None
+    results = _read_results(path, session.config)
+    check_images(session, results["images"], path)
     return results
 
 
-def _best_summary(progress: Progress, comparison: Comparison) -> dict[str, Any]:
-    return {
-        "best/top1": progress.top1,
-        "best/top5": progress.top5,
-        "best/epoch": progress.best_epoch,
-        **comparison.summary(progress.top1, progress.top5),
-    }
+def show_finished(results: dict[str, Any], folder: Path) -> None:
+    """Say that a run is done, and print its table."""
+    console.line(f"{folder} is already finished; train.seed=N starts a new run; its results:")
+    terminal.print_comparison(results)
+
+
+def _read_results(path: Path, config: Config) -> dict[str, Any]:
+    try:
+        results = json.loads(path.read_text())
+        results["images"], results["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"{path} is damaged; delete it and repeat the command to rebuild it"
+        raise InputError("run.root", config.run.root, problem) from error
+    return {"data_root": None, **results}
+
+
+def _place(config: Config) -> str | None:
+    return str(Path(config.data.root).resolve()) if config.data.root else None
 
 
 def _results(
-    session: Session, name: str, profile: Profile, comparison: Comparison
+    session: Session, name: str, profile: Profile, comparison: Comparison | Unpublished
 ) -> dict[str, Any]:
     config, progress = session.config, session.progress
     return {
         "name": name,
         "images": session.loaders.identity(),
+        "data_root": _place(config),
         "model": config.model.name,
         "width_mult": config.model.width_mult,
         "data": config.data.name,
@@ -137,5 +195,6 @@ def _results(
         "last_top1": progress.last_top1,
         "epochs": progress.epoch,
         "seconds": round(progress.seconds, 1),
+        "precision": str(session.learner.precision).removeprefix("torch."),
         **comparison.to_results(progress.top1, progress.top5),
     }

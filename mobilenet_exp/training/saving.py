@@ -1,20 +1,108 @@
-"""A session's checkpoints: written, resumed, gone back to. Prints and logs nothing."""
+"""A run's checkpoints: when they are written, and how a run resumes from them.
 
+Prints and logs nothing.
+"""
+
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.config.convert import differences, to_config, to_dict
+from mobilenet_exp.config.convert import to_config, to_dict
+from mobilenet_exp.config.identity import differences
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
-from mobilenet_exp.models.dialect import dialect_of
+from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import engine
-from mobilenet_exp.training.engine import Tally
-from mobilenet_exp.training.loop import check_finite, plain
-from mobilenet_exp.training.session import Progress, Session
+from mobilenet_exp.training.engine import TrainMeter
+from mobilenet_exp.training.session import Progress, Session, check_finite
 from mobilenet_exp.weights.checkpoint import load_latest, restore_model, save_checkpoint
 
-# times that one epoch may go back to a checkpoint
+# how often one epoch may go back to a checkpoint
 MAX_ROLLBACKS = 3
+
+
+class Checkpointer:
+    """Saves a session into `folder` when it is time to, and stops it when it is asked to.
+
+    Every process has one, and all decide alike; the first one writes.
+    """
+
+    def __init__(self, session: Session, folder: Path, stop: Stop) -> None:
+        self.session, self.folder, self.stop = session, folder, stop
+        self._saved_at = time.monotonic()
+
+    def before_first_update(self) -> None:
+        """Save where a run must be able to go back to its start."""
+        if self._rolls_back and self.session.step == 0:
+            self._save()
+
+    def after_update(self) -> None:
+        """Save if it is time to, and raise Preempted once saved if the run is to stop."""
+        every = self.session.config.run.save_every_minutes
+        # the first process has the clock
+        is_due = (
+            self.session.team.is_first
+            and every is not None
+            and time.monotonic() - self._saved_at >= 60 * every
+        )
+        is_due, is_to_stop = self.session.team.any(is_due, self._is_asked_to_stop)
+        if is_due or is_to_stop:
+            self._save()
+        if is_to_stop:
+            raise self.stop.preempted(self.session.progress.words())
+
+    def after_epoch(self, *, is_best: bool) -> None:
+        """Save a completed epoch; raise Preempted if the run is to stop before its end."""
+        self._save(is_best=is_best)
+        (is_to_stop,) = self.session.team.any(self._is_asked_to_stop)
+        progress = self.session.progress
+        if is_to_stop and progress.epoch < self.session.config.train.epochs:
+            raise self.stop.preempted(progress.words())
+
+    def roll_back(self, error: NonFiniteLossError) -> str:
+        """Return to the last checkpoint's weights, and continue after the failed update.
+
+        The images since that checkpoint are skipped: the same ones would fail again.
+        Returns a line about it. Raises NonFiniteLossError with advice if the run is not to
+        go back, or has done so MAX_ROLLBACKS times in this epoch.
+        """
+        if not self._rolls_back:
+            raise self._with_advice(error) from error
+        progress = self.session.progress
+        if progress.rollbacks == MAX_ROLLBACKS:
+            words = f"went back {MAX_ROLLBACKS} times in epoch {progress.epoch + 1}"
+            raise self._with_advice(NonFiniteLossError(words)) from error
+        state, _ = self.session.team.share(lambda: load_latest(self.folder))
+        _restore(self.session, state, self.folder / "last.pt")
+        then = Progress(**state["progress"])
+        self.session.meter = _own_meter(self.session, state["meters"])
+        if then.epoch != progress.epoch:
+            self.session.meter = TrainMeter()
+        progress.rollbacks += 1
+        self._save()
+        return (
+            f"restored weights from epoch {then.epoch + 1}, update {then.update}; "
+            f"continuing after update {progress.update} of epoch {progress.epoch + 1}"
+        )
+
+    @property
+    def _rolls_back(self) -> bool:
+        return self.session.config.train.on_nonfinite == "rollback"
+
+    @property
+    def _is_asked_to_stop(self) -> bool:
+        return self.stop.number is not None
+
+    def _save(self, *, is_best: bool = False) -> None:
+        save(self.session, self.folder, is_best=is_best)
+        self._saved_at = time.monotonic()
+
+    def _with_advice(self, error: NonFiniteLossError) -> NonFiniteLossError:
+        last = self.folder / "last.pt"
+        saved = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
+        return NonFiniteLossError(
+            f"{error}; {saved}; a lower optimizer.lr or train.on_nonfinite=skip may help"
+        )
 
 
 def save(session: Session, folder: Path, *, is_best: bool = False) -> None:
@@ -24,15 +112,15 @@ def save(session: Session, folder: Path, *, is_best: bool = False) -> None:
     `previous.pt`. Raises NonFiniteLossError instead of saving what is not finite, and
     RunError if the disk is full.
     """
-    team = session.team
-    tallies = team.gather(plain(session.tally))
-    _check_savable(session)
-    team.together(lambda: _write(session, tallies, folder, is_best))
+    meters = session.team.gather(session.meter.state_dict())
+    check_finite(session)
+    (is_bad,) = session.team.any(not engine.is_finite(session.model))
+    if is_bad:
+        raise NonFiniteLossError(f"the weights are not finite after step {session.step - 1}")
+    session.team.share(lambda: _write(session, meters, folder, is_best))
 
 
-def _write(session: Session, tallies: list, folder: Path, is_best: bool) -> None:
-    if not session.team.is_first:
-        return
+def _write(session: Session, meters: list, folder: Path, is_best: bool) -> None:
     learner = session.learner
     state: dict[str, Any] = {
         "config": to_dict(session.config),
@@ -41,8 +129,8 @@ def _write(session: Session, tallies: list, folder: Path, is_best: bool) -> None
         "num_classes": session.num_classes,
         "epoch": session.progress.epoch,
         "progress": asdict(session.progress),
-        "tallies": tallies,
-        "dialect": asdict(dialect_of(session.model)),
+        "meters": meters,
+        "dialect": asdict(session.model.dialect),
         "model": session.model.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
     }
@@ -53,58 +141,28 @@ def _write(session: Session, tallies: list, folder: Path, is_best: bool) -> None
     save_checkpoint(folder / "last.pt", state, previous=folder / "previous.pt")
 
 
-def _check_savable(session: Session) -> None:
-    check_finite(session)
-    (is_bad,) = session.team.any(not engine.is_finite(session.model))
-    if is_bad:
-        raise NonFiniteLossError(f"the weights are not finite after step {session.step - 1}")
-
-
 def is_begun(folder: Path) -> bool:
     """Return whether `folder` has a checkpoint to resume from."""
     return any((folder / name).exists() for name in ("last.pt", "previous.pt"))
 
 
 def resume(session: Session, folder: Path) -> list[str]:
-    """Take up the last checkpoint of `folder` if there is one; return lines about damage.
+    """Continue from the last checkpoint of `folder` if there is one; return lines about damage.
 
-    Raises InputError if none can be read, or if it is of another configuration or of
-    other images.
+    Raises InputError if none can be read, or if it was saved with a different
+    configuration or for other images.
     """
     state, lines = session.team.share(lambda: load_latest(folder))
     if state is None:
         return lines
     path = folder / "last.pt"
-    if found := differences(session.config, to_config(state["config"])):
-        allowed = f"{path} is of another configuration: {', '.join(found[:3])}"
-        raise InputError("run.root", session.config.run.root, allowed)
+    check_config(session.config, to_config(state["config"]), path)
     check_images(session, state["images"], path)
     _restore(session, state, path)
     session.progress = Progress(**state["progress"])
-    session.tally = _own_tally(session, state["tallies"])
+    # "tallies" in checkpoints from before 0.2
+    session.meter = _own_meter(session, state.get("meters") or state["tallies"])
     return lines
-
-
-def roll_back(session: Session, folder: Path) -> str:
-    """Take the last checkpoint's weights, and go on after the update that failed.
-
-    The images since that checkpoint are passed over: the same ones would fail again.
-    Returns a line about it. Raises NonFiniteLossError after MAX_ROLLBACKS in one epoch.
-    """
-    progress = session.progress
-    if progress.rollbacks == MAX_ROLLBACKS:
-        raise NonFiniteLossError(f"went back {MAX_ROLLBACKS} times in epoch {progress.epoch + 1}")
-    state, _ = session.team.share(lambda: load_latest(folder))
-    _restore(session, state, folder / "last.pt")
-    then = Progress(**state["progress"])
-    session.tally = _own_tally(session, state["tallies"])
-    if then.epoch != progress.epoch:
-        session.tally = Tally()
-    progress.rollbacks += 1
-    return (
-        f"went back to the weights of epoch {then.epoch + 1}, update {then.update}; "
-        f"goes on after update {progress.update} of epoch {progress.epoch + 1}"
-    )
 
 
 def _restore(session: Session, state: dict[str, Any], path: Path) -> None:
@@ -115,20 +173,29 @@ def _restore(session: Session, state: dict[str, Any], path: Path) -> None:
         restore_model(learner.average.model, state | {"model": state["model_ema"]}, path)
 
 
-def _own_tally(session: Session, tallies: list[dict[str, Any]]) -> Tally:
-    """Return this process's sums; of another number of processes the first takes all."""
+def _own_meter(session: Session, meters: list[dict[str, Any]]) -> TrainMeter:
+    """Return this process's sums; if the number of processes changed, the first takes all."""
     team = session.team
-    if len(tallies) == team.size:
-        return Tally(**tallies[team.rank])
+    if len(meters) == team.size:
+        return TrainMeter(**meters[team.rank])
     # every process counts the same updates and seconds
-    alike = {key: tallies[0][key] for key in ("num_skipped", "skipped_in_a_row", "seconds")}
+    alike = {key: meters[0][key] for key in ("num_skipped", "skipped_in_a_row", "seconds")}
     if not team.is_first:
-        return Tally(**alike)
-    return Tally(**{key: sum(each[key] for each in tallies) for key in tallies[0]} | alike)
+        return TrainMeter(**alike)
+    return TrainMeter(**{key: sum(each[key] for each in meters) for key in meters[0]} | alike)
+
+
+def check_config(ours: Any, theirs: Any, path: Path) -> None:
+    """Refuse to continue with what `path` holds if it has a different configuration."""
+    if found := differences(ours, theirs):
+        problem = f"{path} was saved with a different configuration: {', '.join(found[:3])}"
+        way_out = "choose another run.root to start afresh"
+        raise InputError("run.root", ours.run.root, f"{problem}; {way_out}")
 
 
 def check_images(session: Session, images: dict[str, Any], path: Path) -> None:
-    """Refuse to go on with what `path` holds if it is of other images than the session's."""
+    """Refuse to continue with what `path` holds if it was trained on other images."""
     if images != session.loaders.identity():
-        allowed = f"holds other images than {path} is of; another run.root begins anew"
-        raise InputError("data.root", session.config.data.root, allowed)
+        problem = f"class names or image counts differ from those {path} was trained on"
+        way_out = "choose another run.root to start afresh"
+        raise InputError("data.root", session.config.data.root, f"{problem}; {way_out}")

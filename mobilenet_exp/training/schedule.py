@@ -7,33 +7,33 @@ base rate; a resumed run needs the step counter and nothing else.
 import math
 import random
 from collections.abc import Callable
+from typing import Annotated
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.ranges import ABOVE_0, PART, PORTION
 from mobilenet_exp.core.registry import Registry
 
 SCHEDULES: Registry = Registry("schedule.name")
 
-_RANGES = {
-    "every_epochs": (lambda v: 0 < v < math.inf, "must be a number > 0"),
-    "gamma": (lambda v: 0 < v <= 1, "must be in (0, 1]"),
-    "final_factor": (lambda v: 0 <= v <= 1, "must be in [0, 1]"),
-}
+# an option's type carries its range
+Epochs = Annotated[float, ABOVE_0]
+Decay = Annotated[float, PORTION]
 
 
 @SCHEDULES.register("cosine")
-def cosine(epoch: float, epochs: float, *, final_factor: float = 0.0) -> float:
+def cosine(epoch: float, epochs: float, *, final_factor: Annotated[float, PART] = 0.0) -> float:
     """Half a cosine from 1 at epoch 0 to `final_factor` at the end."""
     return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 @SCHEDULES.register("step")
-def step(epoch: float, epochs: float, *, every_epochs: float, gamma: float) -> float:
+def step(epoch: float, epochs: float, *, every_epochs: Epochs, gamma: Decay) -> float:
     """`gamma` to the number of whole `every_epochs` that have passed."""
     return gamma ** math.floor(epoch / every_epochs)
 
 
 @SCHEDULES.register("exponential")
-def exponential(epoch: float, epochs: float, *, every_epochs: float, gamma: float) -> float:
+def exponential(epoch: float, epochs: float, *, every_epochs: Epochs, gamma: Decay) -> float:
     """`gamma` to the number of `every_epochs` that have passed, fractions included."""
     return gamma ** (epoch / every_epochs)
 
@@ -60,19 +60,16 @@ def build_schedule(
     """Return `lr_at(step)`, the learning rate of an update counted from 0.
 
     During the warm-up the rate rises linearly from `warmup_from * lr` to `lr`; step 0 is
-    never 0. The schedule itself then runs over the epochs that are left, or, with
-    `counts_warmup`, goes on as if it had run from the start. `noise` is explained in the
-    schema. Raises InputError for an unknown name or argument and for a warm-up that
-    is longer than the training.
+    never 0. The schedule itself then runs over the remaining epochs, or, with
+    `counts_warmup`, continues as if it had run from the start. `noise` is explained in the
+    schema. Raises InputError for an unknown name or argument, and for a warm-up that is
+    longer than the training.
     """
     schedule, args = SCHEDULES.get(name), args or {}
     SCHEDULES.check_options(name, args, "schedule.args")
-    for key, (is_allowed, allowed) in _RANGES.items():
-        if key in args and not is_allowed(args[key]):
-            raise InputError(f"schedule.args.{key}", args[key], allowed)
     if warmup_epochs > epochs:
-        allowed = f"is longer than the training, train.epochs={epochs}"
-        raise InputError("schedule.warmup_epochs", warmup_epochs, allowed)
+        problem = f"is longer than the whole training, train.epochs={epochs}"
+        raise InputError("schedule.warmup_epochs", warmup_epochs, problem)
     warmup_steps = warmup_epochs * steps_per_epoch
     passed = 0.0 if counts_warmup else warmup_epochs
 

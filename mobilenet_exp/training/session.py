@@ -3,27 +3,26 @@
 Prints nothing and logs nothing.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.data.loaders import Loaders, build_loaders
 from mobilenet_exp.data.mixing import build_mixing
-from mobilenet_exp.machine.device import memory_format, select_device
+from mobilenet_exp.machine.device import memory_format, select_device, select_precision
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.models import MobileNet
-from mobilenet_exp.models.dialect import dialect_of
 from mobilenet_exp.training.distillation import build_teacher
 from mobilenet_exp.training.ema import Average
-from mobilenet_exp.training.engine import Learner, Tally
+from mobilenet_exp.training.engine import Learner, TrainMeter
 from mobilenet_exp.training.optim import build_optimizer
 from mobilenet_exp.training.schedule import build_schedule
 from mobilenet_exp.training.synced_bn import synchronise_bn
-from mobilenet_exp.weights.loading import read_weights
-from mobilenet_exp.weights.networks import adopt_asked, config_model
+from mobilenet_exp.weights.loaded import adopt_asked, config_model, weights_and_model
+from mobilenet_exp.weights.loading import Weights
 
 
 @dataclass
@@ -40,23 +39,42 @@ class Progress:
     top5: float = 0.0
     # accuracy after the last epoch, whether or not it was the best
     last_top1: float = 0.0
-    # times that the epoch under way went back to a checkpoint
+    # how often the current epoch went back to a checkpoint
     rollbacks: int = 0
+
+    def words(self) -> str:
+        """Say where the run stands: `after epoch 2`, or `after epoch 2, update 5`; or nothing."""
+        if not self.epoch and not self.update:
+            return ""
+        return f"after epoch {self.epoch}" + (f", update {self.update}" if self.update else "")
+
+    def complete_epoch(self, top1: float, top5: float) -> bool:
+        """Count an epoch with its accuracy, and return whether it is the best so far."""
+        self.epoch, self.update, self.rollbacks = self.epoch + 1, 0, 0
+        self.last_top1 = top1
+        is_best = self.best_epoch == 0 or top1 > self.top1
+        if is_best:
+            self.best_epoch, self.top1, self.top5 = self.epoch, top1, top5
+        return is_best
 
 
 @dataclass
 class Session:
-    """A training in the making; only `learner`, `progress` and `tally` change."""
+    """A training under way; only `learner`, `progress` and `meter` change.
+
+    `config` is what runs: settings that were left open are filled in.
+    """
 
     config: Config
     team: Team
     loaders: Loaders
     num_classes: int
     learner: Learner
+    eval_precision: torch.dtype = torch.float32
     progress: Progress = field(default_factory=Progress)
-    # sums over the epoch that is under way, of this process
-    tally: Tally = field(default_factory=Tally)
-    # what there is to know of the weights it starts from, a line each
+    # sums over the current epoch, of this process
+    meter: TrainMeter = field(default_factory=TrainMeter)
+    # what there is to know about the weights it starts from, a line each
     notes: tuple[str, ...] = ()
 
     @property
@@ -66,7 +84,7 @@ class Session:
     @property
     def step(self) -> int:
         """Return the updates made so far."""
-        return self.progress.epoch * self.loaders.order.num_updates + self.progress.update
+        return self.progress.epoch * self.loaders.sampler.num_updates + self.progress.update
 
     @property
     def last_lr(self) -> float:
@@ -92,27 +110,76 @@ def build_session(config: Config, team: Team | None = None, *, is_new: bool = Tr
         rank=team.rank,
         processes=team.size,
     )
+    num_classes = _num_classes(config, loaders)
+    if train.trainable == "classifier" and not config.weights and not config.run.smoke:
+        problem = "trains only the classifier, so it needs pretrained weights=..."
+        raise InputError("train.trainable", train.trainable, problem)
+    torch.manual_seed(train.seed)
+    model, notes = _build_model(config, num_classes, is_new=is_new)
+    stem_stride = model.stem.conv.stride[0]
+    config = replace(config, model=replace(config.model, stem_stride=stem_stride))
+    return Session(
+        config,
+        team,
+        loaders,
+        num_classes,
+        _build_learner(config, model, team, device, loaders, num_classes),
+        eval_precision=select_precision(config.run.precision, device, is_training=False),
+        notes=notes,
+    )
+
+
+def _num_classes(config: Config, loaders: Loaders) -> int:
     num_classes = config.model.num_classes or len(loaders.classes)
     if num_classes < len(loaders.classes):
-        raise InputError(
-            "model.num_classes",
-            num_classes,
-            f"{config.data.name} has {len(loaders.classes)} classes; must be at least that",
-        )
-    if train.trainable == "classifier" and not config.weights and not config.run.smoke:
-        allowed = "needs weights=..., whose features it looks at"
-        raise InputError("train.trainable", train.trainable, allowed)
-    torch.manual_seed(train.seed)
-    model = config_model(config, num_classes)
-    notes = _start_from_weights(model, config) if config.weights and is_new else ()
-    learner = _build_learner(config, model, team, device, loaders, num_classes)
-    return Session(config, team, loaders, num_classes, learner, notes=notes)
+        problem = f"must be at least the {len(loaders.classes)} classes of {config.data.name}"
+        raise InputError("model.num_classes", num_classes, problem)
+    return num_classes
 
 
 def connect(session: Session) -> None:
-    """Join the gradients of all processes; every process of the team calls this."""
+    """Let all processes exchange gradients; every process of the team calls this."""
     if session.team.size > 1:
         session.learner.wrapped = DistributedDataParallel(session.model)
+
+
+def check_finite(session: Session) -> None:
+    """Raise NonFiniteLossError in all processes if a loss so far was not finite in one."""
+    (is_bad,) = session.team.any(not session.meter.loss_sum.isfinite().item())
+    if is_bad:
+        where = f"epoch {session.progress.epoch + 1}, step {session.step - 1}"
+        raise NonFiniteLossError(f"the loss is not finite at {where}, lr {session.last_lr:.3g}")
+
+
+def _build_model(
+    config: Config, num_classes: int, *, is_new: bool
+) -> tuple[MobileNet, tuple[str, ...]]:
+    """Build the network, with given weights in it where a new run starts from some."""
+    is_settled = config.model.stem_stride is not None
+    if not config.weights or (is_settled and not is_new):
+        return config_model(config.model, num_classes), ()
+    weights, model = weights_and_model(
+        config.weights, config.model, num_classes, like=config.weights_like
+    )
+    if not is_new:
+        return model, ()
+    left_out = weights.into(model, new_classifier=True)
+    adopt_asked(model, config.model)
+    return model, (*_describe(weights, model, config), *left_out)
+
+
+def _describe(weights: Weights, model: MobileNet, config: Config) -> list[str]:
+    """Say what the run starts from, and what is unlike in its data."""
+    stem = model.stem.conv.stride[0]
+    words = f"{model.dialect.words()}, stem stride {stem}"
+    notes = [f"starts from {weights.origin} ({weights.layout.title}): {words}"]
+    theirs, ours = weights.preprocessing, config.data
+    if (list(theirs.mean), list(theirs.std)) != (list(ours.mean), list(ours.std)):
+        notes.append(
+            f"the weights were trained with mean {theirs.mean} and std {theirs.std}; "
+            f"data.mean is {ours.mean}, data.std {ours.std}"
+        )
+    return notes
 
 
 def _build_learner(
@@ -145,12 +212,13 @@ def _build_learner(
             **asdict(config.schedule),
             lr=config.optimizer.lr,
             epochs=train.epochs,
-            steps_per_epoch=loaders.order.num_updates,
+            steps_per_epoch=loaders.sampler.num_updates,
             seed=train.seed,
         ),
         loss_fn=torch.nn.CrossEntropyLoss(label_smoothing=train.label_smoothing),
         device=device,
         memory_format=layout,
+        precision=select_precision(config.run.precision, device, is_training=True),
         accumulate=train.accumulate,
         seed=train.seed,
         rank=team.rank,
@@ -162,18 +230,3 @@ def _build_learner(
         is_probe=is_probe,
         skips_nonfinite=train.on_nonfinite == "skip",
     )
-
-
-def _start_from_weights(model: MobileNet, config: Config) -> tuple[str, ...]:
-    weights = read_weights(config.weights, model, like=config.weights_like)
-    left_out = weights.into(model, new_classifier=True)
-    adopt_asked(model, config)
-    words = dialect_of(model).words()
-    notes = [f"starts from {weights.origin} ({weights.layout.title}): {words}", *left_out]
-    theirs, ours = weights.preprocessing, config.data
-    if (list(theirs.mean), list(theirs.std)) != (list(ours.mean), list(ours.std)):
-        notes.append(
-            f"these weights knew pixels of mean {theirs.mean} and std {theirs.std}; "
-            f"data.mean is {ours.mean}, data.std {ours.std}"
-        )
-    return tuple(notes)

@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None = None) -> None:
-    """Write `state` to `path`: to a file beside it first, then renamed over it.
+    """Write `state` to a file beside `path` first, then rename it to `path`.
 
     What was at `path` before becomes `previous`, if that is given. At every moment one of
     the two is whole. Raises RunError if it cannot be written; both then stay as they are.
@@ -63,7 +63,7 @@ def load_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Read `last.pt` of a folder, or `previous.pt` if that is damaged or not there.
 
     Returns None for a folder without either, and lines for a person about what was
-    damaged; it is put aside as `last.pt.damaged`. Raises InputError if none can be read.
+    damaged; that file is renamed to `last.pt.damaged`. Raises InputError if none can be read.
     """
     last, previous = folder / "last.pt", folder / "previous.pt"
     if not last.exists() and not previous.exists():
@@ -76,32 +76,37 @@ def load_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
                 raise
             state = load_checkpoint(previous)
             os.replace(last, folder / "last.pt.damaged")
-            return state, [f"{error}; put aside as last.pt.damaged, went back to previous.pt"]
-    return load_checkpoint(previous), [f"{last} is gone; went back to previous.pt"]
+            return state, [f"{error}; renamed to last.pt.damaged, resuming from previous.pt"]
+    return load_checkpoint(previous), [f"{last} is missing; resuming from previous.pt"]
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint of `save_checkpoint` onto the CPU; runs no code from the file.
 
-    Raises InputError for a file that is missing, unreadable or of another kind.
+    Raises InputError for a file that is missing, unreadable or not a checkpoint.
     """
+    if Path(path).is_dir():
+        hint = Path(path) / "checkpoints" / "best.pt"
+        raise InputError("checkpoint", path, f"is a folder; did you mean {hint}?")
     if not Path(path).is_file():
-        raise InputError("checkpoint", path, "no such file; runs keep theirs in checkpoints/")
+        raise InputError(
+            "checkpoint", path, "no such file; runs keep theirs in runs/NAME/checkpoints/"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        allowed = "refused: it holds more than tensors and plain types, or is no checkpoint"
-        raise InputError("checkpoint", path, allowed) from error
+        problem = "refused: it holds more than tensors and plain types, or is not a checkpoint"
+        raise InputError("checkpoint", path, problem) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        allowed = "cannot be read: damaged, or no checkpoint"
-        raise InputError("checkpoint", path, allowed) from error
+        problem = "cannot be read: damaged, or not a checkpoint"
+        raise InputError("checkpoint", path, problem) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT or "model" not in state:
         raise InputError("checkpoint", path, f"not a checkpoint of train.py, format {FORMAT}")
     return state
 
 
 def restore_model(model: MobileNet, state: dict[str, Any], path: str | Path) -> None:
-    """Put a checkpoint's weights into `model`, all of them and no others, in their dialect."""
+    """Load a checkpoint's weights into `model`, all of them and no others, with their dialect."""
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:

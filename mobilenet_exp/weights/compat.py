@@ -1,4 +1,4 @@
-"""The call of kuan-wang/pytorch-mobilenet-v3, working as its README has it."""
+"""The call of kuan-wang/pytorch-mobilenet-v3, which works as in that repository's README."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ def mobilenetv3(mode: str = "small", width_mult: float = 1.0, **options: object)
     another mode.
     """
     if mode not in ("large", "small"):
-        raise InputError("mode", mode, "allowed: large, small")
-    model = build_model(f"seed_v3_{mode}", width_mult=width_mult, **options)
+        raise InputError("mode", mode, "not known; allowed: large, small")
+    model = build_model(f"kuanwang_v3_{mode}", width_mult=width_mult, **options)
     model.register_load_state_dict_pre_hook(_translate)
     return model
 

@@ -48,12 +48,14 @@ def read_file(path: str | Path) -> WeightFile:
     except OSError as error:
         raise InputError("weights", path, f"cannot be read: {error.strerror}") from error
     # safetensors: the length of a JSON header in 8 bytes, then the header
+    if not content:
+        raise InputError("weights", path, "the file is empty")
     is_safetensors = content[8:9] == b"{"
     loaded = _read_safetensors(content, path) if is_safetensors else _read_pickle(path)
     tensors, extras, notes = _unwrap(loaded, path)
     while prefix := _common_prefix(tensors):
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-        notes.append(f"prefix {prefix} taken off")
+        notes.append(f"prefix {prefix} removed")
     return WeightFile(tensors, hashlib.sha256(content).hexdigest(), extras, tuple(notes))
 
 
@@ -61,7 +63,7 @@ def _read_safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise InputError("weights", path, f"a damaged safetensors file: {error}") from error
+        raise InputError("weights", path, f"is a damaged safetensors file: {error}") from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -72,19 +74,19 @@ def _read_pickle(path: Path) -> Any:
         except pickle.UnpicklingError as error:
             asked = re.search(r"GLOBAL (\S+)", str(error))
             if asked is None:
-                allowed = "no weight file, or damaged: it is no pickle of tensors"
+                problem = "not a weight file, or damaged: not a pickle of tensors"
             else:
-                allowed = f"refused: it asks to run {asked[1]}; only tensors and plain types load"
-            raise InputError("weights", path, allowed) from error
+                problem = f"refused: it would run {asked[1]}; only tensors and plain types load"
+            raise InputError("weights", path, problem) from error
         except Exception as error:
             # a damaged pickle fails in any way
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError("weights", path, f"no weight file, or damaged: {reason}") from error
+            raise InputError("weights", path, f"not a weight file, or damaged: {reason}") from error
 
 
 def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     if not isinstance(loaded, dict):
-        raise InputError("weights", path, f"holds a {type(loaded).__name__}, no state dict")
+        raise InputError("weights", path, f"holds a {type(loaded).__name__}, not a state dict")
     notes = []
     extras: dict[str, Any] = {}
     for wrapper in WRAPPERS:
@@ -102,8 +104,8 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any],
     # the counter of torch's AveragedModel
     tensors.pop("n_averaged", None)
     if not tensors:
-        keys = ", ".join(map(str, list(loaded)[:5])) or "nothing"
-        raise InputError("weights", path, f"holds no tensors; holds {keys}")
+        keys = ", ".join(map(str, list(loaded)[:5])) or "none"
+        raise InputError("weights", path, f"holds no tensors; its keys: {keys}")
     return tensors, extras, notes
 
 

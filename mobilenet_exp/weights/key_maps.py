@@ -1,4 +1,4 @@
-"""What other codes call our modules: one function a code base, block by block.
+"""What other codes call our modules: one function per code base, block by block.
 
 Each takes a network, and the keys of a file where a code's versions differ, and returns
 our name of every module that holds tensors beside theirs.
@@ -165,7 +165,7 @@ def marvis(model: MobileNet, keys: Keys) -> Names:
 
 
 def _flat_blocks(model: MobileNet) -> Names:
-    """One flat list a block: convolution, BN, activation, ..., squeeze-excite in its place."""
+    """One flat list per block: convolution, BN, activation, ..., squeeze-excite in its place."""
     names = _unit("stem", "features.0.0", "features.0.1")
     has_se = any(_has(block, "se") for block in model.blocks)
     for number, ours, block in _blocks(model):

@@ -22,9 +22,9 @@ V3 = ("v3_large", "v3_small")
 class Layout:
     """One code base's checkpoints.
 
-    `title` for people; `names` translates, see `names`; `models` are those of ours that
-    it holds; `is_of` recognises a file's keys; `bn_eps` and the rest are how that code
-    runs its weights; `interpolation` is how it resizes images to evaluate.
+    `title` is for people; `names` translates, see `key_maps`; `models` are those of ours
+    that it holds; `is_of` recognises a file's keys; `bn_eps` and the rest are how that
+    code runs its weights; `interpolation` is how it resizes images to evaluate.
     """
 
     title: str
@@ -36,6 +36,14 @@ class Layout:
     activation: str | None = None
     se: str = "after_act"
     interpolation: str = "bilinear"
+    # the library whose published weights have this layout, as `timm:` names them
+    library: str | None = None
+    # width rules, as `model.args.width_rule`, whose channels the code has at every width
+    width_rules: tuple[str, ...] = ("paper",)
+    # whether its squeeze-excite and its head after the pooling are linear layers where
+    # ours may be 1x1 convolutions, or the reverse
+    se_is_linear: bool = False
+    convolutions: tuple[str, ...] = ()
 
     def dialect(self) -> Dialect:
         return Dialect(bn_eps=self.bn_eps, activation=self.activation, se=self.se)
@@ -51,6 +59,9 @@ LAYOUTS: dict[str, Layout] = {
         lambda keys: "conv_stem.weight" in keys,
         activation="relu6",
         interpolation="bicubic",
+        library="timm",
+        width_rules=("timm",),
+        convolutions=("conv_head",),
     ),
     "torchvision_v3": Layout(
         "torchvision V3",
@@ -58,12 +69,16 @@ LAYOUTS: dict[str, Layout] = {
         V3,
         lambda keys: "features.1.block.0.0.weight" in keys,
         bn_eps=1e-3,
+        library="torchvision",
+        width_rules=("torchvision",),
+        convolutions=("fc1", "fc2"),
     ),
     "torchvision_v2": Layout(
         "torchvision V2",
         names.torchvision_v2,
         ("v2",),
         lambda keys: "features.1.conv.0.0.weight" in keys,
+        library="torchvision",
     ),
     "marvis": Layout(
         "marvis V1",
@@ -78,25 +93,29 @@ LAYOUTS: dict[str, Layout] = {
         V3,
         lambda keys: {"features.1.conv.0.weight", "conv.0.weight", "classifier.3.weight"} <= keys,
         se="before_act_if_expanded",
+        se_is_linear=True,
     ),
     "d_li14_v2": Layout(
         "d-li14 V2",
         names.d_li14_v2,
         ("v2",),
         lambda keys: {"features.1.conv.0.weight", "conv.0.weight", "classifier.weight"} <= keys,
+        width_rules=("paper", "divisor4"),
     ),
     "kuan_wang": Layout(
         "kuan-wang V3",
         names.kuan_wang,
-        ("seed_v3_large", "seed_v3_small"),
+        ("kuanwang_v3_large", "kuanwang_v3_small"),
         lambda keys: {"features.1.conv.0.weight", "features.1.conv.7.weight"} <= keys,
         se="before_act",
+        se_is_linear=True,
     ),
     "tonylins": Layout(
         "tonylins V2",
         names.tonylins,
         ("v2",),
         lambda keys: {"features.1.conv.0.weight", "features.18.0.weight"} <= keys,
+        width_rules=("tonylins",),
     ),
 }
 
@@ -108,17 +127,22 @@ def recognise(keys: set[str], path: str) -> Layout:
             return layout
     known = ", ".join(layout.title for layout in LAYOUTS.values())
     first = ", ".join(sorted(keys)[:3])
-    raise InputError("weights", path, f"of no known layout, begins {first}; known: {known}")
+    raise InputError(
+        "weights", path, f"unknown checkpoint layout; its first keys: {first}; known: {known}"
+    )
 
 
 def to_ours(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> Tensors:
     """Return the file's tensors under our names and in our shapes, whether or not they fit.
 
-    Tensors that belong nowhere keep their name. Raises InputError for another family.
+    Tensors that belong nowhere keep their name. Raises InputError for the wrong family.
     """
     if layout.models and model.name not in layout.models:
-        allowed = f"is of {layout.title}, which holds {', '.join(layout.models)}"
-        raise InputError("weights", path, f"{allowed}; not model={model.name}")
+        held = ", ".join(layout.models)
+        problem = (
+            f"has the layout of {layout.title}, which exists for {held}; not model={model.name}"
+        )
+        raise InputError("weights", path, problem)
     theirs_to_ours = {}
     for ours, theirs in layout.names(model, set(tensors)).items():
         theirs_to_ours[theirs] = ours
@@ -170,9 +194,9 @@ def check_fit(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> 
         f"{len(keys)} {what} ({'; '.join(keys[:3])}{'; ...' if len(keys) > 3 else ''})"
         for keys, what in (
             (missing, "missing"),
-            (extra, "not of this net"),
-            (misshapen, "of another shape"),
-            (broken, "with values that are no finite real numbers"),
+            (extra, "not in this network"),
+            (misshapen, "of the wrong shape"),
+            (broken, "with values that are not finite real numbers"),
         )
         if keys
     ]
@@ -183,8 +207,8 @@ def check_fit(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> 
         hint = ""
         if is_head_only and rows is not None and rows.ndim == 2 and not missing + extra + broken:
             hint = f"; model.num_classes={len(rows)} fits"
-        allowed = f"of {layout.title}, does not fit {width}: tensors {', '.join(found)}{hint}"
-        raise InputError("weights", path, allowed)
+        problem = f"does not fit {width} ({layout.title}): tensors {', '.join(found)}{hint}"
+        raise InputError("weights", path, problem)
 
 
 def _shape(tensor: Tensor) -> str:

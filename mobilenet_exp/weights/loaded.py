@@ -1,33 +1,34 @@
-"""What an evaluation is of: a network with its weights, and how it wants its images.
+"""A network with its weights, and how it wants its images.
 
 From a run's checkpoint, or from weights of any known layout.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
-from mobilenet_exp.config.convert import to_config, weights_identity
-from mobilenet_exp.config.schema import DataConfig, EvalConfig, ModelConfig
+from mobilenet_exp.config.convert import to_config
+from mobilenet_exp.config.identity import weights_identity
+from mobilenet_exp.config.schema import Config, DistillConfig, EvalConfig, ModelConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
 from mobilenet_exp.data.preprocessing import Preprocessing
-from mobilenet_exp.models import MobileNet
-from mobilenet_exp.models.dialect import dialect_of
+from mobilenet_exp.models import MobileNet, build_model
+from mobilenet_exp.models.dialect import adopt
 from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model
-from mobilenet_exp.weights.loading import read_weights
-from mobilenet_exp.weights.networks import adopt_asked, config_model
+from mobilenet_exp.weights.loading import Weights, read_weights
 
 PREPROCESSING = tuple(entry.name for entry in fields(Preprocessing))
-# what only this program's data section has
-EVAL_ONLY = ("on_bad_image", "real_labels")
 
 
 @dataclass(frozen=True)
-class Subject:
-    """`origin` is the path or name as given, `digest` what tells its content; `classes`
-    are names by label, None if the weights have none; `folder` is a run's, None without
-    a run; `data` the run's own data; `notes` say in words where the settings are from."""
+class LoadedModel:
+    """A network in eval mode, and what is known about its weights.
+
+    `origin` is the path or name as given, `digest` what tells its content apart;
+    `classes` are names by label, None if the weights have none; `source` is the source of
+    published weights' rows; `folder` is the folder of the run that trained them, and
+    `trained_by` its configuration, None without a run; `notes` say where settings are from.
+    """
 
     model: MobileNet
     config: ModelConfig
@@ -38,7 +39,7 @@ class Subject:
     classes: list[str] | None = None
     source: str | None = None
     folder: Path | None = None
-    data: DataConfig | None = None
+    trained_by: Config | None = None
 
     @property
     def num_classes(self) -> int:
@@ -57,95 +58,137 @@ class Subject:
         return [str(index) for index in range(self.num_classes)]
 
 
-def load_subject(config: EvalConfig, overrides: tuple[str, ...] = ()) -> Subject:
+def config_model(config: ModelConfig, num_classes: int, *, stem_stride: int = 2) -> MobileNet:
+    """Build the network that a config asks for, on the CPU.
+
+    `stem_stride` is used where the config leaves it open.
+    """
+    options = asdict(config) | {"num_classes": num_classes}
+    options["stem_stride"] = config.stem_stride or stem_stride
+    args = options.pop("args")
+    return build_model(**options, **args)
+
+
+def adopt_asked(model: MobileNet, config: ModelConfig) -> None:
+    """Let a BN eps or an activation that the config gives win over the weights' own."""
+    asked = {"bn_eps": config.bn_eps, "activation": config.args.get("activation")}
+    adopt(model, replace(model.dialect, **{key: value for key, value in asked.items() if value}))
+
+
+def load_model(config: EvalConfig, overrides: tuple[str, ...] = ()) -> LoadedModel:
     """Load what `checkpoint` or `weights` name. Raises InputError unless it is one of them."""
     if (config.checkpoint is None) == (config.weights is None):
-        given = "both are given" if config.weights else "none is given"
-        raise InputError("checkpoint", config.checkpoint, f"or weights=...: {given}, needs one")
+        given = "both were given" if config.weights else "neither was given"
+        problem = f"give exactly one of checkpoint=FILE and weights=FILE; {given}"
+        raise InputError("checkpoint", config.checkpoint, problem)
     if config.checkpoint is None:
-        subject = _from_weights(config)
+        loaded = load_published(config.weights, config.model, like=config.weights_like)
     else:
         for word in (word.lstrip("+~") for word in overrides):
             if word.startswith(("model=", "model.", "weights_like=")):
                 key, _, value = word.partition("=")
-                raise InputError(key, value, "comes with the checkpoint; weights=... takes it")
-        subject = _from_checkpoint(config.checkpoint, wants_average=config.ema)
+                problem = "is read from the checkpoint and cannot be overridden"
+                raise InputError(key, value, f"{problem}; use weights=FILE to choose the model")
+        loaded = load_run(config.checkpoint, wants_average=config.ema)
     given = {
         key: value for key in PREPROCESSING if (value := getattr(config.data, key)) is not None
     }
-    return replace(subject, preprocessing=replace(subject.preprocessing, **given))
+    return replace(loaded, preprocessing=replace(loaded.preprocessing, **given))
 
 
 def model_from_checkpoint(path: str | Path) -> MobileNet:
     """Return a run's network from its checkpoint, in eval mode; nothing is asked twice."""
-    return _from_checkpoint(str(path)).model
+    return load_run(str(path)).model
 
 
-def _from_checkpoint(path: str, *, wants_average: bool = True) -> Subject:
+def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
+    """Load a run's checkpoint, with all settings of the run."""
     state = load_checkpoint(path)
     notes = [f"epoch {state['epoch']}"]
     if "model_ema" in state:
         notes.append("averaged weights" if wants_average else "weights as trained, not averaged")
         state["model"] = state["model_ema"] if wants_average else state["model"]
     trained = to_config(state["config"])
-    model = config_model(trained, state["num_classes"])
+    try:
+        model = config_model(trained.model, state["num_classes"])
+    except InputError as error:
+        if error.key == "model.name" and trained.run.imports:
+            words = f"run.imports=[{','.join(trained.run.imports)}]"
+            raise InputError(
+                error.key, error.value, f"its run had {words}; give it here too"
+            ) from None
+        raise
     restore_model(model, state, path)
     folder = Path(path).resolve().parent
-    return Subject(
+    return LoadedModel(
         model.eval(),
         trained.model,
         Preprocessing(**{key: getattr(trained.data, key) for key in PREPROCESSING}),
         origin=path,
         digest=weights_identity(path),
-        notes=(*notes, dialect_of(model).words()),
+        notes=(*notes, model.dialect.words()),
         classes=state["classes"],
         folder=folder.parent if folder.name == "checkpoints" else folder,
-        data=trained.data,
+        trained_by=trained,
     )
 
 
-def _from_weights(config: EvalConfig) -> Subject:
-    if config.model.name is None:
-        raise InputError("model", None, "must be given: the net that the weights are of")
-    model = config_model(config, config.model.num_classes or 1000)
-    weights = read_weights(config.weights, model, like=config.weights_like)
-    if config.model.num_classes is None and weights.num_classes:
-        model = config_model(config, weights.num_classes)
+def load_published(origin: str, config: ModelConfig, *, like: str | None = None) -> LoadedModel:
+    """Load weights of any known layout into the network that `config` describes."""
+    if config.name is None:
+        problem = "weights= needs model=, the architecture they belong to"
+        raise InputError("model", None, problem)
+    weights, model = weights_and_model(origin, config, config.num_classes, like=like)
     weights.into(model)
     adopt_asked(model, config)
-    return Subject(
+    stem = model.stem.conv.stride[0]
+    return LoadedModel(
         model.eval(),
-        ModelConfig(**asdict(config.model)),
+        ModelConfig(**asdict(config) | {"stem_stride": stem}),
         weights.preprocessing,
-        origin=config.weights,
-        digest=weights_identity(config.weights),
-        notes=(f"layout: {weights.layout.title}", *weights.notes, dialect_of(model).words()),
+        origin=origin,
+        digest=weights_identity(origin),
+        notes=(
+            f"layout: {weights.layout.title}",
+            *weights.notes,
+            f"{model.dialect.words()}, stem stride {stem}",
+        ),
         classes=weights.classes,
         source=weights.source,
     )
 
 
-def eval_data(config: EvalConfig, subject: Subject) -> DataConfig:
-    """Return the data to score on: the named set, or the run's own, prepared for the net."""
-    given: dict[str, Any] = {
-        key: value for key, value in asdict(config.data).items() if key not in EVAL_ONLY
-    }
-    if config.data.name is None:
-        if subject.data is None:
-            raise InputError("data", None, "must be given, e.g. data=imagenet, or image=PHOTO")
-        if config.data.augment is not None:
-            raise InputError("data.augment", config.data.augment, "is for training")
-        places = ("root", "batch_size", "labels", "download", "args")
-        given = asdict(subject.data) | {key: given[key] for key in places if given[key]}
-    return DataConfig(**given | asdict(subject.preprocessing))
+def weights_and_model(
+    origin: str, config: ModelConfig, num_classes: int | None, *, like: str | None = None
+) -> tuple[Weights, MobileNet]:
+    """Read weights, and build the network for them with random ones.
+
+    The stem has the stride that the weights were trained with, unless the config says
+    otherwise; so has the classifier as many classes, where `num_classes` is None.
+    """
+    model = config_model(config, num_classes or 1000)
+    weights = read_weights(origin, model, like=like, any_stem=config.stem_stride is None)
+    classes = num_classes or weights.num_classes or 1000
+    if (classes, weights.stem_stride) != (model.classifier.out_features, 2):
+        model = config_model(config, classes, stem_stride=weights.stem_stride)
+    return weights, model
 
 
-def check_classes(subject: Subject, data: DataConfig, classes: list[str]) -> None:
-    """Raise InputError if the images have other classes than the network learned."""
-    if subject.classes is not None:
-        if classes != subject.classes:
-            allowed = "holds other classes than the checkpoint learned"
-            raise InputError("data.root", data.root, allowed)
-    elif len(classes) != subject.num_classes:
-        allowed = f"has {len(classes)} classes, the weights {subject.num_classes}"
-        raise InputError("data", data.name, allowed)
+def load_teacher(distill: DistillConfig) -> LoadedModel:
+    """Load a teacher that a run or a weights file of ours holds."""
+    if distill.model is not None:
+        model = ModelConfig(name=distill.model, width_mult=distill.width_mult)
+        return load_published(distill.teacher, model)
+    if not Path(distill.teacher).is_file():
+        problem = "no such file; for torchvision's weights give distill.model, for timm's timm:..."
+        raise InputError("distill.teacher", distill.teacher, problem)
+    return load_run(distill.teacher)
+
+
+def check_classes(loaded: LoadedModel, key: str, value: object, classes: list[str]) -> None:
+    """Raise InputError, under `key`, if images have other classes than the network learned."""
+    if loaded.classes is not None and classes != loaded.classes:
+        raise InputError(key, value, "has other classes than the checkpoint was trained on")
+    if loaded.classes is None and len(classes) != loaded.num_classes:
+        problem = f"has {len(classes)} classes, the weights have {loaded.num_classes}"
+        raise InputError(key, value, problem)

@@ -1,4 +1,4 @@
-"""Weights from anywhere: `load_weights` into a network of ours, `export_weights` out of it."""
+"""Weights from anywhere into a network of ours: `load_weights`, `read_weights`."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Any
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models import MobileNet
-from mobilenet_exp.models.dialect import Dialect, adopt, dialect_of
-from mobilenet_exp.weights.export import export_weights
+from mobilenet_exp.models.build import telling_options
+from mobilenet_exp.models.dialect import Dialect, adopt
+from mobilenet_exp.papers.rows import published_side
 from mobilenet_exp.weights.files import WeightFile, read_file
 from mobilenet_exp.weights.layouts import (
     LAYOUTS,
@@ -21,13 +22,6 @@ from mobilenet_exp.weights.layouts import (
 )
 from mobilenet_exp.weights.published import find_published, find_released
 
-__all__ = ["Weights", "export_weights", "load_weights", "read_weights"]
-
-# published where no model's own side is known
-RESOLUTIONS = {"v4_conv_medium": 256, "v4_hybrid_medium": 256} | dict.fromkeys(
-    ("v4_conv_large", "v4_hybrid_large"), 384
-)
-
 
 @dataclass(frozen=True)
 class Weights:
@@ -35,7 +29,8 @@ class Weights:
 
     `tensors` are under our names; `layout` is the file's; `dialect` is how their source
     runs them, `preprocessing` how it prepares images; `classes` are names by label,
-    None if the file has none. `notes` say in words where all this is from.
+    None if the file has none; `stem_stride` is what they were trained with. `notes` say
+    where all this is from.
     """
 
     origin: str
@@ -45,8 +40,10 @@ class Weights:
     preprocessing: Preprocessing
     notes: tuple[str, ...]
     classes: list[str] | None = None
-    # of published weights: the `source` of their rows in `paper`
+    # of published weights: the `source` of their rows
     source: str | None = None
+    # no tensor shows it; 2 in every published network
+    stem_stride: int = 2
 
     @property
     def num_classes(self) -> int | None:
@@ -55,9 +52,9 @@ class Weights:
         return len(classifier) if classifier is not None and classifier.ndim == 2 else None
 
     def into(self, model: MobileNet, *, new_classifier: bool = False) -> list[str]:
-        """Put the weights into `model`, all of them and no others, in their dialect.
+        """Put the weights into `model`, all of them and no others, with their dialect.
 
-        With `new_classifier` a classifier of another number of classes stays as the
+        With `new_classifier` a classifier for a different number of classes stays as the
         model has it; what was left out is returned in words. Raises InputError naming
         the first few tensors that are missing, extra or misshapen.
         """
@@ -92,11 +89,20 @@ def load_weights(
     return model.eval()
 
 
-def read_weights(path_or_name: str | Path, model: MobileNet, *, like: str | None = None) -> Weights:
-    """Read weights for `model` without changing it; see `load_weights`."""
+def read_weights(
+    path_or_name: str | Path,
+    model: MobileNet,
+    *,
+    like: str | None = None,
+    any_stem: bool = False,
+) -> Weights:
+    """Read weights for `model` without changing it; see `load_weights`.
+
+    With `any_stem` the model's stem stride need not be that of the weights.
+    """
     origin = str(path_or_name)
     if like and origin.startswith(("torchvision:", "timm:")):
-        raise InputError("weights_like", like, "is for a file; a name brings its own settings")
+        raise InputError("weights_like", like, "is only for a file; a name brings its own settings")
     if origin.startswith(("torchvision:", "timm:")):
         published = find_published(origin, model.name, model.width_mult)
         tensors = published.fetch()
@@ -118,14 +124,14 @@ def read_weights(path_or_name: str | Path, model: MobileNet, *, like: str | None
         layout,
         layout.dialect(),
         _usual(model, layout),
-        (*file.notes, f"preprocessing not in the file: {layout.title}'s usual"),
+        (*file.notes, f"preprocessing is not in the file; using {layout.title}'s usual"),
     )
     if layout is LAYOUTS["ours"]:
         if like:
-            raise InputError("weights_like", like, f"{origin} is this repository's own")
-        return _own(weights, file, model)
-    if like and not layout.title.startswith(like.partition(":")[0]):
-        raise InputError("weights_like", like, f"{origin} is of {layout.title}")
+            raise InputError("weights_like", like, f"{origin} is a file of this repository")
+        return _own(weights, file, model, any_stem=any_stem)
+    if like and layout.library != like.partition(":")[0]:
+        raise InputError("weights_like", like, f"{origin} has the layout of {layout.title}")
     if like:
         published = find_published(like, model.name, model.width_mult, key="weights_like")
     else:
@@ -143,22 +149,23 @@ def read_weights(path_or_name: str | Path, model: MobileNet, *, like: str | None
 
 
 def _usual(model: MobileNet, layout: Layout) -> Preprocessing:
-    return Preprocessing(
-        resolution=RESOLUTIONS.get(model.name, 224), interpolation=layout.interpolation
-    )
+    return Preprocessing(resolution=published_side(model.name), interpolation=layout.interpolation)
 
 
-def _own(weights: Weights, file: WeightFile, model: MobileNet) -> Weights:
-    """Settings of our own weights: from the checkpoint, else as the model is built."""
+def _own(weights: Weights, file: WeightFile, model: MobileNet, *, any_stem: bool) -> Weights:
+    """Return our own weights with the settings of their checkpoint, else as the model is built."""
     config: dict[str, Any] | None = file.extras.get("config")
     if config is None:
-        return replace(weights, dialect=dialect_of(model))
-    trained_with = config["model"] | {"args": _telling(config["model"]["args"])}
+        return replace(weights, dialect=model.dialect, stem_stride=model.stem.conv.stride[0])
+    trained_with = _telling(config["model"])
+    # checkpoints from before strides could be null always have one
+    trained_with["stem_stride"] = stem_stride = config["model"]["stem_stride"] or 2
     for key, asked in _built_with(model).items():
-        trained = trained_with[key]
-        if trained != asked:
-            allowed = f"{weights.origin} was trained with {trained}"
-            raise InputError(f"model.{key}", asked, allowed)
+        if key == "stem_stride" and any_stem:
+            continue
+        if trained_with[key] != asked:
+            problem = f"{weights.origin} was trained with {trained_with[key]}"
+            raise InputError(f"model.{key}", asked, problem)
     data = config["data"]
     dialect = file.extras.get("dialect")
     return replace(
@@ -173,33 +180,27 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet) -> Weights:
         ),
         classes=file.extras.get("classes"),
         notes=(*file.notes, f"settings of its run, epoch {file.extras.get('epoch')}"),
+        stem_stride=stem_stride,
     )
 
 
-# options at which a net is as without them; the activation is part of the dialect
-SILENT = {"width_rule": "paper", "hswish": "table", "head_width": None}
-
-
-def _telling(args: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that make it another net."""
+def _telling(model: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells networks apart that have the same tensors; activations are dialect."""
+    options = {key: value for key, value in model["args"].items() if key != "activation"}
     return {
-        key: value
-        for key, value in args.items()
-        if key != "activation" and (key not in SILENT or SILENT[key] != value)
+        "name": model["name"],
+        "width_mult": model["width_mult"],
+        "args": telling_options(options),
     }
 
 
 def _built_with(model: MobileNet) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "width_mult": model.width_mult,
-        "stem_stride": model.stem.conv.stride[0],
-        "args": _telling(model.args),
-    }
+    described = {"name": model.name, "width_mult": model.width_mult, "args": model.args}
+    return _telling(described) | {"stem_stride": model.stem.conv.stride[0]}
 
 
 def _trained_dialect(config: dict[str, Any], model: MobileNet) -> Dialect:
-    # checkpoints before dialects were kept: only eps and activation could differ
-    trained = replace(dialect_of(model), activation=config["model"]["args"].get("activation"))
-    eps = config["model"]["bn_eps"]
-    return trained if eps is None else replace(trained, bn_eps=eps)
+    # checkpoints from before dialects were kept: only eps and activation could differ
+    activation = config["model"]["args"].get("activation") or model.dialect.activation
+    eps = config["model"]["bn_eps"] or model.dialect.bn_eps
+    return replace(model.dialect, activation=activation, bn_eps=eps)

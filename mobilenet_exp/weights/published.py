@@ -1,7 +1,7 @@
 """Weights that torchvision and timm publish: fetched by name, and how each is evaluated.
 
-Nothing is fetched but by `fetch`. What the libraries know of their weights, they know
-without a network.
+Only `fetch` downloads. What the libraries know about their weights, they know without a
+network connection.
 """
 
 import difflib
@@ -68,12 +68,12 @@ class Published:
 
         Raises InputError if that fails.
         """
-        with _told(self.name, "weights"):
+        with _fetching(self.name, "weights"):
             return self._fetch()
 
 
 @contextmanager
-def _told(name: str, key: str) -> Iterator[None]:
+def _fetching(name: str, key: str) -> Iterator[None]:
     """Turn whatever a download raises into an InputError."""
     try:
         yield
@@ -88,7 +88,7 @@ def find_published(
 ) -> Published:
     """Look up `torchvision:IMAGENET1K_V2` (of `model_name`) or `timm:ARCH.TAG`.
 
-    Raises InputError, under `key`, for an unknown name and for one of another net.
+    Raises InputError, under `key`, for an unknown name and for one of another network.
     """
     library, _, rest = name.partition(":")
     if library == "torchvision":
@@ -108,8 +108,8 @@ def find_released(sha256: str, model_name: str, width_mult: float = 1.0) -> Publ
 
 def _torchvision(name: str, tag: str, model_name: str, key: str) -> Published:
     if model_name not in TORCHVISION:
-        allowed = f"torchvision has {', '.join(TORCHVISION)}; not model={model_name}"
-        raise InputError(key, name, allowed)
+        problem = f"torchvision has {', '.join(TORCHVISION)}; not model={model_name}"
+        raise InputError(key, name, problem)
     arch = TORCHVISION[model_name]
     tags = torchvision.models.get_model_weights(arch).__members__
     if tag not in tags:
@@ -139,15 +139,17 @@ def _timm(name: str, arch: str, model_name: str, width_mult: float, key: str) ->
             tags = [each for each in known if each.partition(".")[0] == arch]
         else:
             tags = difflib.get_close_matches(arch, known, n=3, cutoff=0.5)
-        allowed = f"near: {', '.join(tags)}" if tags else "timm.list_pretrained() has the names"
-        raise InputError(key, name, f"not known to timm {timm.__version__}; {allowed}")
+        problem = f"near: {', '.join(tags)}" if tags else "timm.list_pretrained() has the names"
+        raise InputError(key, name, f"not known to timm {timm.__version__}; {problem}")
     # some others, timm's blurred V4 among them, have the same tensors and are other nets
     ours = TIMM.get(arch.partition(".")[0])
     if ours is None:
-        raise InputError(key, name, f"is of a net that is not built here; {', '.join(TIMM)} are")
+        raise InputError(
+            key, name, f"is for a network that is not built here; {', '.join(TIMM)} are"
+        )
     if ours != (model_name, width_mult):
         needed = f"model={ours[0]} model.width_mult={ours[1]:g}"
-        raise InputError(key, name, f"is of {needed}; not of {model_name} at {width_mult:g}")
+        raise InputError(key, name, f"is for {needed}; not for {model_name} at {width_mult:g}")
     pretrained = timm.get_pretrained_cfg(arch)
     with torch.device("meta"):
         net = timm.create_model(arch, pretrained=False)
@@ -173,15 +175,15 @@ def published_net(name: str, *, key: str) -> tuple[nn.Module, Preprocessing]:
     """Build any network of timm's with its released weights, which timm downloads.
 
     `name` is timm:ARCH.TAG. Raises InputError, under `key`, for a name that timm does not
-    know and for weights that cannot be had.
+    know and for weights that cannot be fetched.
     """
     arch = name.removeprefix("timm:")
     if arch not in timm.list_pretrained():
         near = difflib.get_close_matches(arch, timm.list_pretrained(), n=3, cutoff=0.5)
-        allowed = f"near: {', '.join(near)}" if near else "timm.list_pretrained() has the names"
-        raise InputError(key, name, f"not known to timm {timm.__version__}; {allowed}")
+        problem = f"near: {', '.join(near)}" if near else "timm.list_pretrained() has the names"
+        raise InputError(key, name, f"not known to timm {timm.__version__}; {problem}")
     pretrained = timm.get_pretrained_cfg(arch)
-    with _told(name, key):
+    with _fetching(name, key):
         net = timm.create_model(arch, pretrained=True)
     return net, _timm_preprocessing(pretrained)
 

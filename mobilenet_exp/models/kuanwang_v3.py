@@ -9,9 +9,8 @@ linear without bias and comes before the activation, and both modes end in a hea
 from dataclasses import replace
 from functools import partial
 
-from mobilenet_exp.core.registry import MODELS
 from mobilenet_exp.models.layers import round_up
-from mobilenet_exp.models.network import Design, MobileNet, WidthRule
+from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Bottleneck
 from mobilenet_exp.models.v3 import HS, LARGE, SMALL, STEM, Row, bottlenecks
 
@@ -35,10 +34,11 @@ def _design(table: tuple[Row, ...], last_conv: int) -> Design:
         bn_eps=1e-5,
         bn_momentum=0.1,
         width_rule=WidthRule(stem="fixed", round_channels=round_up),
+        se_place="before_act",
     )
 
 
-DESIGNS = {"seed_v3_large": _design(LARGE, 960), "seed_v3_small": _design(SMALL, 576)}
+DESIGNS = {"kuanwang_v3_large": _design(LARGE, 960), "kuanwang_v3_small": _design(SMALL, 576)}
 
 
 def _build(name: str, **options) -> MobileNet:

@@ -1,0 +1,54 @@
+"""`python -m mobilenet_exp COMMAND`: everything that is not train, eval or bench.
+
+Each command's module is imported when it is asked for.
+"""
+
+import sys
+from importlib import import_module
+
+from mobilenet_exp.core.errors import InputError
+
+# command: its module, what it takes, what it does
+COMMANDS = {
+    "zoo": ("mobilenet_exp.reports.zoo", "", "write docs/MODEL_ZOO.md and its picture"),
+    "rmsprop": (
+        "mobilenet_exp.reports.rmsprop",
+        "SWEEP_FOLDER",
+        "write docs/RMSPROP.md and its curves from the runs of the RMSprop story",
+    ),
+}
+
+
+def usage() -> str:
+    """Return the text of `--help`."""
+    lines = ["usage: python -m mobilenet_exp COMMAND", ""]
+    for name, (_, takes, about) in COMMANDS.items():
+        lines.append(f"  {f'{name} {takes}':<24}{about}")
+    return "\n".join(
+        [*lines, "", "python train.py, eval.py and bench.py have a --help of their own."]
+    )
+
+
+def main(words: list[str]) -> int:
+    """Run a command and return its exit code; 2 for bad input, answered in one line."""
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        print(f"error: {name}: not a command; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module, takes, about = COMMANDS[name]
+    if {"-h", "--help"} & set(rest):
+        print(f"usage: python -m mobilenet_exp {name} {takes}".rstrip() + f"\n\n{about}")
+        return 0
+    try:
+        import_module(module).main(rest)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""Which run a configuration is: its name, and how it differs from another one."""
+
+import hashlib
+import json
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilenet_exp.config.schema import Config
+
+# Values that do not enter the name although they are not the schema's default: a stem
+# stride of 2 is what null stands for, and null was not always allowed.
+ALSO_DEFAULT = {("model", "stem_stride"): 2}
+
+
+def run_name(config: Config) -> str:
+    """Return the run's folder name and W&B id: a readable head, and a hash of the identity."""
+    text = json.dumps(identity(config), sort_keys=True)
+    return f"{run_title(config)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def run_title(config: Config) -> str:
+    """Return the readable part of the name: model, width, side, data, optimizer, seed."""
+    return (
+        f"{config.model.name}-w{config.model.width_mult:g}-r{config.data.resolution}"
+        f"-{config.data.name}-{config.optimizer.name}-s{config.train.seed}"
+    )
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return what is learned, by section: the values that are not the schema's defaults.
+
+    A key that a later version adds therefore does not rename the runs made before it.
+    Places are left out, and files count by their content.
+    """
+    found: dict[str, Any] = {}
+    for section in fields(config):
+        values = getattr(config, section.name)
+        if is_dataclass(values) and section.name != "run":
+            found[section.name] = {
+                entry.name: getattr(values, entry.name)
+                for entry in fields(values)
+                if not entry.metadata.get("place") and _is_named(section.name, entry, values)
+            }
+    if not found["distill"]:
+        del found["distill"]
+    if config.distill.teacher:
+        found["distill"]["teacher"] = weights_identity(config.distill.teacher)
+    if config.weights:
+        found["weights"] = [weights_identity(config.weights), config.weights_like]
+    if config.data.name == "imagefolder" and config.data.root:
+        # a folder of images has no other name than its own; where it lies does not matter
+        found["data"]["folder"] = Path(config.data.root).resolve().name
+    return found
+
+
+def _is_named(section: str, entry: Field, values: Any) -> bool:
+    """Return whether a value enters the identity."""
+    if entry.metadata.get("always"):
+        return True
+    value = getattr(values, entry.name)
+    if value == ALSO_DEFAULT.get((section, entry.name), MISSING):
+        return False
+    default = entry.default
+    if entry.default_factory is not MISSING:
+        default = entry.default_factory()
+    return default is MISSING or value != default
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """Return the learned keys in which two configurations differ, with their values."""
+    found = []
+    for section in fields(ours):
+        values, others = getattr(ours, section.name), getattr(theirs, section.name)
+        if section.name == "run" or not is_dataclass(values):
+            continue
+        for entry in fields(values):
+            now, then = getattr(values, entry.name), getattr(others, entry.name)
+            # a teacher counts by its content, which is in the run's name; weights settle
+            # a stem stride that is null
+            is_told = entry.name == "teacher" or entry.metadata.get("place")
+            is_settled = entry.name == "stem_stride" and None in (now, then)
+            if now != then and not is_told and not is_settled:
+                found.append(f"{section.name}.{entry.name} was {then}, is now {now}")
+    return found
+
+
+def weights_identity(weights: str) -> str:
+    """Return what tells weights apart: a published name, or the hash of a file's content."""
+    try:
+        return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    except OSError:
+        # no file: a name, or a path that loading will refuse
+        return weights
+
+
+def learned_words(overrides: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    """Return the words of a command that say what is learned, not where or how it runs."""
+    places = {
+        f"{section.name}.{entry.name}"
+        for section in fields(Config)
+        if is_dataclass(section.type)
+        for entry in fields(section.type)
+        if entry.metadata.get("place") or section.name == "run"
+    }
+    return tuple(
+        word
+        for word in overrides
+        if (key := word.lstrip("+~").partition("=")[0]) not in places
+        and not key.startswith("hydra")
+    )

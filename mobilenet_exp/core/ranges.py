@@ -1,0 +1,121 @@
+"""The values that each key may have, where its type alone does not settle it.
+
+One table for everyone who checks a value: the configuration when it is composed, and the
+builders, which are also called from Python without a configuration.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mobilenet_exp.core.errors import InputError
+
+
+class Range(NamedTuple):
+    """A predicate, and what to tell a person whose value does not satisfy it."""
+
+    allows: Callable[[Any], bool]
+    problem: str
+
+
+ABOVE_0 = Range(lambda v: 0 < v < math.inf, "must be a number > 0")
+FROM_0 = Range(lambda v: 0 <= v < math.inf, "must be a number >= 0")
+WHOLE = Range(lambda v: v >= 1, "must be a whole number > 0")
+COUNT = Range(lambda v: v >= 0, "must be a whole number >= 0")
+# of a whole that must not be reached, as a dropout probability
+SHARE = Range(lambda v: 0 <= v < 1, "must be in [0, 1)")
+PART = Range(lambda v: 0 <= v <= 1, "must be in [0, 1]")
+PORTION = Range(lambda v: 0 < v <= 1, "must be in (0, 1]")
+SIDE = Range(lambda v: v >= 32, "must be a whole number of pixels >= 32")
+NAMED = Range(lambda v: v.strip() != "", "must not be empty")
+RGB = Range(
+    lambda v: len(v) == 3 and all(map(math.isfinite, v)),
+    "must be three finite numbers, one per colour channel",
+)
+
+
+def one_of(*allowed: str) -> Range:
+    """Return the range of exactly these words."""
+    return Range(lambda v: v in allowed, f"not known; allowed: {', '.join(allowed)}")
+
+
+# One row per key; null is left to the types.
+RANGES = {
+    "model.width_mult": ABOVE_0,
+    "model.num_classes": WHOLE,
+    "model.dropout": SHARE,
+    "model.stem_stride": Range(lambda v: v in (1, 2), "must be 1 or 2"),
+    "model.bn_eps": ABOVE_0,
+    "model.bn_momentum": PORTION,
+    "model.stochastic_depth": SHARE,
+    "optimizer.lr": ABOVE_0,
+    "optimizer.weight_decay": FROM_0,
+    "schedule.warmup_epochs": FROM_0,
+    "schedule.warmup_from": SHARE,
+    "schedule.noise": Range(
+        lambda v: len(v) == 2 and 0 <= v[0] <= v[1] <= 1,
+        "must be two shares of the training, as [0.42,0.9]",
+    ),
+    "data.batch_size": WHOLE,
+    "data.resolution": SIDE,
+    "data.train_resolution": SIDE,
+    "data.progressive_from": SIDE,
+    "data.min_crop_area": PORTION,
+    "data.random_erase": PART,
+    "data.erase_mode": one_of("const", "pixel"),
+    "data.mixup": FROM_0,
+    "data.cutmix": FROM_0,
+    "data.mix_prob": PART,
+    "data.cutmix_share": PART,
+    "data.repeats": WHOLE,
+    "data.crop_pct": PORTION,
+    "data.interpolation": one_of("bilinear", "bicubic"),
+    "data.on_bad_image": one_of("skip", "fail"),
+    "data.mean": RGB,
+    "data.std": Range(
+        lambda v: len(v) == 3 and all(0 < each < math.inf for each in v),
+        "must be three numbers > 0",
+    ),
+    "data.labels": NAMED,
+    "train.epochs": WHOLE,
+    "train.seed": Range(lambda v: 0 <= v < 2**32, "must be a whole number from 0 to 2**32 - 1"),
+    "train.label_smoothing": SHARE,
+    "train.precise_bn_batches": COUNT,
+    "train.clip_grad_norm": ABOVE_0,
+    "train.accumulate": WHOLE,
+    "train.bn": one_of("batch", "sync", "frozen"),
+    "train.trainable": one_of("all", "classifier"),
+    "train.ema_decay": Range(lambda v: 0 < v < 1, "must be in (0, 1)"),
+    "train.ema_every": WHOLE,
+    "train.on_nonfinite": one_of("stop", "skip", "rollback"),
+    "distill.teacher": NAMED,
+    "distill.model": NAMED,
+    "distill.width_mult": ABOVE_0,
+    "distill.temperature": ABOVE_0,
+    "distill.share": PART,
+    "run.device": one_of("auto", "cpu", "cuda", "mps"),
+    "run.root": Range(lambda v: v.strip() != "", "must name a folder"),
+    "run.workers": COUNT,
+    "run.threads": WHOLE,
+    "run.devices": WHOLE,
+    "run.max_restarts": COUNT,
+    "run.save_every_minutes": FROM_0,
+    "run.precision": one_of("auto", "float32", "bfloat16"),
+    "run.memory_format": one_of("channels_last", "contiguous"),
+    "run.wandb": one_of("auto", "online", "offline", "disabled"),
+    "weights": NAMED,
+    "weights_like": NAMED,
+    "checkpoint": NAMED,
+    "image": NAMED,
+    "models": Range(lambda v: len(v) > 0, "must name at least one model"),
+    "batch_sizes": Range(lambda v: len(v) > 0 and min(v) >= 1, "must be whole numbers > 0"),
+    "resolution": SIDE,
+    "warmup": COUNT,
+    "rounds": WHOLE,
+}
+
+
+def check_range(key: str, value: Any) -> None:
+    """Raise InputError if `value` is outside the range of `key`; None is always inside."""
+    if value is not None and not RANGES[key].allows(value):
+        raise InputError(key, value, RANGES[key].problem)

@@ -1,0 +1,112 @@
+"""An evaluation from its configuration to its results: where the parts meet. Knows no Hydra."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilenet_exp.config.convert import to_dict
+from mobilenet_exp.config.identity import learned_words
+from mobilenet_exp.config.schema import EvalConfig, EvalDataConfig
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.registry import import_modules
+from mobilenet_exp.evaluation import tables
+from mobilenet_exp.evaluation.photos import classify_photos
+from mobilenet_exp.evaluation.results import eval_name, eval_results, files_of
+from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
+from mobilenet_exp.machine.device import select_device, select_precision, set_threads
+from mobilenet_exp.machine.distributed import joined
+from mobilenet_exp.models.profiling import profile_model
+from mobilenet_exp.papers.comparison import compare
+from mobilenet_exp.tracking.tracker import Tracker
+from mobilenet_exp.weights.loaded import LoadedModel, load_model
+
+
+def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Score a checkpoint or weights on a data set, or classify photos; see conf/eval.yaml.
+
+    Scores go to results.json and tables beside it: in `eval/` of the checkpoint's run,
+    or in a folder of their own under `run.root`. Under torchrun every process scores its
+    share, and rank 0 writes. Returns the content of results.json; for photos, and in the
+    other processes, only the numbers of images left out and missing.
+    """
+    import_modules(config.run.imports)
+    device = select_device(config.run.device)
+    set_threads(config.run.threads)
+    loaded = load_model(config, overrides)
+    if config.image is not None:
+        return _classify(loaded, config, device)
+    data = eval_data(config, loaded)
+    with joined(device) as team:
+        show = console.progress if team.is_first else console.no_progress
+        if team.is_first:
+            _announce(loaded)
+        found = score(loaded, data, config, device=device, team=team, show=show)
+        # the others wait until everything is written
+        results = team.share(lambda: _record(loaded, data, config, found, overrides))
+    return results
+
+
+def _announce(loaded: LoadedModel) -> None:
+    tables.print_loaded(loaded.origin, loaded.notes, loaded.preprocessing.words())
+
+
+def _classify(loaded: LoadedModel, config: EvalConfig, device: torch.device) -> dict[str, Any]:
+    """Print what the network sees on photos."""
+    if config.data.name is not None:
+        raise InputError("data", config.data.name, "cannot be combined with image=")
+    precision = select_precision(config.run.precision, device, is_training=False)
+    answers, unread = classify_photos(loaded, config.image, device, precision)
+    _announce(loaded)
+    tables.print_photos(answers, unread)
+    return {"num_left_out": len(unread), "num_missing": 0}
+
+
+def _record(
+    loaded: LoadedModel,
+    data: EvalDataConfig,
+    config: EvalConfig,
+    found: EvalResult,
+    overrides: tuple[str, ...],
+) -> dict[str, Any]:
+    """Write and print what an evaluation found, and log it to W&B."""
+    name = eval_name(loaded, data)
+    folder = loaded.folder / "eval" / name if loaded.folder else Path(config.run.root) / name
+    profile = profile_model(loaded.model, data.resolution)
+    comparison = compare(
+        loaded.config,
+        data,
+        loaded.num_classes,
+        source=loaded.source,
+        num_images=int(found.scores["num_images"]),
+    )
+    results = eval_results(loaded, data, found, profile)
+    results |= {"name": name} | comparison.to_results(results["top1"], results["top5"])
+    tracker = Tracker(
+        folder,
+        config=to_dict(config) | {"data": asdict(data), "model": asdict(loaded.config)},
+        title=f"eval {name}",
+        mode=config.run.wandb,
+        project=config.run.wandb_project,
+        tags=(loaded.config.name, *learned_words(overrides)),
+        job_type="eval",
+        run_id=f"{loaded.folder.name}-{name}" if loaded.folder else name,
+        root=Path(config.run.root),
+    )
+    with tracker:
+        figures = {f"eval/{key}": value for key, value in found.scores.items()}
+        figures |= {f"eval/real_{key}": value for key, value in (found.real or {}).items()}
+        figures["eval/num_left_out"] = results["num_left_out"]
+        tracker.set_summary(
+            profile.summary() | comparison.summary(results["top1"], results["top5"]) | figures
+        )
+        rows = [list(row.values()) for row in results["per_class"]]
+        tracker.table("eval/per_class", ["class", "num_images", "top1"], rows)
+        for file, text in files_of(data, found).items():
+            tracker.write(file, text)
+        tracker.write("results.json", json.dumps(results, indent=2) + "\n")
+    tables.print_evaluation(results, folder, tracker.status)
+    return results

@@ -1,0 +1,60 @@
+"""A network's answers to images. Knows no config, no files and no figures made of them."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from mobilenet_exp.core.errors import NonFiniteLossError
+from mobilenet_exp.evaluation.metrics import Predictions, no_predictions
+from mobilenet_exp.machine.device import autocast
+
+# images and labels, and whatever a loader adds to them
+Batches = Iterable[tuple[Tensor, ...]]
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    batches: Batches,
+    device: torch.device,
+    *,
+    precision: torch.dtype = torch.float32,
+    first: int = 0,
+    step: int = 1,
+) -> Predictions:
+    """Answer every image once, including those of an incomplete last batch.
+
+    Images count as number `first`, `first + step`, ... of their set; those labelled -1
+    are skipped. The model is left in eval mode. Raises NonFiniteLossError if an answer is
+    not a finite number: such answers cannot be ranked.
+    """
+    model.eval()
+    answers, position = [], 0
+    for images, labels, *_ in batches:
+        index = first + step * torch.arange(position, position + len(labels))
+        position += len(labels)
+        wanted = labels >= 0
+        if not wanted.all():
+            images, labels, index = images[wanted], labels[wanted], index[wanted]
+        if not len(labels):
+            continue
+        images = images.to(device, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
+        with autocast(device, precision):
+            logits = model(images).float()
+        answers.append(
+            (
+                index,
+                labels,
+                logits.topk(min(5, logits.shape[1]), dim=1).indices,
+                logits.softmax(1).amax(1),
+                nn.functional.cross_entropy(logits, labels, reduction="none"),
+            )
+        )
+    if not answers:
+        return no_predictions()
+    predictions = Predictions(*(torch.cat(part).cpu() for part in zip(*answers, strict=True)))
+    if not predictions.loss.isfinite().all():
+        raise NonFiniteLossError("the evaluation's loss is not finite: the training diverged")
+    return predictions

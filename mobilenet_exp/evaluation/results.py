@@ -1,0 +1,100 @@
+"""What an evaluation leaves behind: its name, its results, its tables as files."""
+
+import csv
+import hashlib
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mobilenet_exp.config.schema import EvalDataConfig
+from mobilenet_exp.data import imagenet
+from mobilenet_exp.evaluation import metrics
+from mobilenet_exp.evaluation.scoring import EvalResult
+from mobilenet_exp.models.profiling import Profile
+from mobilenet_exp.weights.loaded import LoadedModel
+
+
+def eval_name(loaded: LoadedModel, data: EvalDataConfig) -> str:
+    """Return the evaluation's name: a readable head, and a hash of weights and images."""
+    identity = [
+        loaded.digest,
+        asdict(loaded.config),
+        asdict(loaded.model.dialect),
+        {**asdict(data), "batch_size": None, "on_bad_image": None},
+    ]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    if loaded.folder:
+        return f"{Path(loaded.origin).stem}-{data.name}-r{data.resolution}-{digest}"
+    net = f"{loaded.config.name}-w{loaded.config.width_mult:g}"
+    return f"eval-{net}-r{data.resolution}-{data.name}-{digest}"
+
+
+def eval_results(
+    loaded: LoadedModel, data: EvalDataConfig, found: EvalResult, profile: Profile
+) -> dict[str, Any]:
+    """Return the evaluation's own entries of results.json."""
+    classes = _class_titles(data, found)
+    return {
+        "weights": loaded.origin,
+        "weights_notes": list(loaded.notes),
+        "dialect": asdict(loaded.model.dialect),
+        "model": loaded.config.name,
+        "width_mult": loaded.config.width_mult,
+        "data": data.name,
+        "num_classes": loaded.num_classes,
+        "preprocessing": asdict(loaded.preprocessing),
+        **profile._asdict(),
+        **found.scores,
+        "real": found.real,
+        "num_left_out": len(found.left_out),
+        "num_missing": len(found.missing),
+        "left_out": found.left_out,
+        "converted": found.converted,
+        "most_confused": metrics.most_confused(found.confusion, classes),
+        "per_class": metrics.per_class(found.confusion, classes),
+    }
+
+
+def _class_titles(data: EvalDataConfig, found: EvalResult) -> list[str]:
+    """Return a title for each of the network's answers; it may have more than the data."""
+    classes = found.images.classes
+    if data.name == "imagenet":
+        names = (name.partition(",")[0] for name in imagenet.class_names())
+        classes = [f"{key} {name}" for key, name in zip(classes, names, strict=True)]
+    return [*classes, *(f"class {extra}" for extra in range(len(classes), len(found.confusion)))]
+
+
+def files_of(data: EvalDataConfig, found: EvalResult) -> dict[str, str]:
+    """Return the evaluation's tables as the text of files, by name."""
+    classes = _class_titles(data, found)
+    odd = [
+        [state, name, reason]
+        for state, images in (
+            ("left out", found.left_out),
+            ("converted", found.converted),
+            ("missing", dict.fromkeys(found.missing, "has a label but is not in the folder")),
+        )
+        for name, reason in images.items()
+    ]
+    return {
+        "odd_images.csv": _csv([["state", "image", "reason"], *odd]),
+        "per_class.csv": _csv(
+            [["class", "num_images", "top1"]]
+            + [list(row.values()) for row in metrics.per_class(found.confusion, classes)]
+        ),
+        "confusion.csv": _csv(
+            [["label \\ answer", *classes]]
+            + [
+                [name, *counts]
+                for name, counts in zip(classes, found.confusion.tolist(), strict=True)
+            ]
+        ),
+    }
+
+
+def _csv(rows: list[list[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,87 @@
+"""What an evaluation prints. Reads plain results; builds and measures nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mobilenet_exp.core import console
+from mobilenet_exp.core.console import figure, plural
+from mobilenet_exp.tracking.terminal import MILLION, ROWS, printed
+
+
+def print_loaded(origin: str, notes: Sequence[str], preprocessing: str) -> None:
+    """Say which weights are evaluated, and how they and their images are prepared."""
+    console.line(origin)
+    for note in (*notes, preprocessing):
+        console.line(f"  {note}")
+
+
+def print_evaluation(results: dict[str, Any], folder: Path, status: str) -> None:
+    """Print the scores beside their published row, and what was odd about the images."""
+    row = (results["reference"] or {}).get("row") or {}
+    delta = dict((results["reference"] or {}).get("delta") or {})
+    if row and results["madds"] != results["reference"]["counted"]["madds"]:
+        # a different net or side than the row's: no gap in counts either
+        delta = {key: value for key, value in delta.items() if key.startswith("top")}
+    rows = [
+        (
+            ROWS[key],
+            figure(results[key] if key.startswith("top") else results[key[:-2]] / MILLION, digits),
+            printed(row.get(key)),
+            figure(delta.get(key), digits, sign=True),
+        )
+        for key, digits in (("top1", 2), ("top5", 2), ("madds_m", 2), ("params_m", 3))
+    ]
+    rows += [
+        (name, figure(results[key], digits), "-", "-")
+        for name, key, digits in (("loss", "loss", 4), ("ECE %", "ece", 2))
+    ]
+    if results["real"]:
+        rows.append(("ReaL top-1 %", figure(results["real"]["top1"]), "-", "-"))
+    rows.append(("images", str(results["num_images"]), "-", "-"))
+    notes = [f"not compared: {results['paper_reason']}"] if results["paper_reason"] else []
+    if row:
+        notes.append(f"{row['source']}: {row['citation']}")
+        if row["madds_as_printed"] != row["madds"]:
+            counted = figure(row["madds_as_printed"] / MILLION)
+            notes.append(f"this source counts multiply-adds differently: {counted} M here")
+    notes += _odd_images(results)
+    title = f"{results['model']} {results['width_mult']:g} on {results['data']}"
+    console.table(title, ("", "here", "published", "gap"), rows, notes)
+    for label, answer, images in results["most_confused"][:3]:
+        console.line(f"{plural(images, 'image')} of {label} classified as {answer}")
+    console.line(status)
+    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    console.line(f"results.json, per_class.csv, confusion.csv in {folder}")
+
+
+def _odd_images(results: dict[str, Any]) -> list[str]:
+    """Count what was left out and converted, and name the first few."""
+    lines = []
+    for found, words in (
+        (results["left_out"], "LEFT OUT"),
+        (results["converted"], "converted and scored"),
+    ):
+        if not found:
+            continue
+        names = ", ".join(f"{name} ({reason})" for name, reason in list(found.items())[:3])
+        more = ", ..." if len(found) > 3 else ""
+        lines.append(f"{plural(len(found), 'image')} {words}: {names}{more}; all in odd_images.csv")
+    if results["num_missing"]:
+        missing = plural(results["num_missing"], "labelled image")
+        lines.append(f"{missing} MISSING from the folder")
+    if results["num_left_out"] or results["num_missing"]:
+        lines.append("not every image was scored: exit code 3")
+    return lines
+
+
+def print_photos(
+    answers: Sequence[tuple[str, str, list[tuple[str, float]]]], unread: dict[str, str]
+) -> None:
+    """Print the best five names of each photo with their probabilities."""
+    for photo, note, guesses in answers:
+        title = f"{photo} ({note})" if note else photo
+        rows = [(name, figure(share)) for name, share in guesses]
+        console.table(title, ("", "%"), rows)
+    for photo, reason in unread.items():
+        console.line(f"LEFT OUT: {photo} {reason}")
