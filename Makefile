@@ -28,30 +28,31 @@ demo: $(SETUP)  ## train a MobileNetV3 on real digits and set it beside its pape
 test: $(SETUP)  ## run all tests on the CPU, without network
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
 
-lint: $(SETUP)  ## check style and format
+lint: $(SETUP)  ## check style, format and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 
 format: $(SETUP)  ## mend style and format
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
 zoo: $(SETUP)  ## write docs/MODEL_ZOO.md and its picture anew
-	$(PYTHON) -m mobilenet_exp.reports.zoo
+	$(PYTHON) -m mobilenet_exp zoo
 
 rmsprop: $(SETUP)  ## run the RMSprop story on digits and write docs/RMSPROP.md (minutes)
 	$(PYTHON) train.py -m experiment=$(STORY) hydra.sweep.dir=runs/sweeps/rmsprop_story
-	$(PYTHON) -m mobilenet_exp.reports.rmsprop runs/sweeps/rmsprop_story
+	$(PYTHON) -m mobilenet_exp rmsprop runs/sweeps/rmsprop_story
 
 levers: $(SETUP)  ## measure what each cheap lever gains on a training step (minutes)
 	$(PYTHON) -m benchmarks.step
 
 nightly: $(SETUP)  ## kill a run twenty times, at random moments
-	KILLS=20 $(PYTHON) -m pytest tests/test_kill.py
+	KILLS=20 $(PYTHON) -m pytest tests/programs/test_kill.py
 
 bench: $(SETUP)  ## time the old V1 table's networks and ours side by side
 	$(PYTHON) bench.py
 
 clean:  ## remove the environment and caches; runs/ and data/ stay
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -69,7 +69,11 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return to_config(hydra.compose(config_name, words), schema)
-    except BAD_INPUT_ERRORS as error:
+    except InputError:
+        raise
+    except Exception as error:
+        if not _is_bad_input(error):
+            raise
         raise ValueError(explain(error, words, schema)) from error
 
 
@@ -136,7 +140,7 @@ def bench(config: BenchConfig, overrides: tuple[str, ...], group: str | None) ->
     python bench.py
     python bench.py models=[v2,v3_small]
     python bench.py batch_sizes=[1] rounds=21
-    python bench.py models=[torchvision:resnet18,v1] resolution=160
+    python bench.py models=[v1,v2] resolution=160
     python bench.py run.device=cuda
     """
     from mobilenet_exp.deploy.job import bench as job
@@ -169,13 +173,12 @@ class SweepCallback(Callback):
 
 def _main(composing: Callable[[], None], name: str, about: str) -> None:
     """Run a program from the command line, and exit with its code."""
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        work = functools.partial(_print_help, name, about)
-    else:
-        work = functools.partial(_compose_and_run, composing, name)
     code = 0
     try:
-        code = work() or 0
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            _print_help(name, about)
+        else:
+            code = _compose_and_run(composing, name)
         sys.stdout.flush()
     except BrokenPipeError:
         # the reader has gone, as after `| head`
@@ -219,7 +222,7 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
         if SweepCallback.sweep and any(job["error"] for job in SweepCallback.sweep.jobs()):
             _print_error(f"the sweep ended early: {str(error).splitlines()[0]}")
             code = FAILED
-        elif isinstance(error, BAD_INPUT_ERRORS) or "Config group" in str(error):
+        elif _is_bad_input(error):
             _print_error(explain(error, sys.argv[1:], PROGRAMS[name][1]))
             code = BAD_INPUT
         else:
@@ -228,6 +231,11 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
         sweep_code = _close_sweep(SweepCallback.sweep) if SweepCallback.sweep else 0
         code = code or sweep_code
     return code
+
+
+def _is_bad_input(error: Exception) -> bool:
+    # Hydra raises a plain ValueError for a group's option that is no word
+    return isinstance(error, BAD_INPUT_ERRORS) or "Config group" in str(error)
 
 
 def _run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
@@ -253,7 +261,9 @@ def _run_sweep_job(
     Returns its top-1, which a sweeper that searches may go by; None if it failed.
     """
     sweep, number = Sweep(Path(hydra_config.sweep.dir)), hydra_config.job.num
-    results, error_line, is_bad_input = None, "interrupted", False
+    results: dict[str, Any] | None = None
+    error_line: str | None = "interrupted"
+    is_bad_input = False
     try:
         results = job(to_config(composed), overrides=overrides, group=sweep.folder.name)
         error_line = None

@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from mobilenet_exp import cli
-from mobilenet_exp.config.convert import to_config
+from mobilenet_exp import compose
 from mobilenet_exp.config.schema import Config
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -34,12 +30,7 @@ def _seeded():
 @pytest.fixture(scope="session")
 def compose_config():
     """Compose as the command line does: `compose_config("model=v2", ...) -> Config`."""
-
-    def composed(*overrides: str, config_name: str = "config") -> Config:
-        with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-            return to_config(compose(config_name, list(overrides)), cli.SCHEMAS[config_name])
-
-    return composed
+    return compose
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +40,7 @@ def quick_in(compose_config):
     def composed(folder: Path, *overrides: str) -> Config:
         return compose_config(
             "model.width_mult=0.35",
+            "model.stem_stride=2",
             "train.epochs=2",
             "run.device=cpu",
             "run.wandb=disabled",

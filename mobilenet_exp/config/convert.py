@@ -27,9 +27,16 @@ def to_config(composed: Any, schema: type = Config) -> AnyConfig:
     typed = OmegaConf.merge(OmegaConf.structured(schema), plain)
     for key in sorted(OmegaConf.missing_keys(typed)):
         raise InputError(key, "???", f"must be given, as {key}=...")
-    config = OmegaConf.to_object(typed)
+    config: AnyConfig = OmegaConf.to_object(typed)
     check(config)
     return with_stem_stride(shrunk(config)) if isinstance(config, Config) else config
+
+
+def to_train_config(composed: Any) -> Config:
+    """Do the same for a configuration of `train.py`, as checkpoints keep it."""
+    config = to_config(composed, Config)
+    assert isinstance(config, Config)
+    return config
 
 
 def to_dict(config: AnyConfig) -> dict[str, Any]:
@@ -45,7 +52,7 @@ def to_yaml(config: AnyConfig) -> str:
 def read_config(text: str) -> Config:
     """Read the YAML that a run keeps. Raises ValueError if it is not a whole configuration."""
     try:
-        return to_config(OmegaConf.create(text))
+        return to_train_config(OmegaConf.create(text))
     except Exception as error:
         # YAML's, OmegaConf's and our own errors
         raise ValueError(str(error).splitlines()[0]) from error

@@ -6,6 +6,7 @@ Reads the messages of Hydra and OmegaConf; knows neither the models nor the data
 import difflib
 import re
 from dataclasses import fields, is_dataclass
+from typing import Any
 
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError
@@ -29,11 +30,11 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
             return line
     key = _key(text)
     if re.search(r"not in struct|not in '\w+'|Could not override", text):
+        # the error names the section where the whole section is unknown
+        key = next((word for word in given if word.startswith(f"{key}.")), key)
         return f"{key}={given.get(key, '')}: no such key; {_suggest(key, schema)}"
     if match := re.search(r"merging override (\S+?)=(.*)", text):
-        annotation = _annotation(match[1], schema)
-        if annotation is not None:
-            return f"{match[1]}={match[2]}: must be {type_name(annotation)}"
+        return f"{match[1]}={match[2]}: must be {_kind(match[1], schema)}"
     return " ".join(str(error).split())
 
 
@@ -71,11 +72,10 @@ def _of_a_file(text: str, overrides: list[str], given: dict, schema: type) -> st
         return f"{file}: its first line must be `# @package _global_`"
     if re.search(r"not in struct|not in '\w+'", text):
         return f"{file}: {key} is no key; {_suggest(key, schema)}"
-    annotation = _annotation(key, schema)
-    if annotation is not None:
+    if key:
         value = re.search(r"Value '(.*?)'", text)
         said = f"{key}={value[1]}" if value else key
-        return f"{file}: {said} must be {type_name(annotation)}"
+        return f"{file}: {said} must be {_kind(key, schema)}"
     return f"{file}: {' '.join(text.partition('composing config:')[2].split())}"
 
 
@@ -90,23 +90,32 @@ def _key(text: str) -> str:
     return ""
 
 
-def _annotation(key: str, schema: type) -> object:
+def _kind(key: str, schema: type) -> str:
+    """Say what kind of value a key takes."""
+    annotation = _annotation(key, schema)
+    if annotation is None:
+        return "of another kind"
+    if is_dataclass(annotation):
+        names = [entry.name for entry in fields(annotation)]
+        return f"given key by key, as {key}.{names[0]}=..."
+    return type_name(annotation)
+
+
+def _annotation(key: str, schema: type) -> Any:
     """Return the schema's type of a key such as `model.width_mult`, or None."""
+    found: Any = schema
     for name in key.split("."):
-        found = [entry.type for entry in fields(schema) if entry.name == name]
-        if not found:
-            return None
-        (schema,) = found
-        if not is_dataclass(schema):
-            return schema
-    return None
+        found = next((entry.type for entry in fields(found) if entry.name == name), None)
+        if not is_dataclass(found):
+            break
+    return found
 
 
 def _suggest(key: str, schema: type) -> str:
     *parents, last = key.split(".")
     if parents[-1:] == ["args"]:
         return f"+{key}=... adds an argument"
-    node: object = _annotation(".".join(parents), schema) if parents else schema
+    node: Any = _annotation(".".join(parents), schema) if parents else schema
     if not is_dataclass(node):
         parents, last, node = [], key, schema
     names = [entry.name for entry in fields(node)]

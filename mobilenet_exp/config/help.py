@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 COMMENT, FIELD = re.compile(r"\s*# (.*)"), re.compile(r"    (\w+): ")
 
@@ -59,10 +60,14 @@ def _section(prefix: str, schema: type) -> Iterator[str]:
     for entry in fields(schema):
         if is_dataclass(entry.type):
             yield ""
-            yield from _section(f"{prefix}{entry.name}.", entry.type)
+            yield from _section(f"{prefix}{entry.name}.", _class(entry.type))
         else:
             head = f"  {prefix}{entry.name}={_default(entry)}"
             yield _wrapped(f"{head:<34}  ", comments[entry.name])
+
+
+def _class(annotation: Any) -> type:
+    return annotation
 
 
 def _default(entry: Field) -> str:

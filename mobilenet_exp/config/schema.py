@@ -23,9 +23,7 @@ def _std() -> list[float]:
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
-    # registry name: v1, v2, v3_large, ...
-    name: str
+class ModelOptions:
     # the paper's alpha, > 0: multiplies the number of channels
     width_mult: float = 1.0
     # size of the classifier; null: the number of classes in the data
@@ -43,6 +41,12 @@ class ModelConfig:
     stochastic_depth: float = 0.0
     # options of one family, e.g. activation for v1, head_width for v3
     args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class ModelConfig(ModelOptions):
+    # registry name: v1, v2, v3_large, ...
+    name: str
 
 
 @dataclass(kw_only=True)
@@ -79,15 +83,25 @@ class ScheduleConfig:
 
 
 @dataclass(kw_only=True)
-class ImagesConfig:
-    """Which images, and how they are prepared for evaluation."""
+class ImagePlaces:
+    """Where images are."""
 
-    # registry name: digits, imagefolder, imagenet, cifar10, fake
-    name: str
     # folder of the images; null where the data needs none
     root: str | None = field(default=None, metadata=PLACE)
     # whether the data may be downloaded into root
     download: bool = field(default=False, metadata=PLACE)
+    # for ImageNet's val/ in one flat folder: the file that gives each image its label
+    labels: str | None = field(default=None, metadata=PLACE)
+    # options of one data set, e.g. num_images for fake
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class ImagesConfig(ImagePlaces):
+    """Which images, and how they are prepared for evaluation."""
+
+    # registry name: digits, imagefolder, imagenet, cifar10, fake
+    name: str
     # side of the input in pixels, >= 32
     resolution: int = field(default=224, metadata=ALWAYS)
     # share of the resized image that evaluation crops from its centre, in (0, 1]
@@ -98,10 +112,6 @@ class ImagesConfig:
     mean: list[float] = field(default_factory=_mean, metadata=ALWAYS)
     # standard deviation per colour channel
     std: list[float] = field(default_factory=_std, metadata=ALWAYS)
-    # for ImageNet's val/ in one flat folder: the file that gives each image its label
-    labels: str | None = field(default=None, metadata=PLACE)
-    # options of one data set, e.g. num_images for fake
-    args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -243,14 +253,14 @@ class Config:
 
 
 @dataclass(kw_only=True)
-class EvalModelConfig(ModelConfig):
+class EvalModelConfig(ModelOptions):
     # registry name; null: the checkpoint's
     name: str | None = None
 
 
 @dataclass(kw_only=True)
-class EvalDataConfig(ImagesConfig):
-    """Null: as the checkpoint or the weights' source has it."""
+class EvalDataConfig(ImagePlaces):
+    """What an evaluation is asked for; null: as the checkpoint or the weights' source has it."""
 
     # registry name; null: the checkpoint's own data
     name: str | None = None
@@ -270,6 +280,15 @@ class EvalDataConfig(ImagesConfig):
     on_bad_image: str = "skip"
     # whether to score against ImageNet-ReaL's labels too
     real_labels: bool = False
+
+
+@dataclass(kw_only=True)
+class EvalImages(ImagesConfig):
+    """What an evaluation scores, once everything is settled; no program's own keys."""
+
+    batch_size: int
+    on_bad_image: str
+    real_labels: bool
 
 
 @dataclass(kw_only=True)

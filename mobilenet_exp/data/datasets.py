@@ -83,7 +83,7 @@ def imagenet(data: ImagesConfig, split: str) -> ImageSet:
     """
     folder = _split_folder(data, split)
     if split == "val" and not folder.is_dir():
-        folder = Path(data.root)
+        folder = folder.parent
     if not folder.is_dir():
         raise InputError(
             "data.root", data.root, f"has no folder {split}/; it must hold train/ and val/"

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms import v2
 
-from mobilenet_exp.config.schema import DataConfig, EvalDataConfig
+from mobilenet_exp.config.schema import DataConfig, EvalImages
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.data.datasets import ImageSet, build_image_set
 from mobilenet_exp.data.images import ImageFiles
@@ -117,7 +117,7 @@ def _check_sides(data: DataConfig, sampler: BatchSampler) -> None:
 
 
 def build_eval_loader(
-    data: EvalDataConfig,
+    data: EvalImages,
     *,
     workers: int | None = None,
     pin_memory: bool = False,
@@ -220,12 +220,14 @@ class View(Dataset):
         return self.transform(image).as_subclass(Tensor), int(label)
 
 
-class NotedView(View):
+class NotedView(Dataset):
     """A view for evaluation: (image, label, note), and zeros labelled -1 for a bad image."""
 
     def __init__(self, images: Dataset, transform: v2.Compose, resolution: int) -> None:
-        super().__init__(images, transform)
-        self.resolution = resolution
+        self.images, self.transform, self.resolution = images, transform, resolution
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         if not isinstance(self.images, ImageFiles):
@@ -250,7 +252,7 @@ class SeededView(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | Unreadable:
-        found = _read(self.images, key.index)
+        found = _read(self.images, key.image)
         if isinstance(found, Unreadable):
             return found
         image, label = found

@@ -14,9 +14,9 @@ from mobilenet_exp.core.errors import InputError
 
 
 class Key(NamedTuple):
-    """What a loader is asked for: an image, the seed of its augmentation, its side."""
+    """What a loader is asked for: an image by its number, its augmentation's seed, its side."""
 
-    index: int
+    image: int
     seed: int
     side: int
 

@@ -9,7 +9,7 @@ import torch
 
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.identity import learned_words
-from mobilenet_exp.config.schema import EvalConfig, EvalDataConfig
+from mobilenet_exp.config.schema import EvalConfig, EvalImages
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import import_modules
@@ -67,7 +67,7 @@ def _classify(loaded: LoadedModel, config: EvalConfig, device: torch.device) -> 
 
 def _record(
     loaded: LoadedModel,
-    data: EvalDataConfig,
+    data: EvalImages,
     config: EvalConfig,
     found: EvalResult,
     overrides: tuple[str, ...],

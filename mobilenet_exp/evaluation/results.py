@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.config.schema import EvalDataConfig
+from mobilenet_exp.config.schema import EvalImages
 from mobilenet_exp.data import imagenet
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.scoring import EvalResult
@@ -16,7 +16,7 @@ from mobilenet_exp.models.profiling import Profile
 from mobilenet_exp.weights.loaded import LoadedModel
 
 
-def eval_name(loaded: LoadedModel, data: EvalDataConfig) -> str:
+def eval_name(loaded: LoadedModel, data: EvalImages) -> str:
     """Return the evaluation's name: a readable head, and a hash of weights and images."""
     identity = [
         loaded.digest,
@@ -32,7 +32,7 @@ def eval_name(loaded: LoadedModel, data: EvalDataConfig) -> str:
 
 
 def eval_results(
-    loaded: LoadedModel, data: EvalDataConfig, found: EvalResult, profile: Profile
+    loaded: LoadedModel, data: EvalImages, found: EvalResult, profile: Profile
 ) -> dict[str, Any]:
     """Return the evaluation's own entries of results.json."""
     classes = _class_titles(data, found)
@@ -57,7 +57,7 @@ def eval_results(
     }
 
 
-def _class_titles(data: EvalDataConfig, found: EvalResult) -> list[str]:
+def _class_titles(data: EvalImages, found: EvalResult) -> list[str]:
     """Return a title for each of the network's answers; it may have more than the data."""
     classes = found.images.classes
     if data.name == "imagenet":
@@ -66,7 +66,7 @@ def _class_titles(data: EvalDataConfig, found: EvalResult) -> list[str]:
     return [*classes, *(f"class {extra}" for extra in range(len(classes), len(found.confusion)))]
 
 
-def files_of(data: EvalDataConfig, found: EvalResult) -> dict[str, str]:
+def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
     """Return the evaluation's tables as the text of files, by name."""
     classes = _class_titles(data, found)
     odd = [

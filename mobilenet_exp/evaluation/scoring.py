@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilenet_exp.config.schema import EvalConfig, EvalDataConfig, ImagesConfig
+from mobilenet_exp.config.schema import EvalConfig, EvalImages, ImagesConfig
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
@@ -54,7 +54,7 @@ class Notes:
             self.bad |= other.bad
 
 
-def eval_data(config: EvalConfig, loaded: LoadedModel) -> EvalDataConfig:
+def eval_data(config: EvalConfig, loaded: LoadedModel) -> EvalImages:
     """Return the data to score on, prepared as the network wants it.
 
     That is the named set, or, for a run's checkpoint, the run's own data.
@@ -71,12 +71,12 @@ def eval_data(config: EvalConfig, loaded: LoadedModel) -> EvalDataConfig:
         batch_size = given["batch_size"] or own["batch_size"]
         given |= images | {key: given[key] for key in told if given[key]}
     prepared = asdict(loaded.preprocessing)
-    return EvalDataConfig(**given | prepared | {"batch_size": batch_size})
+    return EvalImages(**given | prepared | {"batch_size": batch_size})
 
 
 def score(
     loaded: LoadedModel,
-    data: EvalDataConfig,
+    data: EvalImages,
     config: EvalConfig,
     *,
     device: torch.device,
@@ -130,7 +130,7 @@ def score(
 
 
 def _noting(
-    batches: Iterable, notes: Notes, team: Team, images: ImageSet, data: EvalDataConfig
+    batches: Iterable, notes: Notes, team: Team, images: ImageSet, data: EvalImages
 ) -> Iterator:
     """Pass batches on and keep their notes by the image's number in the set."""
     position = team.rank
@@ -150,7 +150,7 @@ def _by_name(notes: dict[int, str], images: ImageSet) -> dict[str, str]:
     return {images.images.name(index): notes[index] for index in sorted(notes)}
 
 
-def _real_labels(data: EvalDataConfig, images: ImageSet) -> list[set[int]]:
+def _real_labels(data: EvalImages, images: ImageSet) -> list[set[int]]:
     if data.name != "imagenet":
         raise InputError("data.real_labels", True, "is only for data=imagenet")
     return imagenet.real_labels(images.images)

@@ -50,7 +50,8 @@ class Team:
 
     def together(self, action: Callable[[], T]) -> T:
         """Run `action` in every process; what one of them raises for a person, all raise."""
-        result, refusal = None, None
+        result: Any = None
+        refusal: InputError | RunError | None = None
         try:
             result = action()
         except (InputError, RunError) as error:
@@ -61,7 +62,7 @@ class Team:
 
     def share(self, action: Callable[[], T]) -> T:
         """Run `action` in the first process alone; all return its result, or raise its error."""
-        result = self.together(action if self.is_first else _nothing)
+        result: Any = self.together(action if self.is_first else _nothing)
         if self.size == 1:
             return result
         values = [result]

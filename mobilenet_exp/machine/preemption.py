@@ -67,8 +67,8 @@ def listening() -> Iterator[Stop]:
     """
     stop = Stop()
     is_main = threading.current_thread() is threading.main_thread()
-    for number in ASKING if is_main else ():
-        stop.earlier[number] = signal.signal(number, stop._ask)
+    for each in ASKING if is_main else ():
+        stop.earlier[each] = signal.signal(each, stop._ask)
     try:
         yield stop
     finally:

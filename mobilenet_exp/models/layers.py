@@ -4,6 +4,7 @@ Knows no table, no config and no registry. Widths arrive here already scaled.
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 Norm = Callable[[int], nn.Module]
 
 
-def round_to(channels: float, divisor: int = 8) -> int:
+def round_to(channels: float | Fraction, divisor: int = 8) -> int:
     """Round to the nearest multiple of `divisor`, at least one, never more than 10 % below.
 
     Source: `_make_divisible` of the authors' slim code for V2 and V3, where it is 8.

@@ -139,12 +139,12 @@ class MobileNet(nn.Module):
         self.hidden_act: nn.Module = nn.Identity()
         if design.hidden is not None:
             out_channels = scaled(design.hidden, rule.hidden)
-            build_hidden = {
+            kinds: dict[str, Callable[[int, int], nn.Module]] = {
                 "linear": HiddenLinear,
                 "conv": partial(nn.Conv2d, kernel_size=1),
                 "conv_bn": partial(ConvBNAct, kernel=1, act=None, norm=norm),
-            }[design.hidden_kind]
-            self.hidden = build_hidden(channels, out_channels)
+            }
+            self.hidden = kinds[design.hidden_kind](channels, out_channels)
             self.hidden_act = ACTIVATIONS[design.act]()
             channels = out_channels
         self.dropout = nn.Dropout(design.dropout if dropout is None else dropout)
@@ -161,12 +161,15 @@ class MobileNet(nn.Module):
 
 
 @torch.no_grad()
-def init_weights(model: nn.Module) -> None:
+def init_weights(model: MobileNet) -> None:
     """Draw the initial weights: convolutions He-normal by fan-out, linear N(0, 0.01).
 
     Source: torchvision's and the PyTorch ports' common choice; the papers' slim code
     draws every weight from a truncated normal of sd 0.09 (V1, V2) or 0.008 (V3).
     """
+    if model.classifier.weight.is_meta:
+        # no numbers to draw, as in a network that is only counted
+        return
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")

@@ -16,6 +16,7 @@ import csv
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # images that every published accuracy is measured on: ImageNet's validation set
 NUM_IMAGES = 50_000
@@ -60,7 +61,7 @@ class PaperRow:
     madds: int
     params: int
     madds_as_printed: int
-    options: dict[str, object]
+    options: dict[str, Any]
     crop_pct: float | None
     citation: str
     unreached: str

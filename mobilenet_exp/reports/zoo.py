@@ -13,7 +13,7 @@ import torch
 from mobilenet_exp.core import console
 from mobilenet_exp.core.console import plural
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.models import build_model, list_models
+from mobilenet_exp.models import MobileNet, build_model, list_models
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.rows import AUTHORS, NOT_BUILT, PaperRow, paper_rows
 
@@ -57,12 +57,16 @@ NO_ROWS = "no published rows"
 
 
 @cache
+def _build(model: str, width_mult: float, options: tuple) -> MobileNet:
+    with torch.device("meta"):
+        return build_model(model, width_mult=width_mult, **dict(options))
+
+
+@cache
 def _count(
     model: str, width_mult: float, resolution: int, options: tuple, convention: str
 ) -> Profile:
-    with torch.device("meta"):
-        net = build_model(model, width_mult=width_mult, **dict(options))
-    return profile_model(net, resolution, convention)
+    return profile_model(_build(model, width_mult, options), resolution, convention)
 
 
 def count(row: PaperRow, convention: str = "paper") -> Profile:
@@ -186,13 +190,16 @@ def points() -> dict[str, dict[str, list[tuple[float, float]]]]:
             and row.top1 > 1
             and not row.is_quantised
         ]
-        authors = [row for row in rows if row.source in AUTHORS]
-        others = [row for row in rows if row.source.startswith(("torchvision:", "timm:"))]
+        libraries = ("torchvision:", "timm:")
         found[name] = {
-            "authors": sorted({(row.madds / 1e6, row.top1) for row in authors}),
-            "others": sorted({(row.madds / 1e6, row.top1) for row in others}),
+            "authors": _points([row for row in rows if row.source in AUTHORS]),
+            "others": _points([row for row in rows if row.source.startswith(libraries)]),
         }
     return found
+
+
+def _points(rows: list[PaperRow]) -> list[tuple[float, float]]:
+    return sorted({(row.madds / 1e6, row.top1) for row in rows if row.top1 is not None})
 
 
 def points_digest() -> str:

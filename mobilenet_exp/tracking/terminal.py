@@ -106,11 +106,11 @@ def _sweep_row(job: dict[str, Any], common: set[str]) -> Sequence[str]:
     if results is None:
         return (label or "defaults", "failed", *["-"] * 5)
     row = (results["reference"] or {}).get("row")
-    printed = [row["top1"], row["madds_m"], row["params_m"]] if row else [None] * 3
+    published = [row["top1"], row["madds_m"], row["params_m"]] if row else [None] * 3
     return (
         label or "defaults",
         figure(results["top1"]),
         figure(results["madds"] / MILLION),
         figure(results["params"] / MILLION, 3),
-        *map(printed, printed),
+        *map(printed, published),
     )

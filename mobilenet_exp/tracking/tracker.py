@@ -9,7 +9,7 @@ import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TextIO
 
 import wandb
 
@@ -20,7 +20,8 @@ from mobilenet_exp.machine.provenance import git_commit, versions
 
 # seconds to wait for W&B's server to open a run
 INIT_TIMEOUT = 20
-MODES = ("online", "offline", "disabled")
+Mode = Literal["online", "offline", "disabled"]
+MODES: tuple[Mode, ...] = ("online", "offline", "disabled")
 
 
 class Tracker:
@@ -50,7 +51,7 @@ class Tracker:
         root: Path | None = None,
     ) -> None:
         self.folder = folder
-        self._metrics = None
+        self._metrics: TextIO | None = None
         # None: not started, or W&B stopped responding
         self._run: wandb.Run | None = None
         self.status = ""
@@ -164,15 +165,16 @@ class Tracker:
         """Put a small file into the run's folder, whole or not at all."""
         _write_text(self.folder / name, text)
 
-    def _settle_mode(self) -> tuple[str, str]:
+    def _settle_mode(self) -> tuple[Mode, str]:
         """Return online, offline or disabled, and the reason if it is not what was asked for."""
         key, mode = "run.wandb", self._mode
         if mode == "auto" and os.environ.get("WANDB_MODE"):
             key, mode = "WANDB_MODE", os.environ["WANDB_MODE"]
             if mode not in MODES:
                 raise InputError(key, mode, f"not known; allowed: {', '.join(MODES)}")
-        if mode in ("offline", "disabled"):
-            return mode, ""
+        for fixed in MODES:
+            if mode == fixed != "online":
+                return fixed, ""
         wandb.setup(self._init_args["settings"])
         try:
             # asks the server before init does: an init that fails holds on to the run's id
@@ -183,7 +185,7 @@ class Tracker:
             raise InputError(key, mode, f"{reason}; `wandb login` stores a key")
         return ("offline" if reason else "online"), reason
 
-    def _start(self, mode: str, reason: str) -> "wandb.Run":
+    def _start(self, mode: Mode, reason: str) -> "wandb.Run":
         try:
             run = wandb.init(mode=mode, **self._init_args)
         except wandb.errors.CommError as error:

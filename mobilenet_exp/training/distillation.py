@@ -64,7 +64,7 @@ def build_teacher(config: Config, classes: list[str], num_classes: int) -> Teach
         net, knows = published_net(distill.teacher, key="distill.teacher")
         num_answers = net.num_classes
     else:
-        loaded = load_teacher(distill)
+        loaded = load_teacher(distill.teacher, distill)
         if loaded.classes not in (None, classes):
             problem = "was trained on other classes than the data has"
             raise InputError("distill.teacher", distill.teacher, problem)

@@ -41,7 +41,7 @@ def rmsprop_torch(
 
 @OPTIMIZERS.register("adamw")
 def adamw(
-    groups: list[dict], lr: float, *, betas: list[float] = (0.9, 0.999), eps: float = 1e-8
+    groups: list[dict], lr: float, *, betas: list[float] | None = None, eps: float = 1e-8
 ) -> Optimizer:
     """Adam with decoupled weight decay."""
     return torch.optim.AdamW(groups, lr, betas=_pair(betas), eps=eps)
@@ -49,7 +49,7 @@ def adamw(
 
 @OPTIMIZERS.register("lamb")
 def lamb(
-    groups: list[dict], lr: float, *, betas: list[float] = (0.9, 0.999), eps: float = 1e-6
+    groups: list[dict], lr: float, *, betas: list[float] | None = None, eps: float = 1e-6
 ) -> Optimizer:
     """Adam whose step in each tensor follows the tensor's norm (You et al., arXiv:1904.00962)."""
     from timm.optim import Lamb
@@ -58,10 +58,11 @@ def lamb(
     return Lamb(groups, lr, betas=_pair(betas), eps=eps, max_grad_norm=None)
 
 
-def _pair(betas: list[float]) -> tuple[float, float]:
+def _pair(betas: list[float] | None) -> tuple[float, float]:
+    betas = [0.9, 0.999] if betas is None else betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas must be two numbers in [0, 1), not {list(betas)}")
-    return tuple(betas)
+    return betas[0], betas[1]
 
 
 def build_optimizer(
@@ -87,7 +88,8 @@ def build_optimizer(
         for module in model.modules()
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
     }
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue

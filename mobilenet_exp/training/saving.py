@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.config.convert import to_config, to_dict
+from mobilenet_exp.config.convert import to_dict, to_train_config
 from mobilenet_exp.config.identity import differences
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.machine.preemption import Stop
@@ -73,6 +73,8 @@ class Checkpointer:
             words = f"went back {MAX_ROLLBACKS} times in epoch {progress.epoch + 1}"
             raise self._with_advice(NonFiniteLossError(words)) from error
         state, _ = self.session.team.share(lambda: load_latest(self.folder))
+        if state is None:
+            raise self._with_advice(error) from error
         _restore(self.session, state, self.folder / "last.pt")
         then = Progress(**state["progress"])
         self.session.meter = _own_meter(self.session, state["meters"])
@@ -156,7 +158,7 @@ def resume(session: Session, folder: Path) -> list[str]:
     if state is None:
         return lines
     path = folder / "last.pt"
-    check_config(session.config, to_config(state["config"]), path)
+    check_config(session.config, to_train_config(state["config"]), path)
     check_images(session, state["images"], path)
     _restore(session, state, path)
     session.progress = Progress(**state["progress"])

@@ -7,7 +7,7 @@ base rate; a resumed run needs the step counter and nothing else.
 import math
 import random
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import ABOVE_0, PART, PORTION
@@ -55,7 +55,7 @@ def build_schedule(
     counts_warmup: bool = False,
     noise: list[float] | None = None,
     seed: int = 0,
-    args: dict[str, float] | None = None,
+    args: dict[str, Any] | None = None,
 ) -> Callable[[int], float]:
     """Return `lr_at(step)`, the learning rate of an update counted from 0.
 

@@ -44,8 +44,8 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None 
 
 
 def _first_cause(error: BaseException) -> str:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__
+    while cause := error.__cause__ or error.__context__:
+        error = cause
     return getattr(error, "strerror", None) or (str(error).splitlines() or ["?"])[0]
 
 

@@ -7,7 +7,7 @@ from mobilenet_exp.models import MobileNet, build_model
 from mobilenet_exp.weights.layouts import LAYOUTS, to_ours
 
 
-def mobilenetv3(mode: str = "small", width_mult: float = 1.0, **options: object) -> MobileNet:
+def mobilenetv3(mode: str = "small", width_mult: float = 1.0, **options: Any) -> MobileNet:
     """Build kuan-wang's own variant of V3 by its old call, `mobilenetv3(mode="small")`.
 
     `load_state_dict` of this network takes that repository's checkpoints as they are

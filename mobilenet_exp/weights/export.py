@@ -64,7 +64,7 @@ def _cannot_hold(target: Layout, model: MobileNet) -> str | None:
     if own.tf_same or not _same_se(own.se, theirs.se, model):
         return f"{target.title} orders operations otherwise: {theirs.words()}; here {own.words()}"
     options = telling_options(model.args)
-    rule = options.pop("width_rule", "paper")
+    rule = str(options.pop("width_rule", "paper"))
     if set(options) - {"activation"}:
         return f"{target.title} has the published head and activations, this net has not"
     if not _same_widths(target, model, rule):

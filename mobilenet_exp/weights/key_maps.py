@@ -126,7 +126,7 @@ def _timm_block(block: nn.Module, ours: str, stage: str, index: int) -> Names:
         parts = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl"}
     else:
         parts = {"depthwise": "conv_dw", "project": "conv_pw"}
-    names = {}
+    names: Names = {}
     for number, (part, conv) in enumerate(parts.items(), 1):
         names |= _unit(f"{ours}.{part}", f"{theirs}.{conv}", f"{theirs}.bn{number}")
     if _has(block, "se"):
@@ -137,7 +137,7 @@ def _timm_block(block: nn.Module, ours: str, stage: str, index: int) -> Names:
 
 def _timm_universal(block: nn.Module, ours: str, theirs: str) -> Names:
     parts = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
-    names = {}
+    names: Names = {}
     for part, name in parts.items():
         if _has(block, part):
             names |= _unit(f"{ours}.{part}", f"{theirs}.{name}.conv", f"{theirs}.{name}.bn")

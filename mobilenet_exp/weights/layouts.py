@@ -139,9 +139,7 @@ def to_ours(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> Te
     """
     if layout.models and model.name not in layout.models:
         held = ", ".join(layout.models)
-        problem = (
-            f"has the layout of {layout.title}, which exists for {held}; not model={model.name}"
-        )
+        problem = f"has the layout of {layout.title}, for {held}; not for model={model.name}"
         raise InputError("weights", path, problem)
     theirs_to_ours = {}
     for ours, theirs in layout.names(model, set(tensors)).items():

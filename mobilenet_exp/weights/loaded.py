@@ -6,7 +6,7 @@ From a run's checkpoint, or from weights of any known layout.
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from mobilenet_exp.config.convert import to_config
+from mobilenet_exp.config.convert import to_train_config
 from mobilenet_exp.config.identity import weights_identity
 from mobilenet_exp.config.schema import Config, DistillConfig, EvalConfig, ModelConfig
 from mobilenet_exp.core.errors import InputError
@@ -71,8 +71,10 @@ def config_model(config: ModelConfig, num_classes: int, *, stem_stride: int = 2)
 
 def adopt_asked(model: MobileNet, config: ModelConfig) -> None:
     """Let a BN eps or an activation that the config gives win over the weights' own."""
-    asked = {"bn_eps": config.bn_eps, "activation": config.args.get("activation")}
-    adopt(model, replace(model.dialect, **{key: value for key, value in asked.items() if value}))
+    own = model.dialect
+    bn_eps = config.bn_eps or own.bn_eps
+    activation = config.args.get("activation") or own.activation
+    adopt(model, replace(own, bn_eps=bn_eps, activation=activation))
 
 
 def load_model(config: EvalConfig, overrides: tuple[str, ...] = ()) -> LoadedModel:
@@ -82,18 +84,30 @@ def load_model(config: EvalConfig, overrides: tuple[str, ...] = ()) -> LoadedMod
         problem = f"give exactly one of checkpoint=FILE and weights=FILE; {given}"
         raise InputError("checkpoint", config.checkpoint, problem)
     if config.checkpoint is None:
-        loaded = load_published(config.weights, config.model, like=config.weights_like)
+        loaded = _load_asked(config)
     else:
-        for word in (word.lstrip("+~") for word in overrides):
-            if word.startswith(("model=", "model.", "weights_like=")):
-                key, _, value = word.partition("=")
-                problem = "is read from the checkpoint and cannot be overridden"
-                raise InputError(key, value, f"{problem}; use weights=FILE to choose the model")
+        _refuse_settings(overrides)
         loaded = load_run(config.checkpoint, wants_average=config.ema)
-    given = {
-        key: value for key in PREPROCESSING if (value := getattr(config.data, key)) is not None
-    }
+    wanted = {key: getattr(config.data, key) for key in PREPROCESSING}
+    given = {key: value for key, value in wanted.items() if value is not None}
     return replace(loaded, preprocessing=replace(loaded.preprocessing, **given))
+
+
+def _refuse_settings(overrides: tuple[str, ...]) -> None:
+    """Refuse words about what a checkpoint settles."""
+    for word in (word.lstrip("+~") for word in overrides):
+        if word.startswith(("model=", "model.", "weights_like=")):
+            key, _, value = word.partition("=")
+            problem = "is read from the checkpoint and cannot be overridden"
+            raise InputError(key, value, f"{problem}; use weights=FILE to choose the model")
+
+
+def _load_asked(config: EvalConfig) -> LoadedModel:
+    if config.model.name is None:
+        problem = "weights= needs model=, the architecture they belong to"
+        raise InputError("model", None, problem)
+    model = ModelConfig(**asdict(config.model))
+    return load_published(str(config.weights), model, like=config.weights_like)
 
 
 def model_from_checkpoint(path: str | Path) -> MobileNet:
@@ -108,7 +122,7 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
     if "model_ema" in state:
         notes.append("averaged weights" if wants_average else "weights as trained, not averaged")
         state["model"] = state["model_ema"] if wants_average else state["model"]
-    trained = to_config(state["config"])
+    trained = to_train_config(state["config"])
     try:
         model = config_model(trained.model, state["num_classes"])
     except InputError as error:
@@ -135,9 +149,6 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
 
 def load_published(origin: str, config: ModelConfig, *, like: str | None = None) -> LoadedModel:
     """Load weights of any known layout into the network that `config` describes."""
-    if config.name is None:
-        problem = "weights= needs model=, the architecture they belong to"
-        raise InputError("model", None, problem)
     weights, model = weights_and_model(origin, config, config.num_classes, like=like)
     weights.into(model)
     adopt_asked(model, config)
@@ -174,15 +185,18 @@ def weights_and_model(
     return weights, model
 
 
-def load_teacher(distill: DistillConfig) -> LoadedModel:
-    """Load a teacher that a run or a weights file of ours holds."""
+def load_teacher(teacher: str, distill: DistillConfig) -> LoadedModel:
+    """Load the teacher that a run's checkpoint or a weights file holds."""
     if distill.model is not None:
         model = ModelConfig(name=distill.model, width_mult=distill.width_mult)
-        return load_published(distill.teacher, model)
-    if not Path(distill.teacher).is_file():
+        try:
+            return load_published(teacher, model)
+        except InputError as error:
+            raise InputError("distill.teacher", teacher, error.problem) from error
+    if not Path(teacher).is_file():
         problem = "no such file; for torchvision's weights give distill.model, for timm's timm:..."
-        raise InputError("distill.teacher", distill.teacher, problem)
-    return load_run(distill.teacher)
+        raise InputError("distill.teacher", teacher, problem)
+    return load_run(teacher)
 
 
 def check_classes(loaded: LoadedModel, key: str, value: object, classes: list[str]) -> None:

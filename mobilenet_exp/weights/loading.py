@@ -20,7 +20,7 @@ from mobilenet_exp.weights.layouts import (
     recognise,
     to_ours,
 )
-from mobilenet_exp.weights.published import find_published, find_released
+from mobilenet_exp.weights.published import Published, find_published, find_released
 
 
 @dataclass(frozen=True)
@@ -132,19 +132,20 @@ def read_weights(
         return _own(weights, file, model, any_stem=any_stem)
     if like and layout.library != like.partition(":")[0]:
         raise InputError("weights_like", like, f"{origin} has the layout of {layout.title}")
+    known: Published | None
     if like:
-        published = find_published(like, model.name, model.width_mult, key="weights_like")
+        known = find_published(like, model.name, model.width_mult, key="weights_like")
     else:
-        published = find_released(file.sha256, model.name, model.width_mult)
-    if published is None:
+        known = find_released(file.sha256, model.name, model.width_mult)
+    if known is None:
         return weights
     found = "as asked" if like else "known by its content"
     return replace(
         weights,
-        dialect=published.dialect,
-        preprocessing=published.preprocessing,
-        notes=(*file.notes, f"settings of {published.name}, {found}"),
-        source=published.name,
+        dialect=known.dialect,
+        preprocessing=known.preprocessing,
+        notes=(*file.notes, f"settings of {known.name}, {found}"),
+        source=known.name,
     )
 
 

@@ -1,0 +1,188 @@
+"""Every option composes and builds; every command in a text composes; data speaks of data."""
+
+import re
+import shlex
+from dataclasses import fields, is_dataclass
+
+import pytest
+from programs import ROOT
+
+from mobilenet_exp import cli, compose
+from mobilenet_exp.config.convert import to_dict
+from mobilenet_exp.config.help import field_comments, help_text
+from mobilenet_exp.config.schema import BenchConfig, Config, DataConfig, EvalConfig
+from mobilenet_exp.data.datasets import DATASETS
+from mobilenet_exp.data.transforms import train_transform
+from mobilenet_exp.models import list_models
+from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer
+from mobilenet_exp.training.schedule import SCHEDULES, build_schedule
+from mobilenet_exp.weights.loaded import config_model
+
+OPTIONS = [
+    f"{path.parent.name}={path.stem}"
+    for path in sorted((ROOT / "conf").glob("*/*.yaml"))
+    if path.parent.name != "train"
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_builds(option):
+    config = compose(option, "model.width_mult=0.25")
+    model = config_model(config.model, 10)
+    optimizer = build_optimizer(model, **to_dict(config)["optimizer"])
+    assert optimizer.param_groups[0]["lr"] == config.optimizer.lr
+    build_schedule(
+        **to_dict(config)["schedule"],
+        lr=config.optimizer.lr,
+        epochs=config.train.epochs,
+        steps_per_epoch=2,
+    )
+    train_transform(config.data)
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [
+        ("model", list_models()),
+        ("optimizer", OPTIMIZERS.names()),
+        ("schedule", SCHEDULES.names()),
+        ("data", DATASETS.names()),
+    ],
+)
+def test_a_group_offers_exactly_the_registered_names(group, names):
+    files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+    assert files == set(names)
+    for name in names:
+        assert getattr(compose(f"{group}={name}"), group).name == name
+
+
+def test_data_files_speak_of_data_and_bring_their_training_along():
+    """What is trained for how long stands in conf/train/, chosen by the data."""
+    for path in (ROOT / "conf" / "data").glob("*.yaml"):
+        assert "@package" not in path.read_text()
+        assert (ROOT / "conf" / "train" / path.name).exists()
+    config = compose("data=cifar10")
+    assert (config.train.epochs, config.data.batch_size, config.data.augment) == (
+        100, 128, "pad_crop_flip",
+    )  # fmt: skip
+    # an evaluation takes the same files and none of that
+    data = compose("data=cifar10", program="eval").data
+    assert (data.name, data.batch_size, data.resolution) == ("cifar10", None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "stride"),
+    [
+        ((), 1),
+        (("data=cifar10",), 1),
+        (("data=fake",), 2),
+        (("data.resolution=63",), 1),
+        (("data.resolution=64",), 2),
+        (("model.stem_stride=2",), 2),
+        # weights bring theirs
+        (("weights=some.pt",), None),
+    ],
+)
+def test_the_stem_s_stride_follows_from_the_side(words, stride):
+    assert compose(*words).model.stem_stride == stride
+
+
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    [
+        ("kuanwang_v3_large", ("kuanwang_v3_large", 150, "cosine", 0.05, 4e-5, 0.0, 256)),
+        ("kuanwang_v3_small", ("kuanwang_v3_small", 150, "cosine", 0.05, 4e-5, 0.0, 256)),
+        ("marvis_v1_sgd", ("v1", 90, "step", 0.1, 1e-4, 0.0, 256)),
+    ],
+)
+def test_the_first_repositories_recipes_hold_what_was_published(experiment, expected):
+    config = compose(f"experiment={experiment}")
+    found = (
+        config.model.name,
+        config.train.epochs,
+        config.schedule.name,
+        config.optimizer.lr,
+        config.optimizer.weight_decay,
+        config.model.dropout,
+        config.data.batch_size,
+    )
+    assert found == expected
+    assert (config.data.name, config.data.resolution, config.model.stem_stride) == (
+        "imagenet", 224, 2,
+    )  # fmt: skip
+    # the originals evaluated with running averages as they were
+    assert config.train.precise_bn_batches == 0
+    head = (ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text().splitlines()[:3]
+    assert head[1].startswith(f"# python train.py experiment={experiment}")
+    assert "Answers to" in head[2]
+
+
+def test_command_line_wins_over_experiment():
+    config = compose("experiment=marvis_v1_sgd", "data=digits", "optimizer.lr=0.3")
+    assert (config.data.name, config.optimizer.lr, config.train.epochs) == ("digits", 0.3, 90)
+
+
+def test_a_section_built_in_python_has_no_open_value():
+    assert "???" not in vars(DataConfig(name="fake")).values()
+
+
+TEXTS = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    ROOT / "mobilenet_exp" / "cli.py",
+    *sorted((ROOT / "conf").rglob("*.yaml")),
+]
+
+
+def _written_commands() -> list[str]:
+    pattern = re.compile(
+        r"^\s*(?:#\s*|\$\s*)?(?:\S*python3? )((?:train|eval|bench)\.py[^#:;|`\n]*)", re.M
+    )
+    return sorted(
+        {match[1].strip() for text in TEXTS for match in pattern.finditer(text.read_text())}
+    )
+
+
+COMMANDS = [command for command in _written_commands() if "--config-dir" not in command]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_in_text_composes(command):
+    script, *words = shlex.split(command)
+    # flags compose nothing, and brackets before the = are prose
+    words = [word for word in words if "=" in word and "[" not in word.split("=")[0]]
+    # of a sweep, the first value; an ellipsis in brackets is prose
+    first = [re.sub(r"=([^\[,]*),.*", r"=\1", word) for word in words]
+    compose(*first, program=script.removesuffix(".py"))
+
+
+def test_commands_are_found():
+    commands = " ".join(_written_commands())
+    for needed in (
+        "model=v3_large optimizer=rmsprop",
+        "-m model.width_mult",
+        "eval.py",
+        "bench.py",
+    ):
+        assert needed in commands
+
+
+@pytest.mark.parametrize("schema", [Config, EvalConfig, BenchConfig])
+def test_every_key_has_a_comment_and_stands_in_the_help(schema):
+    name = {Config: "train", EvalConfig: "eval", BenchConfig: "bench"}[schema]
+    text = help_text("what it does", schema, [cli.CONF], cli.GROUPS[name])
+
+    def check(section: type, prefix: str) -> None:
+        comments = field_comments(section)
+        for entry in fields(section):
+            key = f"{prefix}{entry.name}"
+            if is_dataclass(entry.type):
+                check(entry.type, f"{key}.")
+            else:
+                assert len(comments[entry.name]) > 10, f"{key} has no comment"
+                assert f"  {key}=" in text
+
+    check(schema, "")
+    for group in cli.GROUPS[name]:
+        for path in (ROOT / "conf" / group).rglob("*.yaml"):
+            assert path.stem in text

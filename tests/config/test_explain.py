@@ -1,0 +1,109 @@
+"""Bad words and bad files are answered in one line that names them."""
+
+import pytest
+
+from mobilenet_exp import compose
+from mobilenet_exp.core.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("model.widht_mult=1", "model.widht_mult=1: no such key; did you mean model.width_mult?"),
+        ("+model.widht=1", "model.widht=1: no such key"),
+        ("+foo=1", "foo=1: no such key; allowed in the config: model, optimizer"),
+        ("optimzer=sgd", "optimzer=sgd: no such key; did you mean optimizer?"),
+        ("lr=0.1", "lr=0.1: no such key; did you mean optimizer.lr?"),
+        ("epochs=3", "epochs=3: no such key; did you mean train.epochs?"),
+        ("model=v9", "model=v9: not known; allowed: kuanwang_v3_large, kuanwang_v3_small, v1"),
+        ("model=3", "model=3: must be the name of an option"),
+        ("train=3", "train=3: must be the name of an option"),
+        ("experiment=nope", "experiment=nope: not known; allowed: dli14_v2"),
+        ("model.width_mult=abc", "model.width_mult=abc: must be a number"),
+        ("train.epochs=1.5", "train.epochs=1.5: must be a whole number"),
+        ("data.download=7.5", "data.download=7.5: must be true or false"),
+        ("model.width_mult=0", "model.width_mult=0.0: must be a number > 0"),
+        ("model.width_mult=nan", "model.width_mult=nan: must be a number > 0"),
+        (
+            "model.width_mult=1,2",
+            "model.width_mult=1,2: several values are a sweep",
+        ),
+        ("train.epochs=0", "train.epochs=0: must be a whole number > 0"),
+        ("data.resolution=31", "data.resolution=31: must be a whole number of pixels >= 32"),
+        ("run.device=tpu", "run.device=tpu: not known; allowed: auto, cpu, cuda, mps"),
+        ("run.precision=half", "run.precision=half: not known; allowed: auto, float32, bfloat16"),
+        ("run.threads=0", "run.threads=0: must be a whole number > 0"),
+        ("run.wandb=maybe", "run.wandb=maybe: not known; allowed: auto, online"),
+        ("optimizer.args.beta=1", "+optimizer.args.beta=... adds an argument"),
+        ("model.width_mult=null", "model.width_mult=null: must be a number"),
+        ("model.args=3", "model.args=3: must be a mapping, as {a:1}"),
+        ("data.mean=0.5", "data.mean=0.5: must be a list, as [a,b]"),
+        ("model.num_classes=x", "model.num_classes=x: must be a whole number or null"),
+        ("model=", "model=: not known; allowed: kuanwang_v3_large"),
+        ("train.seed=99999999999999999999", "train.seed=99999999999999999999: must be a whole"),
+        ("run.root=''", "run.root=: must name a folder"),
+        ("distill.share=0.2", "distill.teacher=null: required when another distill.* key is set"),
+        ("foo", "foo: not understood"),
+        ("foo=bar=baz", "foo=bar=baz: not understood; an override reads key=value; quote odd"),
+        ("train.epochs=???", "train.epochs=???: must be given"),
+    ],
+)
+def test_bad_input_is_explained_in_one_line(words, line):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the line is compared
+        compose(words)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "line"),
+    [
+        ("eval", "run.devices=8", "run.devices=8: no such key; did you mean run.device?"),
+        ("eval", "run.smoke=true", "run.smoke=true: no such key"),
+        ("eval", "data.mixup=0.5", "data.mixup=0.5: no such key"),
+        ("eval", "train.epochs=3", "train.epochs=3: no such key"),
+        ("bench", "run.wandb=online", "run.wandb=online: no such key"),
+        ("bench", "run.workers=99", "run.workers=99: no such key"),
+        ("train", "checkpoint=x", "checkpoint=x: no such key"),
+    ],
+)
+def test_a_program_refuses_the_keys_of_another(program, words, line):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the line is compared
+        compose(words, program=program)
+    assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize("key", ["weights", "checkpoint", "image", "data.labels"])
+def test_an_empty_name_is_refused(key):
+    with pytest.raises(InputError, match=f"{key}=: must not be empty"):
+        compose(f"{key}=", program="eval")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            "train:\n  epochs: 3\n",
+            "experiment/mine.yaml: its first line must be `# @package _global_`",
+        ),
+        (
+            "# @package _global_\ntrain:\n  epocs: 3\n",
+            "experiment/mine.yaml: train.epocs is no key; did you mean train.epochs?",
+        ),
+        (
+            "# @package _global_\ntrain:\n  epochs: many\n",
+            "experiment/mine.yaml: train.epochs=many must be a whole number",
+        ),
+        (
+            "# @package _global_\noptimiser:\n  lr: 1\n",
+            "experiment/mine.yaml: optimiser is no key; did you mean optimizer?",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named(tmp_path, content, line):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(content)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the line is compared
+        compose("experiment=mine", config_dir=str(tmp_path))
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,83 @@
+"""Odd images are decoded and noted, bad ones are named."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import sklearn
+from PIL import Image
+
+from mobilenet_exp.data.images import read_picture
+
+PHOTOS = Path(sklearn.__file__).parent / "datasets" / "images"
+
+CHINA, FLOWER = PHOTOS / "china.jpg", PHOTOS / "flower.jpg"
+
+HOPPER = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Real photographs, and what people's folders hold besides."""
+    folder = tmp_path_factory.mktemp("photos")
+    for path in (CHINA, FLOWER, HOPPER):
+        (folder / path.name).write_bytes(path.read_bytes())
+    china = Image.open(CHINA)
+    china.convert("L").save(folder / "grey.jpg")
+    china.convert("CMYK").save(folder / "cmyk.jpg")
+    deep = np.asarray(china.convert("L")).astype("uint16") * 257
+    Image.fromarray(deep).save(folder / "deep.png")
+    china.convert("RGBA").save(folder / "alpha.png")
+    china.save(folder / "a_png.jpg", format="PNG")
+    content = CHINA.read_bytes()
+    (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("no image")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("china.jpg", ""),
+        ("grey.jpg", "greyscale"),
+        ("cmyk.jpg", "CMYK"),
+        ("deep.png", "16-bit, greyscale"),
+        ("alpha.png", "alpha dropped"),
+        ("a_png.jpg", "PNG named .jpg"),
+    ],
+)
+def test_odd_images_are_decoded_and_told(photos, name, note):
+    picture = read_picture(photos / name)
+    assert (picture.note, picture.image.mode) == (note, "RGB")
+    # the same photo, near enough: 16 bits are scaled, not clipped to white
+    grey = np.asarray(picture.image.convert("L")).astype(float)
+    assert abs(grey - np.asarray(Image.open(photos / "grey.jpg"))).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("cut.jpg", "truncated"),
+        ("empty.jpg", "the file is empty"),
+        ("text.jpg", "not an image"),
+    ],
+)
+def test_bad_images_are_named(photos, name, reason):
+    with pytest.raises(OSError, match=f"{name} cannot be decoded: .*{reason}"):
+        read_picture(photos / name)
+
+
+@pytest.mark.parametrize("make", [lambda a: a.astype("int32") * 900, lambda a: a / 255])
+def test_pixels_of_another_depth_are_refused(tmp_path, make):
+    values = make(np.asarray(Image.open(CHINA).convert("L"))).astype("float32")
+    kind = "int32" if values.max() > 1 else "float32"
+    Image.fromarray(values.astype(kind)).save(tmp_path / "deep.tiff")
+    with pytest.raises(OSError, match=f"deep.tiff cannot be decoded: its {kind} pixels are no"):
+        read_picture(tmp_path / "deep.tiff")
+
+
+def test_a_plain_bitmap_is_nothing_odd(tmp_path):
+    Image.open(CHINA).resize((72, 72)).save(tmp_path / "plain.bmp")
+    assert read_picture(tmp_path / "plain.bmp").note == ""

@@ -1,0 +1,102 @@
+"""Loaders whose order and augmentation follow from the seed."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.core.console import no_progress
+from mobilenet_exp.core.errors import RunError
+from mobilenet_exp.data.loaders import build_loaders
+from mobilenet_exp.data.sampler import Key
+from mobilenet_exp.training import session
+from mobilenet_exp.training.loop import finish_epoch, make_updates
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of JPEG files, 7 to train on and 5 to evaluate, of uneven sizes."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 7), ("val", 5)):
+        for index in range(count):
+            path = tmp_path / split / f"class{index % 2}" / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 256, (60 + index, 80, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+    return tmp_path
+
+
+def _data(name: str, **options) -> DataConfig:
+    common = {"batch_size": 4, "resolution": 32, "crop_pct": 0.875, "augment": "none"}
+    return DataConfig(name=name, mean=MEAN, std=STD, **(common | options))
+
+
+def test_imagefolder_sees_every_evaluation_image_once(folder):
+    loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0, workers=0)
+    assert [len(labels) for _, labels in loaders.val] == [4, 1]
+    assert [len(labels) for _, labels in loaders.train] == [4]
+    assert loaders.classes == ["class0", "class1"]
+
+
+@pytest.mark.parametrize("augment", ["random_resized_crop", "pad_crop_flip", "affine"])
+def test_order_and_augmentation_follow_from_seed_and_epoch(folder, augment):
+    def epoch(seed, number, workers):
+        data = _data("imagefolder", root=str(folder), augment=augment, batch_size=2)
+        loaders = build_loaders(data, seed=seed, workers=workers)
+        loaders.sampler.set_position(number)
+        torch.rand(1)
+        return torch.cat([images for images, _ in loaders.train])
+
+    first = epoch(0, 1, workers=0)
+    assert torch.equal(epoch(0, 1, workers=2), first)
+    assert not torch.equal(epoch(0, 2, workers=0), first)
+    assert not torch.equal(epoch(1, 1, workers=0), first)
+
+
+def test_loading_leaves_the_global_generator_alone(folder):
+    data = _data("imagefolder", root=str(folder), augment="random_resized_crop")
+    view = build_loaders(data, seed=0, workers=0).train.dataset
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    view[Key(0, 99, 32)]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_hidden_folders_are_no_classes_and_a_broken_image_is_named(folder):
+    (folder / "train" / ".cache").mkdir()
+    broken = next((folder / "val").rglob("*.jpg"))
+    broken.write_bytes(broken.read_bytes()[:300])
+    loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0, workers=0)
+    assert loaders.classes == ["class0", "class1"]
+    with pytest.raises(RunError, match=f"{broken} cannot be decoded: .*; repair or remove"):
+        list(loaders.val)
+
+
+def _assert_equal(ours, theirs):
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            _assert_equal(ours[key], theirs[key])
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+def test_workers_change_nothing(quick):
+    """Images come from other processes; the weights do not notice."""
+    small = ("data.resolution=32", "data.batch_size=8", "data.args.num_images=16")
+    words = ("data=fake", *small, "data.augment=affine")
+    weights = []
+    for workers in (0, 2):
+        built = session.build_session(quick(*words, f"run.workers={workers}"))
+        for _ in range(2):
+            for _ in make_updates(built, no_progress):
+                pass
+            finish_epoch(built)
+        weights.append(built.model.state_dict())
+    _assert_equal(dict(weights[0]), dict(weights[1]))

@@ -1,0 +1,100 @@
+"""A run with everything in it that resuming could get wrong, for the tests that kill it."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import programs
+import torch
+
+# augmentation, mixing, parts, workers, dropout, averages; an update takes milliseconds
+WORDS = (
+    "model=v3_small", "model.width_mult=0.35", "model.dropout=0.2", "model.stochastic_depth=0.1",
+    "model.stem_stride=2",
+    "data=fake", "data.resolution=32", "data.batch_size=16", "data.args.num_images=160",
+    "data.augment=random_resized_crop", "data.auto_augment=rand-m9-mstd0.5",
+    "data.random_erase=0.3", "data.erase_mode=pixel", "data.mixup=0.2", "data.cutmix=1.0",
+    "data.repeats=2", "optimizer=rmsprop", "schedule.noise=[0.2,0.9]",
+    "train.epochs=6", "train.accumulate=2", "train.ema_decay=0.99", "train.clip_grad_norm=5",
+    "train.label_smoothing=0.1", "train.precise_bn_batches=2", "run.device=cpu",
+    "run.wandb=disabled",
+)  # fmt: skip
+
+
+def start(folder: Path, *words: str, **options) -> programs.Warm:
+    """Start `train.py` in `folder`, with one thread a process so that sums repeat."""
+    return programs.start(folder, "train.py", *words, f"run.root={folder}/runs", **options)
+
+
+def finish(folder: Path, *words: str) -> Path:
+    """Run to the end and return the run's folder."""
+    process = start(folder, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, out + errors
+    return folder_of(folder)
+
+
+def folder_of(root: Path) -> Path:
+    (config,) = root.glob("runs/*/config.yaml")
+    return config.parent
+
+
+def wait_for(condition, process: programs.Warm | None = None, seconds: float = 120) -> None:
+    """Wait until `condition()` holds, while `process` is alive."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        assert process is None or process.poll() is None, "the process has ended"
+        time.sleep(0.01)
+
+
+def kill(process: programs.Warm) -> None:
+    """End a process and its workers as a power cut does."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def children(process: programs.Warm, word: str) -> list[int]:
+    """Return the processes that `process` started with `word` in their command, oldest first."""
+    # -ww: whole commands, however narrow the terminal says it is
+    command = ["ps", "-ww", "-eo", "pid,ppid,args"]
+    listed = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    fields = [line.split(None, 2) for line in listed[1:] if word in line]
+    return sorted(int(pid) for pid, parent, _ in fields if int(parent) == process.pid)
+
+
+def rows(folder: Path) -> list[dict]:
+    """Return a run's metrics without what a clock measures."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {key: value for key, value in json.loads(line).items() if key != "train/images_per_s"}
+        for line in lines
+    ]
+
+
+def state(folder: Path, name: str = "last.pt") -> dict:
+    """Return a run's checkpoint without what a clock measures."""
+    found = torch.load(folder / "checkpoints" / name, weights_only=True)
+    found["progress"].pop("seconds")
+    found["config"].pop("run")
+    for meter in found["meters"]:
+        meter.pop("seconds")
+    return found
+
+
+def assert_same(ours, theirs, where: str = "") -> None:
+    """Assert equality to the last bit, through dicts and lists."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_same(ours[key], theirs[key], f"{where}/{key}")
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs), where
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(*pair, f"{where}/{index}")
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    else:
+        assert ours == theirs, where

@@ -1,0 +1,179 @@
+"""Several processes do what one does: the same batch, the same steps, every image once."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from hard_run import WORDS, children, folder_of, rows, start, wait_for
+from programs import ROOT
+
+from mobilenet_exp import train
+from mobilenet_exp.core.console import no_progress
+from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.machine.distributed import joined, launch
+from mobilenet_exp.training.loop import finish_epoch, make_updates
+from mobilenet_exp.training.session import build_session, connect
+
+CPU = torch.device("cpu")
+
+
+def _steps(config) -> dict:
+    """Train one epoch in this process of a team; return what each step left."""
+    torch.set_num_threads(1)
+    with joined(CPU) as team:
+        session = build_session(config, team)
+        connect(session)
+        losses, before = [], 0.0
+        start = {key: value.clone() for key, value in session.model.state_dict().items()}
+        for _ in make_updates(session, no_progress):
+            total = sum(team.gather(session.meter.loss_sum.item()))
+            losses.append((total - before) / session.loaders.sampler.batch_size)
+            before = total
+        model = {key: value.clone() for key, value in session.model.state_dict().items()}
+        metrics, _ = finish_epoch(session)
+        return {"losses": losses, "start": start, "model": model, "metrics": metrics}
+
+
+# with mixing, whose pairs stay together, and an average; dropout's masks would differ
+SHARED = (
+    "model.dropout=0", "data=fake", "data.resolution=32", "data.augment=affine",
+    "data.batch_size=16", "data.args.num_images=101", "data.mixup=0.4", "train.epochs=2",
+    "train.precise_bn_batches=0", "optimizer=sgd", "optimizer.lr=0.02", "train.ema_decay=0.9",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("bn", ["sync", "frozen"])
+def test_two_processes_of_half_a_batch_follow_one_of_the_whole(quick, bn):
+    """Step for step, within float32's rounding; SyncBatchNorm here is our own, for the CPU."""
+    config = quick(*SHARED, f"train.bn={bn}")
+    one = _steps(config)
+    two = launch(_steps, (config,), processes=2, max_restarts=0)
+    assert len(one["losses"]) == 6
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=2e-4, atol=1e-5)
+    gap, moved = _largest_gap(two["model"], one["model"]), _largest_gap(one["model"], one["start"])
+    print(f"bn={bn}: after 6 steps weights and statistics moved {moved:.1e}, differ {gap:.1e}")
+    assert gap < 1e-3 * moved
+    # an odd number of images is shared; each counts once
+    assert two["metrics"]["val/num_images"] == 101
+    assert two["metrics"]["val/loss"] == pytest.approx(one["metrics"]["val/loss"], abs=1e-3)
+
+
+def _largest_gap(ours, theirs) -> float:
+    floats = [key for key, value in theirs.items() if value.is_floating_point()]
+    return max((ours[key] - theirs[key]).abs().max().item() for key in floats)
+
+
+def test_parts_of_a_batch_follow_the_whole_batch(quick):
+    """Accumulation, with BatchNorm frozen: it sees each part alone."""
+    words = (*SHARED, "train.bn=frozen")
+    one, parts = _steps(quick(*words)), _steps(quick(*words, "train.accumulate=4"))
+    torch.testing.assert_close(parts["losses"], one["losses"], rtol=2e-4, atol=1e-5)
+    for key, value in one["model"].items():
+        torch.testing.assert_close(parts["model"][key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_devices_make_one_run_and_the_first_process_alone_writes(tmp_path):
+    words = (*WORDS, "train.epochs=2", "run.workers=0", "run.devices=2", "run.wandb=offline")
+    process = start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert out.count("epoch 1/2") == 1
+    assert "on 2 x cpu" in out
+    assert len(list(tmp_path.glob("runs/wandb/offline-run-*"))) == 1
+    folder = folder_of(tmp_path)
+    assert [row["val/num_images"] for row in rows(folder)] == [160, 160]
+    assert json.loads((folder / "results.json").read_text())["epochs"] == 2
+
+
+def test_torchrun_is_the_same_run(tmp_path):
+    words = (*WORDS, "train.epochs=2", "run.workers=0", f"run.root={tmp_path}/runs")
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launched, str(ROOT / "train.py"), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2/2") == 1
+    (results,) = tmp_path.glob("runs/*/results.json")
+    assert json.loads(results.read_text())["epochs"] == 2
+
+
+def test_a_process_that_dies_is_restarted_in_the_same_folder(tmp_path):
+    """One of two is killed; both start anew and go on from the last checkpoint."""
+    two = ("train.epochs=8", "run.workers=0", "run.devices=2")
+    words = (*WORDS, *two, "run.save_every_minutes=0.005")
+    process = start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/previous.pt")), process)
+    subprocess.run(["kill", "-9", str(children(process, "spawn_main")[1])], check=True)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert "resumed after epoch" in out
+    assert [row["epoch"] for row in rows(folder_of(tmp_path))] == list(range(1, 9))
+
+
+def _alone_in_trouble(config, where) -> str:
+    """Fail in the second process only, where it is said; return what the first one hears."""
+    torch.set_num_threads(1)
+    with joined(CPU) as team:
+        session = build_session(config, team)
+        connect(session)
+        if team.rank == 1 and where == "evaluation":
+            with torch.no_grad():
+                session.loaders.val.dataset.dataset.transform = lambda image: torch.full(
+                    (3, 32, 32), float("nan")
+                )
+        if team.rank == 1 and where == "loading":
+            session.loaders.train.dataset.images = _Broken()
+        try:
+            for _ in make_updates(session, no_progress):
+                pass
+            finish_epoch(session)
+        except RunError as error:
+            return str(error)
+    return "nothing"
+
+
+class _Broken:
+    def __len__(self):
+        return 101
+
+    def __getitem__(self, index):
+        raise OSError("photo.jpg cannot be decoded: not an image")
+
+
+@pytest.mark.parametrize(
+    ("where", "heard"),
+    [
+        ("evaluation", "the evaluation's loss is not finite: the training diverged"),
+        ("loading", "photo.jpg cannot be decoded: not an image; repair or remove"),
+    ],
+)
+def test_what_fails_in_one_process_ends_all_of_them(quick, where, heard):
+    config = quick(*SHARED)
+    answer = launch(_alone_in_trouble, (config, where), processes=2, max_restarts=0)
+    assert answer.startswith(heard)
+
+
+def _dies() -> None:
+    time.sleep(0.1)
+    raise SystemExit(9)
+
+
+def _refuses() -> None:
+    raise InputError("data.root", "nowhere", "no folder")
+
+
+def test_what_a_person_should_read_comes_back_from_the_processes(capfd):
+    with pytest.raises(InputError, match="data.root=nowhere: no folder"):
+        launch(_refuses, (), processes=2, max_restarts=2)
+    with pytest.raises(RunError, match=r"process \d of 2 exited with 9 after 1 attempt"):
+        launch(_dies, (), processes=2, max_restarts=0)
+
+
+def test_devices_under_torchrun_are_refused(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(InputError, match="run.devices=2: torchrun has started the processes"):
+        train(quick("run.devices=2"))
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,104 @@
+"""Nothing is lost: real processes are killed at random moments, and end in the same bits."""
+
+import os
+import random
+import subprocess
+import time
+from functools import partial
+
+import pytest
+from hard_run import (
+    WORDS,
+    assert_same,
+    finish,
+    kill,
+    rows,
+    start,
+    state,
+    wait_for,
+)
+
+from mobilenet_exp import train
+from mobilenet_exp.config.identity import run_name
+from mobilenet_exp.training import loop
+
+# the nightly form: KILLS=20
+KILLS = int(os.environ.get("KILLS", "3"))
+
+
+def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys):
+    """Killed by SIGKILL, anywhere, as often as asked: weights, optimizer, average, metrics."""
+    words = (*WORDS, f"train.epochs={6 + 2 * KILLS}", "run.workers=2")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    whole = finish(tmp_path / "whole", *words, "run.save_every_minutes=null")
+    seconds = state_seconds(whole)
+    draw = random.Random(time.time_ns())
+    moments, last = [], tmp_path / "cut" / "none"
+    for _ in range(KILLS):
+        process = start(
+            tmp_path / "cut",
+            *words,
+            # a checkpoint every few updates
+            "run.save_every_minutes=0.002",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        # from the first checkpoint of its own on, it is in the midst of its work
+        wait_for(partial(_last, tmp_path, before), process)
+        last = _last(tmp_path, before)
+        time.sleep(draw.uniform(0, seconds / (2 * KILLS)))
+        assert process.poll() is None, process.stderr.read()
+        kill(process)
+        progress = _progress(last)
+        moments.append((progress["epoch"], progress["update"]))
+    ours = finish(tmp_path / "cut", *words, "run.save_every_minutes=0.002")
+    with capsys.disabled():
+        print(f"\nkilled {len(moments)} times; saved until then (epoch, update): {moments}")
+    assert len(moments) == KILLS
+    assert any(update for _, update in moments), "never inside an epoch"
+    assert_same(state(ours), state(whole))
+    assert_same(state(ours, "best.pt"), state(whole, "best.pt"))
+    assert rows(ours) == rows(whole)
+
+
+def _last(tmp_path, after):
+    for path in (tmp_path / "cut").glob("runs/*/checkpoints/last.pt"):
+        if path.stat().st_mtime_ns > after:
+            return path
+    return None
+
+
+def _progress(last):
+    import torch
+
+    path = last if last.exists() else last.with_name("previous.pt")
+    return torch.load(path, weights_only=True)["progress"]
+
+
+def state_seconds(folder):
+    return _progress(folder / "checkpoints" / "last.pt")["seconds"]
+
+
+def test_a_damaged_checkpoint_costs_nothing(quick, tmp_path, monkeypatch, capsys):
+    """Half of last.pt: the run says so, goes back to the one before, and ends the same."""
+    small = ("data=fake", "data.resolution=32", "data.batch_size=16", "train.ema_decay=0.9")
+    folders = []
+    for name in ("whole", "cut"):
+        config = quick(*small, "run.save_every_minutes=0", f"run.root={tmp_path}/{name}")
+        folder = tmp_path / name / run_name(config)
+        if name == "cut":
+            with monkeypatch.context() as patch:
+                patch.setattr(loop, "finish_epoch", None)
+                with pytest.raises(TypeError):
+                    train(config)
+            last = folder / "checkpoints" / "last.pt"
+            last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+        train(config)
+        folders.append(folder)
+    out = capsys.readouterr().out
+    assert "renamed to last.pt.damaged, resuming from previous.pt" in out
+    assert "resumed after epoch 0, update 7" in out
+    assert_same(state(folders[1]), state(folders[0]))
+    assert rows(folders[1]) == rows(folders[0])

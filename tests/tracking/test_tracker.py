@@ -1,0 +1,293 @@
+"""What W&B really stored, read back with its own reader."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mobilenet_exp import evaluate, train
+from mobilenet_exp.config.convert import to_dict
+from mobilenet_exp.config.identity import run_name
+from mobilenet_exp.config.schema import EvalConfig, EvalRunConfig
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.tracking import tracker as tracking
+
+
+def _leet(folder: Path, *flags: str) -> str:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", *flags, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in _leet(folder).splitlines()]
+
+
+def _summary(folder: Path) -> dict:
+    return json.loads(_leet(folder, "--summary"))
+
+
+def _history(folder: Path) -> list[dict]:
+    return [r["history"]["item"] for r in _records(folder) if r["type"] == "history"]
+
+
+def _offline_runs(root: Path) -> list[Path]:
+    return sorted((root / "wandb").glob("offline-run-*"))
+
+
+def _tracker(folder: Path, **options) -> tracking.Tracker:
+    common = {"config": {"model": {"name": "v2"}}, "title": "v2-w1", "project": "tests"}
+    return tracking.Tracker(folder, **(common | {"mode": "offline"} | options))
+
+
+@pytest.fixture(scope="module")
+def logged(quick_in, tmp_path_factory):
+    """One short offline run: its config, results and W&B folder."""
+    config = quick_in(tmp_path_factory.mktemp("logged"), "run.wandb=offline")
+    words = ("model.width_mult=0.35", "run.root=somewhere")
+    results = train(config, overrides=words, group="a sweep")
+    (folder,) = _offline_runs(Path(config.run.root))
+    return config, results, folder
+
+
+def test_the_run_holds_config_name_group_and_versions(logged):
+    config, _, folder = logged
+    summary = _summary(folder)
+    assert summary["state"] == "finished"
+    assert summary["run_id"] == run_name(config)
+    assert summary["name"] == "v3_small-w0.35-r32-digits-sgd-s0"
+    assert summary["tags"] == ["v3_small", "model.width_mult=0.35"]
+    stored, expected = summary["config"], to_dict(config)
+    for section in ("optimizer", "schedule", "data", "train", "run"):
+        for key, value in expected[section].items():
+            # W&B leaves out what is empty
+            if value not in ({}, None):
+                assert stored[section][key] == value
+    assert stored["model"]["width_mult"] == 0.35
+    assert set(stored["versions"]) >= {"torch", "torchvision", "timm", "hydra-core"}
+    assert stored["git_commit"] == tracking.git_commit()
+    (record,) = [r["run"] for r in _records(folder) if r["type"] == "run"]
+    assert (record["run_group"], record["job_type"]) == ("a sweep", "train")
+
+
+def test_curves_are_stored_against_epoch(logged):
+    config, results, folder = logged
+    rows = _history(folder)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    path = Path(config.run.root) / results["name"] / "metrics.jsonl"
+    for row, kept in zip(rows, map(json.loads, path.read_text().splitlines()), strict=True):
+        assert {key: row[key] for key in kept} == pytest.approx(kept)
+    (metric,) = [r["metric"] for r in _records(folder) if r["type"] == "metric"]
+    assert (metric["glob_name"], metric["step_metric"]) == ("*", "epoch")
+
+
+def test_the_summary_sets_the_run_beside_the_paper(logged):
+    _, results, folder = logged
+    summary = _summary(folder)["summary"]
+    assert summary["model/madds"] == results["madds"]
+    assert summary["model/params"] == results["params"]
+    assert summary["best/top1"] == pytest.approx(results["top1"])
+    assert (summary["paper/madds_m"], summary["paper/params_m"]) == (12, 1.4)
+    assert summary["paper/top1"] == 49.8
+    assert summary["published/madds_m"] == pytest.approx(12.81584)
+    assert summary["delta/madds_m"] == pytest.approx(0.81584)
+    assert summary["paper/comparable"] is False
+    assert "delta/top1" not in summary
+
+
+def test_a_failed_run_is_marked_failed_and_leaves_its_traceback(tmp_path):
+    def fail():
+        with _tracker(tmp_path / "bad") as tracker:
+            tracker.log(1, {"val/top1": 1.0})
+            raise RuntimeError("went wrong")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    (folder,) = _offline_runs(tmp_path)
+    summary = _summary(folder)
+    assert (summary["state"], summary["exit_code"]) == ("failed", 1)
+    assert summary["summary"]["val/top1"] == 1
+    assert "RuntimeError: went wrong" in (tmp_path / "bad" / "error.txt").read_text()
+
+
+def test_two_runs_of_one_process_keep_their_own_config(tmp_path):
+    for width in (0.5, 1.5):
+        config = {"model": {"width_mult": width}}
+        with _tracker(tmp_path / f"run-{width}", config=config) as tracker:
+            tracker.log(1, {"val/top1": width})
+    stored = [_summary(folder) for folder in _offline_runs(tmp_path)]
+    widths = {run["config"]["model"]["width_mult"]: run["summary"]["val/top1"] for run in stored}
+    assert widths == {0.5: 0.5, 1.5: 1.5}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from mobilenet_exp.tracking.tracker import Tracker
+with Tracker(Path(sys.argv[1]), config={}, title="t", mode="offline", project="p") as tracker:
+    for epoch in (1, 2, 3):
+        tracker.log(epoch, {"val/top1": float(epoch)})
+    print("logged", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_rows_survive_a_kill(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "logged\n"
+    # W&B writes within a second, our own file at once
+    time.sleep(2.5)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    path = tmp_path / "killed" / "metrics.jsonl"
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    (folder,) = _offline_runs(tmp_path)
+    assert [row["epoch"] for row in _history(folder)] == [1, 2, 3]
+
+
+def test_auto_without_a_key_is_offline_and_says_why(tmp_path):
+    with _tracker(tmp_path / "run", mode="auto") as tracker:
+        assert "W&B: offline" in tracker.status
+        assert "no W&B key here" in tracker.status
+    assert len(_offline_runs(tmp_path)) == 1
+
+
+UNREACHABLE = """
+import sys
+from pathlib import Path
+from mobilenet_exp.tracking import tracker as tracking
+folder, mode = Path(sys.argv[1]), sys.argv[2]
+with tracking.Tracker(folder, config={}, title="t", mode=mode, project="p") as tracker:
+    tracker.log(1, {"val/top1": 1.0})
+    print(tracker.status)
+"""
+
+
+def _with_a_key_but_no_network(folder: Path, mode: str) -> subprocess.CompletedProcess:
+    """In a process of its own, because W&B keeps a key that it has seen."""
+    # nothing listens there
+    env = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    return subprocess.run(
+        [sys.executable, "-c", UNREACHABLE, str(folder), mode],
+        env=os.environ | env | {"WANDB_HTTP_TIMEOUT": "3"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
+def test_auto_with_a_key_but_no_network_is_offline_after_a_short_wait(tmp_path):
+    done = _with_a_key_but_no_network(tmp_path / "run", "auto")
+    assert done.returncode == 0, done.stderr
+    assert "W&B: offline" in done.stdout
+    assert "W&B was not reached" in done.stdout
+    (folder,) = _offline_runs(tmp_path)
+    assert _summary(folder)["state"] == "finished"
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"0" * 40 in content for content in written)
+
+
+NO_RUN = """
+import sys, wandb
+from pathlib import Path
+from mobilenet_exp.tracking import tracker as tracking
+tracking.INIT_TIMEOUT = 3
+wandb.login = lambda **_: True
+with tracking.Tracker(Path(sys.argv[1]), config={}, title="t", mode="auto", project="p") as tracker:
+    tracker.log(1, {"val/top1": 1.0})
+    print(tracker.status)
+"""
+
+
+def test_auto_is_offline_if_the_server_takes_the_key_but_opens_no_run(tmp_path):
+    env = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    env |= {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", NO_RUN, str(tmp_path / "run")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert "W&B: offline" in done.stdout
+    assert "W&B opened no run" in done.stdout
+    (folder,) = _offline_runs(tmp_path)
+    assert [row["epoch"] for row in _history(folder)] == [1]
+
+
+def test_online_without_network_is_refused(tmp_path):
+    done = _with_a_key_but_no_network(tmp_path / "run", "online")
+    assert "InputError: run.wandb=online: W&B was not reached" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_online_is_never_replaced_in_silence(tmp_path):
+    with (
+        pytest.raises(InputError, match="run.wandb=online: no W&B key here"),
+        _tracker(tmp_path / "run", mode="online"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [("", "W&B: offline"), ("offline", "W&B: offline"), ("disabled", "disabled")],
+)
+def test_auto_follows_the_environment(tmp_path, monkeypatch, value, status):
+    monkeypatch.setenv("WANDB_MODE", value)
+    with _tracker(tmp_path / "run", mode="auto") as tracker:
+        assert status in tracker.status
+
+
+def test_an_unknown_mode_in_the_environment_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "foo")
+    with (
+        pytest.raises(InputError, match="WANDB_MODE=foo: not known; allowed: online, offline"),
+        _tracker(tmp_path / "run", mode="auto"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disabled_writes_nothing_of_wandb(tmp_path):
+    with _tracker(tmp_path / "run", mode="disabled") as tracker:
+        tracker.log(1, {"val/top1": 1.0})
+    assert not (tmp_path / "wandb").exists()
+    assert tracker.status == "W&B: disabled"
+
+
+def test_git_commit_is_that_of_the_code():
+    commit = tracking.git_commit()
+    if commit is None:
+        pytest.skip("not a git checkout")
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=os.path.dirname(__file__), capture_output=True, text=True
+    )
+    assert commit.removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_an_evaluation_is_a_run_of_its_own_of_job_type_eval(logged):
+    config, results, _ = logged
+    root = Path(config.run.root)
+    best = root / results["name"] / "checkpoints" / "best.pt"
+    offline = EvalRunConfig(device="cpu", wandb="offline", root=config.run.root)
+    before = set(_offline_runs(root))
+    scores = evaluate(EvalConfig(checkpoint=str(best), run=offline), overrides=("x=1",))
+    (folder,) = set(_offline_runs(root)) - before
+    (record,) = [r["run"] for r in _records(folder) if r["type"] == "run"]
+    assert record["job_type"] == "eval"
+    summary = _summary(folder)
+    assert summary["run_id"] == f"{results['name']}-{scores['name']}"
+    assert (summary["state"], summary["tags"]) == ("finished", ["v3_small", "x=1"])
+    stored = summary["summary"]
+    assert stored["eval/top1"] == results["top1"]
+    assert stored["eval/num_images"] == 360
+    assert {"eval/ece", "eval/loss", "eval/num_left_out", "model/madds_m", "paper/top1"} <= set(
+        stored
+    )
+    tables = list(folder.rglob("*per_class*.table.json"))
+    assert len(json.loads(tables[0].read_text())["data"]) == 10

@@ -1,0 +1,281 @@
+"""A run from its configuration to its results: resumed, repeated, finished."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+import yaml
+from layout_nets import DLi14V3, MarvisV1, randomize
+from PIL import Image
+
+from mobilenet_exp import (
+    build_model,
+    evaluate,
+    export_weights,
+    load_weights,
+    model_from_checkpoint,
+    train,
+)
+from mobilenet_exp.config.convert import to_config, to_dict
+from mobilenet_exp.config.identity import run_name
+from mobilenet_exp.config.schema import EvalConfig, EvalRunConfig
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError
+from mobilenet_exp.tracking import tracker as tracking
+from mobilenet_exp.training import job, saving, session
+from mobilenet_exp.weights.checkpoint import load_checkpoint
+
+# read by scripts and by later tools: names and types are a promise
+RESULTS = {
+    "name": str, "images": dict, "model": str, "width_mult": float, "data": str, "resolution": int,
+    "num_classes": int, "data_root": type(None), "precision": str, "madds": int, "params": int, "top1": float, "top5": float,
+    "best_epoch": int, "last_top1": float, "epochs": int, "seconds": float,
+    "paper": type(None), "paper_reason": str, "reference": dict,
+}  # fmt: skip
+
+METRICS = {
+    "epoch", "train/loss", "train/top1", "train/lr", "train/images_per_s", "val/loss",
+    "val/top1", "val/top5", "val/ece", "val/num_images",
+}  # fmt: skip
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(quick_in, tmp_path_factory):
+    """A finished run, to look at only: its config, its results, its folder."""
+    config = quick_in(tmp_path_factory.mktemp("finished"))
+    return config, train(config), Path(config.run.root) / run_name(config)
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    config, results, folder = finished
+    assert {key: type(value) for key, value in results.items()} == RESULTS
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert to_config(yaml.safe_load((folder / "config.yaml").read_text())) == config
+    rows = _rows(folder)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert set(rows[0]) == METRICS
+    assert results["top1"] == max(row["val/top1"] for row in rows)
+    assert rows[0]["val/num_images"] == 360
+    for name in ("last.pt", "best.pt"):
+        state = torch.load(folder / "checkpoints" / name, weights_only=True)
+        assert to_config(state["config"]) == config
+    assert load_checkpoint(folder / "checkpoints" / "last.pt")["epoch"] == 2
+
+
+def test_a_digits_accuracy_is_never_held_against_imagenet(finished):
+    _, results, _ = finished
+    assert results["paper"] is None
+    assert "not ImageNet" in results["paper_reason"]
+    assert results["reference"]["row"]["top1"] == 49.8
+    assert results["reference"]["delta"].keys() == {"madds_m", "params_m"}
+
+
+def test_a_finished_run_returns_its_result_and_trains_nothing(finished, monkeypatch, capsys):
+    config, results, _ = finished
+    monkeypatch.setattr(job, "_train", None)
+    assert train(config) == results
+    assert "is already finished" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path, monkeypatch):
+    """Two epochs in one go equal one, a crash after logging the second, and a resume."""
+    noise = ("data=fake", "data.resolution=32", "data.augment=affine", "train.epochs=2")
+    words = (*noise, "model.dropout=0.5", "train.label_smoothing=0.1", "optimizer=rmsprop")
+    whole = quick(*words, f"run.root={tmp_path}/whole")
+    train(whole)
+    cut = quick(*words, f"run.root={tmp_path}/cut")
+
+    save = saving.save
+
+    def crash_at_2(state, folder, *, is_best=False):
+        if state.progress.epoch == 2:
+            raise RuntimeError("power cut")
+        save(state, folder, is_best=is_best)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "save", crash_at_2)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(cut)
+    folder = tmp_path / "cut" / run_name(cut)
+    assert "power cut" in (folder / "error.txt").read_text()
+    assert [row["epoch"] for row in _rows(folder)] == [1, 2]
+    train(cut)
+
+    assert not (folder / "error.txt").exists()
+    other = tmp_path / "whole" / run_name(whole)
+    ours, theirs = (load_checkpoint(f / "checkpoints" / "last.pt") for f in (folder, other))
+    _assert_equal(ours["model"], theirs["model"])
+    _assert_equal(ours["optimizer"]["state"], theirs["optimizer"]["state"])
+    timing = {"train/images_per_s"}
+    for mine, its in zip(_rows(folder), _rows(other), strict=True):
+        assert {k: v for k, v in mine.items() if k not in timing} == {
+            k: v for k, v in its.items() if k not in timing
+        }
+
+
+def _assert_equal(ours, theirs):
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            _assert_equal(ours[key], theirs[key])
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+def test_half_a_line_of_metrics_is_dropped_on_resume(tmp_path):
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text('{"epoch": 1}\n!garbage!\n{"epoch": 2}\n{"epoch": 3, "tra')
+    tracker = tracking.Tracker(
+        path.parent, config={}, title="t", mode="disabled", project="p", tags=()
+    )
+    with tracker:
+        tracker.keep_until(1)
+        tracker.log(2, {"val/top1": 5.0})
+    assert path.read_text() == '{"epoch": 1}\n{"epoch": 2, "val/top1": 5.0}\n'
+
+
+def test_rmsprop_with_its_own_rate_learns_the_digits(quick):
+    """The rule of the papers; the old repository's stayed at chance."""
+    config = quick("optimizer=rmsprop", "model.width_mult=0.5", "train.epochs=6")
+    assert train(config)["top1"] > 70
+
+
+def test_a_run_is_not_taken_up_with_other_images(quick, tmp_path):
+    """Same name of a folder, other images in it: neither resumed nor answered from."""
+    folders = [_image_folder(tmp_path / place / "images", place) for place in ("a", "b")]
+    words = ("data=imagefolder", "data.resolution=32", "data.batch_size=4", "train.epochs=1")
+    first, second = (quick(*words, f"data.root={folder}", "run.workers=0") for folder in folders)
+    assert run_name(first) == run_name(second)
+    train(first)
+    message = "class names or image counts differ from those .* was trained on"
+    with pytest.raises(InputError, match=message):
+        train(second)
+    (tmp_path / "runs" / run_name(first) / "results.json").unlink()
+    with pytest.raises(InputError, match=message):
+        train(second)
+    assert train(first)["epochs"] == 1
+
+
+def _image_folder(root, kind):
+    for split, label in itertools.product(("train", "val"), ("x", kind)):
+        for index in range(3):
+            path = root / split / label / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((40, 40), 50 + index).save(path)
+    return root
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "null"])
+def test_a_damaged_result_is_named(finished, content):
+    config, _, folder = finished
+    path = folder / "results.json"
+    whole = path.read_text()
+    path.write_text(content)
+    try:
+        with pytest.raises(InputError, match="results.json is damaged"):
+            train(config)
+    finally:
+        path.write_text(whole)
+
+
+def test_a_diverged_run_is_no_result(quick, tmp_path):
+    config = quick("optimizer.lr=1e20", "data=fake", "data.resolution=32", "train.epochs=1")
+    with pytest.raises(NonFiniteLossError):
+        train(config)
+    folder = tmp_path / "runs" / run_name(config)
+    assert not (folder / "results.json").exists()
+    assert "NonFiniteLossError" in (folder / "error.txt").read_text()
+
+
+def test_a_root_that_cannot_hold_runs_is_refused(quick, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = ("data=fake", "data.resolution=32", f"run.root={tmp_path}/file")
+    with pytest.raises(InputError, match="run.root=.*file: cannot hold the run's folder"):
+        train(quick(*words))
+
+
+def test_bad_input_leaves_nothing_behind(quick, tmp_path):
+    for words in (("data=imagefolder", "data.root=nowhere"), ("model.num_classes=3",)):
+        with pytest.raises(InputError):
+            train(quick(*words))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_more_classes_than_the_data_has_are_allowed(quick):
+    config = quick("model.num_classes=12", "train.epochs=1", "data=fake", "data.resolution=32")
+    results = train(config)
+    assert results["num_classes"] == 12
+    assert to_dict(config)["model"]["num_classes"] == 12
+
+
+def _save(net, path):
+    torch.save(net.state_dict(), path)
+    return path
+
+
+def test_a_run_starts_from_weights_and_keeps_their_dialect(quick, tmp_path, capsys):
+    """d-li14's squeeze-excite comes before the activation; a run from it must not forget."""
+    source = randomize(DLi14V3("small"))
+    path = _save(source, tmp_path / "mobilenetv3-small.pth")
+    words = ("model.width_mult=1", f"weights={path}", "data=fake", "data.resolution=32")
+    config = quick(*words, "train.epochs=1", "optimizer.lr=0.001")
+    started = session.build_session(config)
+    assert torch.equal(started.model.hidden.weight, source.classifier[0].weight)
+    assert started.notes[0].startswith(f"starts from {path} (d-li14 V3): BN eps 1e-05, squeeze-")
+    assert started.notes[1] == "new classifier: 1000 classes replaced by 10"
+    results = train(config)
+    assert "new classifier: 1000 classes replaced by 10" in capsys.readouterr().out
+    best = tmp_path / "runs" / results["name"] / "checkpoints" / "best.pt"
+    state = load_checkpoint(best)
+    assert state["dialect"]["se"] == "before_act_if_expanded"
+    cpu = EvalRunConfig(device="cpu", wandb="disabled", root=config.run.root)
+    logged = _rows(best.parents[1])[0]["val/loss"]
+    assert evaluate(EvalConfig(checkpoint=str(best), run=cpu))["loss"] == logged
+    # as weights, too, and the dialect is no formality
+    model = load_weights(build_model("v3_small", num_classes=10), best)
+    assert model.dialect.se == "before_act_if_expanded"
+    # a run that is taken up again does not need the file it began from
+    (best.parent.parent / "results.json").unlink()
+    assert session.build_session(config, is_new=False).notes == ()
+
+
+def test_rmsprop_starts_from_the_old_v1_repository_s_sgd_weights(quick, tmp_path):
+    state = {f"module.{key}": value for key, value in randomize(MarvisV1()).state_dict().items()}
+    torch.save({"epoch": 90, "arch": "mobilenet", "state_dict": state}, tmp_path / "sgd.pth.tar")
+    words = ("model=v1", "model.width_mult=1", "optimizer=rmsprop")
+    config = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "data=fake", "data.resolution=32")
+    started = session.build_session(config)
+    assert torch.equal(started.model.stem.conv.weight, state["module.model.0.0.weight"])
+    assert isinstance(started.model.stem.act, torch.nn.ReLU)
+    own_eps = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "data=fake", "model.bn_eps=0.5")
+    assert session.build_session(own_eps).model.stem.bn.eps == 0.5
+    own_act = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "model.args.activation=relu6")
+    assert isinstance(session.build_session(own_act).model.stem.act, torch.nn.ReLU6)
+
+
+def test_a_run_s_checkpoint_is_exported_to_torchvision_and_timm(quick, tmp_path):
+    words = ("model=v2", "model.width_mult=1", "model.stem_stride=2", "data=fake")
+    small = ("data.resolution=64", "data.args.num_images=32", "data.batch_size=16")
+    results = train(quick(*words, *small, "train.epochs=1"))
+    ours = model_from_checkpoint(tmp_path / "runs" / results["name"] / "checkpoints" / "best.pt")
+    images = torch.randn(2, 3, 64, 64)
+    for layout, theirs in (
+        ("torchvision", torchvision.models.mobilenet_v2(num_classes=10)),
+        ("timm", timm.create_model("mobilenetv2_100", num_classes=10)),
+    ):
+        theirs.load_state_dict(export_weights(ours, layout), strict=True)
+        with torch.no_grad():
+            expected = ours(images)
+            torch.testing.assert_close(
+                theirs.eval()(images), expected, rtol=0, atol=1e-5 * expected.std().item()
+            )
