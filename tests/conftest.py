@@ -1,7 +1,9 @@
 """Shared by all tests: composing as train.py does, and W&B kept inside the test's folder."""
 
 import functools
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from mobilenet_exp import compose
 from mobilenet_exp.config.schema import Config
+from mobilenet_exp.models import MODELS
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -25,6 +28,15 @@ def _private_wandb(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny():
+    """A net of milliseconds under `model.name=tiny`, for this test alone."""
+    importlib.import_module("tiny_net")
+    yield
+    del sys.modules["tiny_net"]
+    del MODELS._builders["tiny"]
 
 
 @pytest.fixture(scope="session")

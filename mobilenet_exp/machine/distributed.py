@@ -23,7 +23,10 @@ from mobilenet_exp.machine.preemption import ASKING, END_OF_TIME, Preempted
 T = TypeVar("T")
 # seconds that processes get to save before they are killed
 SAVE_WITHIN = 120
-# those that the agent or this module handles while processes run
+# new processes are forked from a server that has imported everything once; spawned where
+# the system has no such thing
+START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+# signals that the agent or this module handles while processes run
 AGENT_SIGNALS = (*ASKING, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -134,9 +137,10 @@ def joined(device: torch.device) -> Iterator[Team]:
 def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: int) -> T:
     """Run `job(*args)` in new processes on this machine and return the first one's result.
 
-    They are started by torch's elastic agent, and all anew, up to `max_restarts` times,
-    if one dies. Raises what the job raises for a person as it is; RunError if processes
-    died too often; Preempted if this process was told to stop, once they have stopped.
+    They are started by torch's elastic agent, and all restarted, up to `max_restarts`
+    times, if one dies. Raises what the job raises for a person as it is; RunError if
+    processes died too often; Preempted if this process was told to stop, once they have
+    stopped.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -151,7 +155,9 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
         rdzv_endpoint="localhost:0",
         max_restarts=max_restarts,
         monitor_interval=0.2,
+        start_method=START_METHOD,
     )
+    multiprocessing.set_forkserver_preload(["mobilenet_exp.machine.outliving", job.__module__])
     if hasattr(config, "shutdown_timeout"):
         config.shutdown_timeout = SAVE_WITHIN
     kept = {number: signal.getsignal(number) for number in AGENT_SIGNALS}
@@ -181,6 +187,11 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
 
 def _worker(job: Callable, args: tuple, processes: int) -> bytes:
     """Run the job; what a person should read is a result, not a reason to start anew."""
+    # the fork server ignores these
+    for number in ASKING:
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        )
     # as many threads in all as one process would take
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     result, refusal = None, None

@@ -4,7 +4,6 @@ Every figure on the page comes from those runs, or from a step measured here.
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,13 @@ import torch
 import yaml
 from torch import nn
 
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.models.build import build_model
+from mobilenet_exp.reports.pages import DOCS, check_checkout
 from mobilenet_exp.tracking.sweeps import Sweep
 from mobilenet_exp.training.optim import build_optimizer
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 # each arm's name on the page, its colour, and the row of the old repository it answers to
 ARMS = {
     "sgd": ("SGD", "#4c566a", "68.848 / 88.740"),
@@ -27,6 +29,9 @@ ARMS = {
 }
 # sizes of a gradient that the first step is measured at
 GRADIENTS = (1e-1, 1e-3)
+
+# top-1 in percent above which a run on ten classes has trained, and below which it has not
+TRAINED, AT_CHANCE = 80.0, 15.0
 
 PAGE = """# Why RMSprop printed 0.104 %
 
@@ -117,10 +122,32 @@ def first_step(optimizer: dict[str, Any], gradient: float) -> float:
     return (model.weight.detach() - before).abs().item()
 
 
-def page(arms: dict[str, dict[str, Any]]) -> str:
-    """Return the page's text, all its figures from the arms."""
-    from mobilenet_exp.models import build_model
+def check_conclusions(arms: dict[str, dict[str, Any]]) -> None:
+    """Raise ValueError for the first statement of the page that the runs contradict."""
+    last = {name: arm["rows"][-1]["val/top1"] for name, arm in arms.items()}
+    rates = {name: arm["config"]["optimizer"]["lr"] for name, arm in arms.items()}
+    steps = {name: first_step(arm["config"]["optimizer"], 0.1) for name, arm in arms.items()}
+    statements = {
+        "SGD trains": last["sgd"] > TRAINED,
+        "TensorFlow's RMSprop trains at its rate": last["tensorflow"] > TRAINED,
+        "PyTorch's RMSprop is at chance at SGD's rate": last["torch_at_sgd_rate"] < AT_CHANCE,
+        "it trains from SGD's weights": last["from_sgd"] > TRAINED,
+        "it trains from scratch at that arm's rate": last["torch_at_sane_rate"] > TRAINED,
+        "both have the same rate": rates["from_sgd"] == rates["torch_at_sane_rate"],
+        "a weight moves by about 1 in the first update": steps["torch_at_sgd_rate"] > 0.5,
+        "TensorFlow's first step is a small one": steps["tensorflow"] < 0.1,
+    }
+    for statement, holds in statements.items():
+        if not holds:
+            raise ValueError(f"the page says that {statement}; these runs do not show it: {last}")
 
+
+def page(arms: dict[str, dict[str, Any]]) -> str:
+    """Return the page's text, all its figures from the arms.
+
+    Raises ValueError if the runs do not bear out what the text concludes from them.
+    """
+    check_conclusions(arms)
     optimizers = {name: arm["config"]["optimizer"] for name, arm in arms.items()}
     config = arms["sgd"]["config"]
     weights = build_model("v1", width_mult=config["model"]["width_mult"]).blocks[5]
@@ -180,15 +207,16 @@ def draw(arms: dict[str, dict[str, Any]], path: Path) -> None:
         plt.close(figure)
 
 
-def main() -> None:
+def main(words: list[str]) -> None:
     """Write the page and its picture from the sweep named on the command line."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m mobilenet_exp.reports.rmsprop SWEEP_FOLDER")
-    arms = read_arms(Path(sys.argv[1]))
-    (DOCS / "RMSPROP.md").write_text(page(arms))
+    if len(words) != 1:
+        raise InputError("rmsprop", " ".join(words), "takes one argument, the sweep's folder")
+    check_checkout()
+    try:
+        arms = read_arms(Path(words[0]))
+        text = page(arms)
+    except ValueError as error:
+        raise InputError("rmsprop", words[0], str(error)) from error
+    (DOCS / "RMSPROP.md").write_text(text)
     draw(arms, DOCS / "rmsprop.svg")
-    print(f"wrote {DOCS / 'RMSPROP.md'} and rmsprop.svg")
-
-
-if __name__ == "__main__":
-    main()
+    console.line(f"wrote {DOCS / 'RMSPROP.md'} and rmsprop.svg")

@@ -16,8 +16,8 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models import MobileNet, build_model, list_models
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.rows import AUTHORS, NOT_BUILT, PaperRow, paper_rows
+from mobilenet_exp.reports.pages import DOCS, check_checkout
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE, PICTURE = DOCS / "MODEL_ZOO.md", DOCS / "top1_over_madds.svg"
 
 INTRO = """# Model zoo
@@ -253,7 +253,7 @@ def main(words: list[str]) -> None:
     """Write the page and its picture."""
     if words:
         raise InputError("zoo", " ".join(words), "takes no arguments")
-    DOCS.mkdir(exist_ok=True)
+    check_checkout()
     draw(PICTURE)
     PAGE.write_text(page())
     console.line(f"{PAGE.relative_to(DOCS.parent)}: {len(paper_rows())} rows")

@@ -5,6 +5,7 @@ From a run's checkpoint, or from weights of any known layout.
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from mobilenet_exp.config.convert import to_train_config
 from mobilenet_exp.config.identity import weights_identity
@@ -80,16 +81,16 @@ def adopt_asked(model: MobileNet, config: ModelConfig) -> None:
 def load_model(config: EvalConfig, overrides: tuple[str, ...] = ()) -> LoadedModel:
     """Load what `checkpoint` or `weights` name. Raises InputError unless it is one of them."""
     if (config.checkpoint is None) == (config.weights is None):
-        given = "both were given" if config.weights else "neither was given"
-        problem = f"give exactly one of checkpoint=FILE and weights=FILE; {given}"
+        count = "both were given" if config.weights else "neither was given"
+        problem = f"give exactly one of checkpoint=FILE and weights=FILE; {count}"
         raise InputError("checkpoint", config.checkpoint, problem)
     if config.checkpoint is None:
         loaded = _load_asked(config)
     else:
         _refuse_settings(overrides)
         loaded = load_run(config.checkpoint, wants_average=config.ema)
-    wanted = {key: getattr(config.data, key) for key in PREPROCESSING}
-    given = {key: value for key, value in wanted.items() if value is not None}
+    wanted: dict[str, Any] = {key: getattr(config.data, key) for key in PREPROCESSING}
+    given: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
     return replace(loaded, preprocessing=replace(loaded.preprocessing, **given))
 
 

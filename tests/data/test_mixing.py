@@ -8,7 +8,10 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.mixing import build_mixing
 from mobilenet_exp.training.session import build_session
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 SMALL = (
+    "model.name=tiny",
     "data=fake", "data.resolution=32", "data.args.num_images=64", "data.batch_size=16",
     "train.epochs=1",
 )  # fmt: skip

@@ -36,7 +36,10 @@ def test_a_batch_that_cannot_be_cut_is_refused(quick):
         build_session(quick("data=fake", "data.batch_size=16", "train.accumulate=3"))
 
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 SMALL = (
+    "model.name=tiny",
     "data=fake", "data.resolution=32", "data.args.num_images=64", "data.batch_size=16",
     "train.epochs=1",
 )  # fmt: skip

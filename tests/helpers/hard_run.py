@@ -11,7 +11,7 @@ import torch
 
 # augmentation, mixing, parts, workers, dropout, averages; an update takes milliseconds
 WORDS = (
-    "model=v3_small", "model.width_mult=0.35", "model.dropout=0.2", "model.stochastic_depth=0.1",
+    "model.name=tiny", "run.imports=[tiny_net]", "model.dropout=0.2", "model.stochastic_depth=0.1",
     "model.stem_stride=2",
     "data=fake", "data.resolution=32", "data.batch_size=16", "data.args.num_images=160",
     "data.augment=random_resized_crop", "data.auto_augment=rand-m9-mstd0.5",
@@ -56,13 +56,21 @@ def kill(process: programs.Warm) -> None:
     process.wait()
 
 
-def children(process: programs.Warm, word: str) -> list[int]:
-    """Return the processes that `process` started with `word` in their command, oldest first."""
+def ranks(process: programs.Warm) -> list[int]:
+    """Return the processes that train together, started through multiprocessing's fork server."""
+    found = []
+    for server in children(process.pid, "multiprocessing"):
+        found += children(server, "multiprocessing.forkserver")
+    return found
+
+
+def children(parent: int, word: str) -> list[int]:
+    """Return the processes that `parent` started with `word` in their command, oldest first."""
     # -ww: whole commands, however narrow the terminal says it is
     command = ["ps", "-ww", "-eo", "pid,ppid,args"]
     listed = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     fields = [line.split(None, 2) for line in listed[1:] if word in line]
-    return sorted(int(pid) for pid, parent, _ in fields if int(parent) == process.pid)
+    return sorted(int(pid) for pid, started_by, _ in fields if int(started_by) == parent)
 
 
 def rows(folder: Path) -> list[dict]:

@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import IO
 
-ROOT = Path(__file__).resolve().parents[2]
+HELPERS = Path(__file__).resolve().parent
+ROOT = HELPERS.parents[1]
 SCRIPTS = ("train.py", "eval.py", "bench.py")
 
 
@@ -96,8 +97,12 @@ class Warm:
 
 def start(folder: Path, script: str, *words: str, env: dict | None = None, **options) -> Warm:
     """Start `train.py`, `eval.py` or `bench.py` in `folder`, with one thread a process."""
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-    return Warm([str(ROOT / script), *words], folder, dict(env), **options)
+    return Warm([str(ROOT / script), *words], folder, environment(**env or {}), **options)
+
+
+def environment(**env: str) -> dict[str, str]:
+    """Return the environment of a program: one thread, and the tests' modules to import."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)} | env
 
 
 def run(folder: Path, script: str, *words: str, **env: str) -> subprocess.CompletedProcess:
@@ -181,7 +186,7 @@ def _become(order: dict, handles: list[int]) -> None:
     os.environ.clear()
     os.environ.update(order["env"])
     sys.argv = order["words"]
-    sys.path[0] = str(ROOT)
+    sys.path[:1] = [str(ROOT), *filter(None, order["env"].get("PYTHONPATH", "").split(os.pathsep))]
     runpy.run_path(order["words"][0], run_name="__main__")
 
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 import torch
-from hard_run import WORDS, children, folder_of, rows, start, wait_for
-from programs import ROOT
+from hard_run import WORDS, folder_of, ranks, rows, start, wait_for
+from programs import ROOT, environment
 
 from mobilenet_exp import train
 from mobilenet_exp.core.console import no_progress
@@ -92,7 +92,9 @@ def test_torchrun_is_the_same_run(tmp_path):
     words = (*WORDS, "train.epochs=2", "run.workers=0", f"run.root={tmp_path}/runs")
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*launched, str(ROOT / "train.py"), *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 2/2") == 1
     (results,) = tmp_path.glob("runs/*/results.json")
@@ -105,7 +107,7 @@ def test_a_process_that_dies_is_restarted_in_the_same_folder(tmp_path):
     words = (*WORDS, *two, "run.save_every_minutes=0.005")
     process = start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/previous.pt")), process)
-    subprocess.run(["kill", "-9", str(children(process, "spawn_main")[1])], check=True)
+    subprocess.run(["kill", "-9", str(ranks(process)[1])], check=True)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     assert "resumed after epoch" in out

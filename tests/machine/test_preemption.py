@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from hard_run import WORDS, children, folder_of, kill, rows, start, state, wait_for
-from programs import ROOT
+from programs import ROOT, environment
 
 from mobilenet_exp import train
 from mobilenet_exp.config.identity import run_name
@@ -118,7 +118,7 @@ def test_a_run_is_open_in_one_process_only(tmp_path):
     _, errors = second.communicate(timeout=60)
     kill(process)
     assert second.returncode == 2
-    assert "another process is running v3_small-w0.35-r32-fake-rmsprop-s0-" in errors
+    assert "another process is running tiny-w1-r32-fake-rmsprop-s0-" in errors
     assert errors.count("\n") == 1
     # the lock has gone with its process
     with locked(folder_of(tmp_path)):
@@ -145,7 +145,9 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     path = _saved(tmp_path)[0]
     before = path.read_bytes()
     command = [sys.executable, "-c", SMALL_DISK.format(root=str(ROOT)), *words, "train.epochs=400"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1, done.stderr
     assert "last.pt could not be written: " in done.stderr or "best.pt could not" in done.stderr
     assert "Traceback" not in done.stderr
@@ -185,7 +187,7 @@ def test_a_run_outlives_its_dashboard(tmp_path):
     words = (*WORDS, "train.epochs=8", "run.workers=0", "run.wandb=offline")
     process = start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for(lambda: _saved(tmp_path), process)
-    (service,) = children(process, "wandb-core")
+    (service,) = children(process.pid, "wandb-core")
     os.kill(service, signal.SIGKILL)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0, out

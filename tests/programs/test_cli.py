@@ -172,3 +172,36 @@ def test_bench_prints_the_old_table_s_nets_and_ours(tmp_path):
         "of 3 interleaved rounds",
     ):
         assert text in done.stdout
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--cfg", "job")])
+def test_a_reader_that_leaves_is_no_error(tmp_path, words):
+    """`| head`: the pipe is closed before the program writes."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    with os.fdopen(theirs, "w") as pipe:
+        done = subprocess.run(command, cwd=tmp_path, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_run_goes_on_when_its_reader_leaves(tmp_path):
+    """Nothing more is printed, and the files are complete."""
+    process = start(
+        tmp_path, "train.py", *FAST, "train.epochs=3", "run.wandb=disabled",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 0
+    assert process.stderr.read() == ""
+    (results,) = _results(tmp_path)
+    assert results["epochs"] == 3
+
+
+def test_help_is_ours_and_complete(tmp_path):
+    helped = run(tmp_path, "eval.py", "--help").stdout
+    assert helped.startswith("Score a run's checkpoint, or weights from anywhere")
+    assert helped.count("python eval.py") >= 4
+    for text in ("data.on_bad_image=skip", "v4_hybrid_large", "run.precision=auto", "--config-dir"):
+        assert text in helped

@@ -37,7 +37,7 @@ def test_a_width_sweep_in_parallel_runs_only_what_is_missing(tmp_path):
     assert len(runs) == 2
 
     # the same command with the bad width mended: a run is its configuration, not its sweep
-    again = _sweep(tmp_path, *words[:2], "model.width_mult=0.35,0.25,0.5")
+    again = _sweep(tmp_path, words[0], "model.width_mult=0.35,0.25,0.5")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is already finished") == 2
     assert again.stdout.count("epoch 1/1") == 1

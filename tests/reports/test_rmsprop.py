@@ -9,6 +9,11 @@ import yaml
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.reports import rmsprop as rmsprop_page
 
+TOP1 = {
+    "sgd": 90.0, "torch_at_sgd_rate": 10.0, "tensorflow": 91.0, "from_sgd": 92.0,
+    "torch_at_sane_rate": 85.0,
+}  # fmt: skip
+
 
 @pytest.fixture
 def sweep(tmp_path, compose_config):
@@ -31,14 +36,14 @@ def sweep(tmp_path, compose_config):
         }
         (run / "config.yaml").write_text(yaml.safe_dump(kept))
         rows = [
-            {"epoch": epoch, "val/top1": 10.0 * number + epoch, "train/loss": 3.0 - number / 2}
+            {"epoch": epoch, "val/top1": TOP1[name] + epoch, "train/loss": 3.0 - number / 2}
             for epoch in (1, 2)
         ]
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         job = {
             "number": number,
             "overrides": [f"experiment=rmsprop_story/{name}"],
-            "results": {"name": run.name, "top1": 10.0 * number + 2},
+            "results": {"name": run.name, "top1": TOP1[name] + 2},
             "error": None,
             "is_bad_input": False,
         }
@@ -59,6 +64,14 @@ def test_the_page_holds_the_runs_figures_and_measured_steps(sweep, tmp_path):
     picture = (tmp_path / "curves.svg").read_text()
     for name, _, _ in rmsprop_page.ARMS.values():
         assert name.replace("'", "&#39;") in picture or name in picture
+
+
+def test_a_conclusion_that_the_runs_do_not_bear_out_is_no_page(sweep):
+    """The text follows from the figures, or there is none."""
+    arms = rmsprop_page.read_arms(sweep)
+    arms["torch_at_sgd_rate"]["rows"][-1]["val/top1"] = 70.0
+    with pytest.raises(ValueError, match="is at chance at SGD's rate; these runs do not show it"):
+        rmsprop_page.page(arms)
 
 
 def test_a_missing_or_failed_arm_is_named(sweep):

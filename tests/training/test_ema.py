@@ -1,5 +1,6 @@
 """An average of weights and statistics."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -9,7 +10,10 @@ from mobilenet_exp.training.ema import Average
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 from mobilenet_exp.weights.loaded import load_model
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 SMALL = (
+    "model.name=tiny",
     "data=fake", "data.resolution=32", "data.args.num_images=64", "data.batch_size=16",
     "train.epochs=1",
 )  # fmt: skip

@@ -31,7 +31,8 @@ from mobilenet_exp.weights.checkpoint import load_checkpoint
 # read by scripts and by later tools: names and types are a promise
 RESULTS = {
     "name": str, "images": dict, "model": str, "width_mult": float, "data": str, "resolution": int,
-    "num_classes": int, "data_root": type(None), "precision": str, "madds": int, "params": int, "top1": float, "top5": float,
+    "num_classes": int, "data_root": type(None), "precision": str, "madds": int, "params": int,
+    "top1": float, "top5": float,
     "best_epoch": int, "last_top1": float, "epochs": int, "seconds": float,
     "paper": type(None), "paper_reason": str, "reference": dict,
 }  # fmt: skip

@@ -11,7 +11,10 @@ from mobilenet_exp.machine.device import set_determinism
 from mobilenet_exp.training import engine, loop
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 SMALL = (
+    "model.name=tiny",
     "data=fake", "data.resolution=32", "data.args.num_images=128", "data.batch_size=16",
     "train.epochs=2", "train.ema_decay=0.9",
 )  # fmt: skip

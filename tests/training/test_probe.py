@@ -1,5 +1,6 @@
 """Parts of a network that stay as they are."""
 
+import pytest
 import torch
 
 from mobilenet_exp import train
@@ -9,7 +10,10 @@ from mobilenet_exp.training.loop import finish_epoch, make_updates
 from mobilenet_exp.training.session import build_session
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("tiny")
+
 SMALL = (
+    "model.name=tiny",
     "data=fake", "data.resolution=32", "data.args.num_images=64", "data.batch_size=16",
     "train.epochs=1",
 )  # fmt: skip

@@ -1,0 +1,13 @@
+"""Where generated pages go."""
+
+from pathlib import Path
+
+from mobilenet_exp.core.errors import InputError
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def check_checkout() -> None:
+    """Raise InputError for an installed package, which has no pages to write."""
+    if not (DOCS.parent / "conf").is_dir():
+        raise InputError("docs", DOCS, "is written in a checkout of the repository only")
