@@ -59,19 +59,19 @@ def _keys(schema: type, prefix: str = "") -> set[str]:
     return found
 
 
+QUIET = ("run.device=cpu", "run.wandb=disabled")
+NOISE = ("data=fake", "data.args={num_images: 8, num_classes: 2}")
 SMALL = (
-    "model.width_mult=0.35", "data=fake", "data.resolution=64", "data.batch_size=4",
-    "data.args={num_images: 8, num_classes: 2}", "train.epochs=1", "run.device=cpu",
-    "run.wandb=disabled",
+    *QUIET, *NOISE, "model.width_mult=0.35", "data.resolution=64", "data.batch_size=4",
+    "train.epochs=1",
 )  # fmt: skip
 
 
 def test_train_reads_every_key(tmp_path, monkeypatch):
     read: set[str] = set()
 
-    def run(*words: str) -> dict:
-        config = compose(*SMALL, f"run.root={tmp_path}", *words)
-        return train(_noting(config, read))
+    def run(*words: str, common: tuple[str, ...] = SMALL) -> dict:
+        return train(_noting(compose(*common, f"run.root={tmp_path}", *words), read))
 
     mixed = ("data.mixup=0.2", "data.cutmix=1", "data.random_erase=0.5", "train.ema_decay=0.9")
     first = run(*mixed, "data.augment=inception")
@@ -81,7 +81,7 @@ def test_train_reads_every_key(tmp_path, monkeypatch):
         run(f"distill.teacher={best}", "distill.model=v2")
     for name in ("imagenet", "cifar10"):
         with pytest.raises(ValueError, match="data.root"):
-            run(f"data={name}", "data.root=nowhere", "data.labels=x", "data.args={}")
+            run(f"data={name}", "data.root=nowhere", "data.labels=x", common=QUIET)
     monkeypatch.setattr(job, "launch", lambda *_, **__: {})
     run("run.devices=2")
     # `smoke` is settled when the configuration is composed
@@ -95,11 +95,11 @@ def test_eval_reads_every_key(tmp_path):
     best = f"{tmp_path}/{trained['name']}/checkpoints/best.pt"
 
     def run(*words: str) -> None:
-        common = ("run.device=cpu", "run.wandb=disabled", f"run.root={tmp_path}")
-        evaluate(_noting(compose(*common, *words, program="eval"), read))
+        config = compose(*QUIET, f"run.root={tmp_path}", *words, program="eval")
+        evaluate(_noting(config, read))
 
     run(f"checkpoint={best}")
-    run(f"weights={best}", "model=v3_small", "model.width_mult=0.35", "data=fake")
+    run(f"weights={best}", "model=v3_small", "model.width_mult=0.35", *NOISE)
     # for a folder of images, an image and a list of labels there must be a reader, too
     with pytest.raises(ValueError, match=r"data\.root"):
         run(f"checkpoint={best}", "data=imagenet", "data.root=nowhere", "data.labels=x")

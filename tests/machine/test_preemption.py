@@ -129,7 +129,7 @@ def test_a_run_is_open_in_one_process_only(tmp_path):
 SMALL_DISK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 sys.argv = ["train.py", *sys.argv[1:]]
 sys.path.insert(0, {root!r})
 import runpy
@@ -144,7 +144,8 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     kill(process)
     path = _saved(tmp_path)[0]
     before = path.read_bytes()
-    command = [sys.executable, "-c", SMALL_DISK.format(root=str(ROOT)), *words, "train.epochs=400"]
+    small_disk = SMALL_DISK.format(root=str(ROOT), limit=len(before) // 2)
+    command = [sys.executable, "-c", small_disk, *words, "train.epochs=400"]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobilenet_exp.papers.comparison import compare
+from mobilenet_exp.papers.comparison import Unpublished, compare
 
 IMAGENET = ("data=imagenet",)
 
@@ -58,7 +58,7 @@ def test_another_setting_shows_the_row_but_no_gap_in_accuracy(
 
 def test_a_net_that_nobody_published_has_no_row(compose_config):
     found = _compare(compose_config(*IMAGENET, "model.width_mult=0.6"), 1000)
-    assert found.row is None
+    assert isinstance(found, Unpublished)
     assert found.reason == "no row published for v3_small 0.6 at 224 px"
     assert found.to_results(1.0, 2.0)["reference"] is None
     found = _compare(compose_config("model.width_mult=0.6"), 10)
@@ -78,7 +78,7 @@ def test_an_activation_that_nobody_published_is_not_compared(compose_config):
         found = _compare(compose_config(*words, f"model.args.activation={activation}"), 1000)
         assert found.paper.top1 == 70.6
     found = _compare(compose_config(*words, "model.args.activation=hswish"), 1000)
-    assert found.paper is None
+    assert isinstance(found, Unpublished)
     assert "hswish" in found.reason
 
 

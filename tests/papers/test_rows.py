@@ -26,8 +26,8 @@ from mobilenet_exp.papers.rows import AUTHORS, NOT_BUILT, paper_rows
         ("v1_full_conv", 1.0, 224, 71.7, 4866, 29.3, "paper"),
         ("v1_shallow", 1.0, 224, 65.3, 307, 2.9, "paper"),
         ("v3_edgetpu", 0.75, 224, 73.5, 624, 2.9, "slim_int8"),
-        ("kuanwang_v3_large", 1.0, 224, 72.8, 224, 5.48, "seed"),
-        ("kuanwang_v3_small", 1.0, 224, 67.4, 63, 2.94, "seed"),
+        ("kuanwang_v3_large", 1.0, 224, 72.8, 224, 5.48, "kuan-wang"),
+        ("kuanwang_v3_small", 1.0, 224, 67.4, 63, 2.94, "kuan-wang"),
         ("v4_conv_small", 1.0, 224, 73.8, 200, 3.8, "paper"),
         ("v4_hybrid_large", 1.0, 384, 83.4, 7200, 35.9, "paper"),
     ],
@@ -40,8 +40,8 @@ def test_default_lookup_finds_the_authors_row(
 
 
 def test_a_source_can_be_named():
-    assert paper_row("v1", source="seed:sgd").top1 == 68.848
-    assert paper_row("v1", source="seed:rmsprop").top5 == 0.494
+    assert paper_row("v1", source="marvis:sgd").top1 == 68.848
+    assert paper_row("v1", source="marvis:rmsprop").top5 == 0.494
     early = paper_row("v3_small", source="paper_early")
     assert (early.madds_m, early.params_m, early.options) == (66, 2.9, {"head_width": 1280})
 
@@ -90,11 +90,11 @@ def test_a_print_that_is_not_reached_is_said_so(kind):
         ("kuanwang_v3_small", 0.75, 45646060, 43558872, 2376248),
     ],
 )
-def test_the_seed_s_column_is_reproduced_by_its_own_convention(
+def test_kuan_wang_s_column_is_reproduced_by_its_own_convention(
     model, width, as_printed, plain, params
 ):
     net = build_model(model, width_mult=width)
-    assert profile_model(net, 224, "seed") == (as_printed, params)
+    assert profile_model(net, 224, "kuanwang") == (as_printed, params)
     assert profile_model(net, 224) == (plain, params)
     row = paper_row(model, width_mult=width)
     assert (row.madds_as_printed, row.madds, row.params) == (as_printed, plain, params)
@@ -103,5 +103,5 @@ def test_the_seed_s_column_is_reproduced_by_its_own_convention(
 
 
 def test_an_unknown_convention_is_refused():
-    with pytest.raises(InputError, match="convention=thop: not known; allowed: paper, seed"):
+    with pytest.raises(InputError, match="convention=thop: not known; allowed: paper, kuanwang"):
         profile_model(build_model("v1"), 224, "thop")
