@@ -26,7 +26,6 @@ from omegaconf.errors import OmegaConfBaseException
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
-from mobilenet_exp.config.identity import learned_words
 from mobilenet_exp.config.schema import AnyConfig, BenchConfig, Config, EvalConfig
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.machine.preemption import Preempted, requeue
@@ -158,7 +157,7 @@ class SweepCallback(Callback):
         words = list(config.hydra.overrides.task)
         given = [word for word in config.hydra.overrides.hydra if "hydra.sweep.dir=" in word]
         folder = Path(config.hydra.sweep.dir)
-        sweep = Sweep(folder) if given else Sweep.named_by(learned_words(words), folder)
+        sweep = Sweep(folder) if given else Sweep.named_by(_varied(words), folder)
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(sweep.folder)
             # each job is composed anew, from these words
@@ -169,6 +168,11 @@ class SweepCallback(Callback):
         # jobs that a launcher starts in other processes must find this package
         places = [str(_HERE.parent), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+
+
+def _varied(words: list[str]) -> tuple[str, ...]:
+    """Return the words that name a sweep: all but how it runs. Its images may lie anywhere."""
+    return tuple(word for word in words if not word.lstrip("+~").startswith("run."))
 
 
 def _main(composing: Callable[[], None], name: str, about: str) -> None:

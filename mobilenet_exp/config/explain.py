@@ -94,7 +94,7 @@ def _kind(key: str, schema: type) -> str:
     """Say what kind of value a key takes."""
     annotation = _annotation(key, schema)
     if annotation is None:
-        return "of another kind"
+        return "a valid value; --hydra-help lists Hydra's own settings"
     if is_dataclass(annotation):
         names = [entry.name for entry in fields(annotation)]
         return f"given key by key, as {key}.{names[0]}=..."

@@ -60,14 +60,11 @@ def _section(prefix: str, schema: type) -> Iterator[str]:
     for entry in fields(schema):
         if is_dataclass(entry.type):
             yield ""
-            yield from _section(f"{prefix}{entry.name}.", _class(entry.type))
+            section: Any = entry.type
+            yield from _section(f"{prefix}{entry.name}.", section)
         else:
             head = f"  {prefix}{entry.name}={_default(entry)}"
             yield _wrapped(f"{head:<34}  ", comments[entry.name])
-
-
-def _class(annotation: Any) -> type:
-    return annotation
 
 
 def _default(entry: Field) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from mobilenet_exp.config.schema import Config
 
 # Values that do not enter the name although they are not the schema's default: a stem
-# stride of 2 is what null stands for, and null was not always allowed.
+# stride of 2 was the default before null was allowed.
 ALSO_DEFAULT = {("model", "stem_stride"): 2}
 
 

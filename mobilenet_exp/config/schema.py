@@ -30,8 +30,9 @@ class ModelOptions:
     num_classes: int | None = None
     # dropout probability before the classifier, in [0, 1); null: the paper's
     dropout: float | None = None
-    # 1 or 2; null: 2 as in every paper, but 1 for images of less than 64 px, which
-    # would otherwise shrink to a single pixel; weights bring the stride they were trained with
+    # 1 or 2; null: 2 as in every paper, but 1 where images of less than 64 px are trained
+    # on, which would otherwise shrink to a single pixel; weights keep the stride they were
+    # trained with
     stem_stride: int | None = None
     # BatchNorm's epsilon; null: the paper's
     bn_eps: float | None = None
@@ -196,7 +197,7 @@ class DistillConfig:
 class BenchRunConfig:
     # device to compute on: auto, cpu, cuda, mps
     device: str = "auto"
-    # CPU threads of a process; null: as many as the machine has cores
+    # CPU threads of a process; null: as torch chooses, divided among run.devices
     threads: int | None = None
     # modules of your own to import first; they register models, data sets, optimizers, ...
     imports: list[str] = field(default_factory=list)
@@ -208,7 +209,7 @@ class EvalRunConfig(BenchRunConfig):
     root: str = "runs"
     # processes that load images; null: none for data in memory, else one per core
     workers: int | None = None
-    # of arithmetic: float32, bfloat16, or auto: bfloat16 for training on CUDA, else float32
+    # arithmetic precision: float32, bfloat16, or auto: bfloat16 for training on CUDA, else float32
     precision: str = "auto"
     # memory layout of images and weights: channels_last (faster nearly everywhere), contiguous
     memory_format: str = "channels_last"
@@ -274,7 +275,8 @@ class EvalDataConfig(ImagePlaces):
     mean: list[float] | None = None
     # standard deviation per colour channel
     std: list[float] | None = None
-    # images that are scored together; null: as many as the run trained with, else 64
+    # images that are scored together; null: as many as the run trained
+    # with, where its own data is scored, else 64
     batch_size: int | None = None
     # an image that cannot be read or has no label: skip leaves it out and names it, fail stops
     on_bad_image: str = "skip"

@@ -68,9 +68,7 @@ def imagefolder(data: ImagesConfig, split: str) -> ImageSet:
     """Class folders of images under `root/train` and `root/val`."""
     folder = _split_folder(data, split)
     if not folder.is_dir():
-        raise InputError(
-            "data.root", data.root, f"has no folder {split}/; it must hold train/ and val/"
-        )
+        raise InputError("data.root", data.root, NO_SPLIT.format(split))
     return _image_tree(data, folder)
 
 
@@ -85,9 +83,7 @@ def imagenet(data: ImagesConfig, split: str) -> ImageSet:
     if split == "val" and not folder.is_dir():
         folder = folder.parent
     if not folder.is_dir():
-        raise InputError(
-            "data.root", data.root, f"has no folder {split}/; it must hold train/ and val/"
-        )
+        raise InputError("data.root", data.root, NO_SPLIT.format(split))
     if split == "val" and data.labels:
         return ImageSet(flat_images(folder, data.labels), class_ids())
     if split == "val" and find_images(folder):

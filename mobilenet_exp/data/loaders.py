@@ -229,9 +229,12 @@ class NotedView(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str] | Unreadable:
         if not isinstance(self.images, ImageFiles):
-            image, label = self.images[index]
+            found = _read(self.images, index)
+            if isinstance(found, Unreadable):
+                return found
+            image, label = found
             return self.transform(image).as_subclass(Tensor), int(label), ""
         image, label, note = self.images.read(index)
         if image is None:

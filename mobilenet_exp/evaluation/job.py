@@ -30,8 +30,8 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
 
     Scores go to results.json and tables beside it: in `eval/` of the checkpoint's run,
     or in a folder of their own under `run.root`. Under torchrun every process scores its
-    share, and rank 0 writes. Returns the content of results.json; for photos, and in the
-    other processes, only the numbers of images left out and missing.
+    share, and rank 0 writes. Returns the content of results.json in every process; for
+    photos only the numbers of images left out and missing.
     """
     import_modules(config.run.imports)
     device = select_device(config.run.device)

@@ -28,7 +28,7 @@ def select_device(name: str) -> torch.device:
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch use so many CPU threads in this process; None leaves its own choice."""
+    """Let torch use so many CPU threads in this process; None leaves the number as it is."""
     if threads is not None:
         torch.set_num_threads(threads)
 
@@ -69,7 +69,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep freed memory, and return whether it could be told to.
 
     By default glibc maps each large activation anew and gives it back at once, and the
-    page faults cost more than the arithmetic. Only Linux with glibc is told.
+    page faults cost more than the arithmetic. Only works on Linux with glibc.
     """
     if sys.platform != "linux":
         return False

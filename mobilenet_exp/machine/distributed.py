@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 import torch
@@ -157,13 +158,14 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
         monitor_interval=0.2,
         start_method=START_METHOD,
     )
-    multiprocessing.set_forkserver_preload(["mobilenet_exp.machine.outliving", job.__module__])
+    if START_METHOD == "forkserver":
+        _start_fork_server(job.__module__)
     if hasattr(config, "shutdown_timeout"):
         config.shutdown_timeout = SAVE_WITHIN
     kept = {number: signal.getsignal(number) for number in AGENT_SIGNALS}
     asked = _pass_on_early_signals()
     try:
-        answers = elastic_launch(config, _worker)(job, args, processes)
+        answers = elastic_launch(config, _worker)(job, args, processes, dict(os.environ))
     except SignalException as stop:
         if multiprocessing.active_children():
             # told a second time, while the processes were saving
@@ -185,8 +187,27 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
     return result
 
 
-def _worker(job: Callable, args: tuple, processes: int) -> bytes:
-    """Run the job; what a person should read is a result, not a reason to start anew."""
+def _start_fork_server(module: str) -> None:
+    """Start the server that new processes are forked from, with `module` imported.
+
+    It is a bare interpreter, which finds this package by PYTHONPATH only.
+    """
+    multiprocessing.set_forkserver_preload(["mobilenet_exp.machine.outliving", module])
+    kept = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(each for each in sys.path if each)
+    try:
+        forkserver.ensure_running()
+    finally:
+        if kept is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = kept
+
+
+def _worker(job: Callable, args: tuple, processes: int, environment: dict[str, str]) -> bytes:
+    """Run the job; what a person should read is a result, not a reason to restart."""
+    # the fork server has the environment in which it was started, perhaps for another job
+    os.environ.update(environment)
     # the fork server ignores these
     for number in ASKING:
         signal.signal(

@@ -34,7 +34,7 @@ class Unpublished:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a run may be held against.
+    """What a run is compared with.
 
     `row` is the published row of the same net and width, at the run's resolution if
     there is one, else at 224 px. `published` counts that net as built here, `as_printed`

@@ -74,7 +74,7 @@ class PaperRow:
 
     @property
     def is_quantised(self) -> bool:
-        """Whether the accuracy is of an 8-bit form of the net."""
+        """Whether the accuracy was measured on an 8-bit form of the net."""
         return self.source.endswith("int8")
 
     def reaches(self, kind: str) -> bool:

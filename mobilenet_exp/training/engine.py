@@ -145,7 +145,7 @@ def clip_gradients(learner: Learner) -> bool:
 
 
 def set_training_mode(learner: Learner) -> None:
-    """Put the network into training mode, but for what is frozen."""
+    """Put the network into training mode, except what is frozen."""
     learner.model.train(not learner.is_probe)
     if learner.is_probe:
         learner.model.dropout.train()

@@ -69,7 +69,7 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
         results = team.share(lambda: record.finished_with(session, folder))
         if results is not None:
             team.share(lambda: record.show_finished(results, folder))
-            return results
+            return results if team.is_first else {}
         connect(session)
         team.share(lambda: opened.enter_context(locked(folder)))
         lines = resume(session, checkpoints)

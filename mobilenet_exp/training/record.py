@@ -146,11 +146,15 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
 
 
 def finished_with(session: Session, folder: Path) -> dict[str, Any] | None:
-    """Return the results of a run that is done, if they are of the session's images."""
+    """Return the results of a run that is done, if its configuration and images agree."""
     path = folder / "results.json"
     if not path.exists():
         return None
     results = _read_results(path, session.config)
+    if (stored := stored_config(folder)) is None:
+        # the checkpoint's configuration is compared instead, and the results are made anew
+        return None
+    check_config(session.config, stored, path)
     check_images(session, results["images"], path)
     return results
 

@@ -77,7 +77,7 @@ class Checkpointer:
             raise self._with_advice(error) from error
         _restore(self.session, state, self.folder / "last.pt")
         then = Progress(**state["progress"])
-        self.session.meter = _own_meter(self.session, state["meters"])
+        self.session.meter = _own_meter(self.session, _meters(state))
         if then.epoch != progress.epoch:
             self.session.meter = TrainMeter()
         progress.rollbacks += 1
@@ -162,9 +162,13 @@ def resume(session: Session, folder: Path) -> list[str]:
     check_images(session, state["images"], path)
     _restore(session, state, path)
     session.progress = Progress(**state["progress"])
-    # "tallies" in checkpoints from before 0.2
-    session.meter = _own_meter(session, state.get("meters") or state["tallies"])
+    session.meter = _own_meter(session, _meters(state))
     return lines
+
+
+def _meters(state: dict[str, Any]) -> list[dict[str, Any]]:
+    # "tallies" in checkpoints from before 0.2
+    return state.get("meters") or state["tallies"]
 
 
 def _restore(session: Session, state: dict[str, Any], path: Path) -> None:

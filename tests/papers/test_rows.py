@@ -63,7 +63,9 @@ def test_every_row_is_named_once_and_has_a_source():
 
 def test_nets_that_are_not_built_are_named():
     models = {row.model for row in paper_rows()}
-    assert models == {*list_models(), *NOT_BUILT}
+    # a net that is built here may be one that nobody published
+    assert models <= {*list_models(), *NOT_BUILT}
+    assert set(NOT_BUILT) <= models
 
 
 @pytest.mark.parametrize("kind", ["madds", "params"])
