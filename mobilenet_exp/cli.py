@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
@@ -41,14 +43,14 @@ PROGRAMS = {
     "bench": ("bench", BenchConfig),
 }
 GROUPS = {
-    "train": ("model", "optimizer", "schedule", "data", "experiment", "hydra/launcher"),
+    "train": ("model", "optimizer", "schedule", "data", "train", "experiment", "hydra/launcher"),
     "eval": ("model", "data"),
     "bench": (),
 }
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 # done, but not with everything that was asked for
 INCOMPLETE = 3
-BAD_INPUT_ERRORS = (InputError, HydraException, OmegaConfBaseException)
+BAD_INPUT_ERRORS = (InputError, HydraException, OmegaConfBaseException, YAMLError)
 
 for _program, (_, _schema) in PROGRAMS.items():
     ConfigStore.instance().store(f"{_program}_schema", _schema)
@@ -61,11 +63,16 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
     trains; `program` is train, eval or bench, and `config_dir` a folder of YAML files of
     your own. Raises ValueError with the line that the command line would print.
     """
+    if program not in PROGRAMS:
+        raise InputError("program", program, f"not known; allowed: {', '.join(PROGRAMS)}")
     config_name, schema = PROGRAMS[program]
     words = list(overrides)
     if config_dir is not None:
-        words.append(f"hydra.searchpath=[file://{Path(config_dir).resolve()}]")
+        if not Path(config_dir).is_dir():
+            raise InputError("config_dir", config_dir, "no such folder")
+        words.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
     try:
+        _check_groups(words)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return to_config(hydra.compose(config_name, words), schema)
     except InputError:
@@ -73,7 +80,7 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
     except Exception as error:
         if not _is_bad_input(error):
             raise
-        raise ValueError(explain(error, words, schema)) from error
+        raise ValueError(explain(error, _bad_words(words), schema)) from error
 
 
 def program(name: str) -> Callable[[Callable], Callable[[], None]]:
@@ -170,6 +177,11 @@ class SweepCallback(Callback):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
 
 
+def _words() -> list[str]:
+    """Return the command line's words without its flags."""
+    return [word for word in sys.argv[1:] if not word.startswith("-")]
+
+
 def _varied(words: list[str]) -> tuple[str, ...]:
     """Return the words that name a sweep: all but how it runs. Its images may lie anywhere."""
     return tuple(word for word in words if not word.lstrip("+~").startswith("run."))
@@ -185,7 +197,8 @@ def _main(composing: Callable[[], None], name: str, about: str) -> None:
             code = _compose_and_run(composing, name)
         sys.stdout.flush()
     except BrokenPipeError:
-        # the reader has gone, as after `| head`
+        if not _has_lost_its_reader():
+            raise
         from mobilenet_exp.core.console import discard_output
 
         discard_output()
@@ -193,10 +206,20 @@ def _main(composing: Callable[[], None], name: str, about: str) -> None:
         sys.exit(code)
 
 
+def _has_lost_its_reader() -> bool:
+    """Return whether nobody reads what is printed any more, as after `| head`."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
+
+
 def _print_help(name: str, about: str) -> None:
     folders = [CONF]
     for flag, value in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
-        folders += [Path(value)] if flag in ("--config-dir", "-cd") else []
+        flag, _, joined = flag.partition("=")
+        folders += [Path(joined or value)] if flag in ("--config-dir", "-cd") else []
     text = "\n".join(line.removeprefix("    ") for line in about.splitlines())
     print(help_text(text, PROGRAMS[name][1], folders, GROUPS[name]))
 
@@ -227,7 +250,7 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
             _print_error(f"the sweep ended early: {str(error).splitlines()[0]}")
             code = FAILED
         elif _is_bad_input(error):
-            _print_error(explain(error, sys.argv[1:], PROGRAMS[name][1]))
+            _print_error(explain(error, _bad_words(_words()), PROGRAMS[name][1]))
             code = BAD_INPUT
         else:
             raise
@@ -235,6 +258,26 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
         sweep_code = _close_sweep(SweepCallback.sweep) if SweepCallback.sweep else 0
         code = code or sweep_code
     return code
+
+
+def _bad_words(words: list[str]) -> list[str]:
+    """Return the words that Hydra's grammar does not understand, or all if it does."""
+    parser = OverridesParser.create()
+    bad = []
+    for word in words:
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            bad.append(word)
+    return bad or words
+
+
+def _check_groups(words: Iterable[str]) -> None:
+    """Refuse a list for a group: Hydra would take its last option alone."""
+    for word in words:
+        key, _, value = word.partition("=")
+        if (CONF / key).is_dir() and value.startswith("["):
+            raise InputError(key, value, "takes one option; several are a sweep, which needs -m")
 
 
 def _is_bad_input(error: Exception) -> bool:
@@ -248,6 +291,7 @@ def _run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
     if hydra_config.mode == RunMode.MULTIRUN:
         return _run_sweep_job(job, composed, overrides, hydra_config)
     try:
+        _check_groups(overrides)
         return job(to_config(composed, schema), overrides=overrides, group=None)
     except Preempted as stop:
         _report_stop(stop)

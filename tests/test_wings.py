@@ -49,7 +49,7 @@ DOORS = {
     "matplotlib": {"reports.zoo", "reports.rmsprop"},
     "sklearn": {"data.datasets"},
     "rich": {"core.console"},
-    "yaml": {"reports.rmsprop"},
+    "yaml": {"cli", "reports.rmsprop"},
 }  # fmt: skip
 # answer before torch is loaded: composing, completing, explaining, printing
 WITHOUT_TORCH = {"core", "config", "tracking", "cli", "__main__"}

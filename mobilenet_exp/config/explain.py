@@ -25,7 +25,7 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
         return str(error)
     text = "\n".join(_messages(error))
     given = dict(word.lstrip("+~").split("=", 1) for word in overrides if "=" in word)
-    for reading in (_of_an_option, _of_a_word, _of_a_file):
+    for reading in (_of_a_file, _of_an_option, _of_a_word, _of_hydra):
         if line := reading(text, overrides, given, schema):
             return line
     key = _key(text)
@@ -53,7 +53,15 @@ def _of_an_option(text: str, overrides: list[str], given: dict, schema: type) ->
 def _of_a_word(text: str, overrides: list[str], given: dict, schema: type) -> str | None:
     """Explain a word that Hydra's grammar does not understand."""
     if match := re.search(r"Ambiguous value for argument '(.*)'", text):
-        return f"{match[1]}: several values are a sweep, which needs -m; a list reads [a,b]"
+        if schema is not Config:
+            return f"{match[1]}: takes one value; only train.py sweeps"
+        is_group = "." not in match[1].partition("=")[0]
+        hint = "" if is_group else "; a list reads [a,b]"
+        return f"{match[1]}: several values are a sweep, which needs -m{hint}"
+    if match := re.search(r"Multiple values for (\S+)\. To override", text):
+        return f"+{match[1]}={given.get(match[1], '')}: leave out the +"
+    if match := re.search(r"merging override ~(\S+)", text):
+        return f"~{match[1]}: {match[1]} cannot be removed"
     if match := re.search(r"[Ee]rror parsing override '(.*)'", text):
         return f"{match[1]}: not understood; {QUOTING}"
     if "override_grammar" in text:
@@ -61,8 +69,22 @@ def _of_a_word(text: str, overrides: list[str], given: dict, schema: type) -> st
     return None
 
 
+def _of_hydra(text: str, overrides: list[str], given: dict, schema: type) -> str | None:
+    """Explain a wrong setting of Hydra itself."""
+    key = next((word for word in given if word.startswith("hydra.")), "")
+    named = _key(text)
+    if not named.startswith("hydra") and not (key and key in text):
+        return None
+    key = named if named in given else key or named
+    return f"{key}={given.get(key, '')}: not a setting of Hydra; --hydra-help lists them"
+
+
 def _of_a_file(text: str, overrides: list[str], given: dict, schema: type) -> str | None:
     """Explain a YAML file that does not fit the schema, naming the file."""
+    if match := re.search(r'in "(\S+\.yaml)", line (\d+)', text):
+        return f"{match[1]}: not valid YAML at line {match[2]}: {text.splitlines()[0]}"
+    if match := re.search(r"In '(\S+)': Could not override '\w+@", text):
+        return f"{match[1]}.yaml: its first line must be `# @package _global_`"
     match = re.search(r"In '(\S+)': \w+ raised while composing config", text)
     if match is None:
         return None
@@ -114,7 +136,7 @@ def _annotation(key: str, schema: type) -> Any:
 def _suggest(key: str, schema: type) -> str:
     *parents, last = key.split(".")
     if parents[-1:] == ["args"]:
-        return f"+{key}=... adds an argument"
+        return f"+{key}=... adds an argument, where {parents[0]} takes it"
     node: Any = _annotation(".".join(parents), schema) if parents else schema
     if not is_dataclass(node):
         parents, last, node = [], key, schema

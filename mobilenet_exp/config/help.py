@@ -11,6 +11,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from mobilenet_exp.config.schema import Config
+
 COMMENT, FIELD = re.compile(r"\s*# (.*)"), re.compile(r"    (\w+): ")
 
 
@@ -35,16 +37,21 @@ def help_text(about: str, schema: type, folders: list[Path], groups: tuple[str, 
 
     `groups` are the config groups whose options are listed, from the YAML files in `folders`.
     """
-    parts = [about.strip(), "", "Groups and their options (GROUP=OPTION):"]
+    parts = [about.strip()]
+    parts += ["", "Groups and their options (GROUP=OPTION):"] if groups else []
     for group in groups:
         files = sorted({f for folder in folders for f in (folder / group).rglob("*.yaml")})
         names = dict.fromkeys(_option(f, folders, group) for f in files)
         parts.append(_wrapped(f"  {group:<12}", " ".join(names)))
-    parts += ["", "Keys (KEY=VALUE), with their default; ??? comes from the chosen options:"]
+    parts += [
+        "",
+        "Keys (KEY=VALUE) with a general default, which the chosen options may change (???: they",
+        "must); --cfg job prints the values that would run:",
+    ]
     parts += _section("", schema)
     parts += [
         "",
-        "--cfg job prints the composed configuration; -m runs a sweep (train.py only).",
+        *(["-m runs a sweep: KEY=VALUE,VALUE."] if schema is Config else []),
         "--config-dir FOLDER adds YAML files of your own; --hydra-help lists Hydra's options.",
     ]
     return "\n".join(parts)

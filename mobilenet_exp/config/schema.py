@@ -24,22 +24,18 @@ def _std() -> list[float]:
 
 @dataclass(kw_only=True)
 class ModelOptions:
+    """What tells one network from another, trained or not."""
+
     # the paper's alpha, > 0: multiplies the number of channels
     width_mult: float = 1.0
     # size of the classifier; null: the number of classes in the data
     num_classes: int | None = None
-    # dropout probability before the classifier, in [0, 1); null: the paper's
-    dropout: float | None = None
     # 1 or 2; null: 2 as in every paper, but 1 where images of less than 64 px are trained
     # on, which would otherwise shrink to a single pixel; weights keep the stride they were
     # trained with
     stem_stride: int | None = None
     # BatchNorm's epsilon; null: the paper's
     bn_eps: float | None = None
-    # BatchNorm's momentum in PyTorch's sense, 1 - decay; null: the paper's
-    bn_momentum: float | None = None
-    # probability of dropping a block's branch, rising from 0 at the first block to this
-    stochastic_depth: float = 0.0
     # options of one family, e.g. activation for v1, head_width for v3
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -48,6 +44,12 @@ class ModelOptions:
 class ModelConfig(ModelOptions):
     # registry name: v1, v2, v3_large, ...
     name: str
+    # dropout probability before the classifier, in [0, 1); null: the paper's
+    dropout: float | None = None
+    # BatchNorm's momentum in PyTorch's sense, 1 - decay; null: the paper's
+    bn_momentum: float | None = None
+    # probability of dropping a block's branch, rising from 0 at the first block to this
+    stochastic_depth: float = 0.0
 
 
 @dataclass(kw_only=True)

@@ -79,6 +79,12 @@ _TYPE_NAMES = {
     type(None): "null",
 }
 
+_LISTS = {
+    list[float]: "a list of numbers, as [a,b]",
+    list[int]: "a list of whole numbers, as [a,b]",
+    list[str]: "a list of words, as [a,b]",
+}
+
 
 def _split(annotation: object) -> tuple[object, list[Range]]:
     """Return an annotation's type and its ranges."""
@@ -91,7 +97,9 @@ def _split(annotation: object) -> tuple[object, list[Range]]:
 def type_name(annotation: object) -> str:
     """Say in words what a type annotation allows, e.g. `a number or null`."""
     members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    return " or ".join(_TYPE_NAMES[get_origin(member) or member] for member in members)
+    return " or ".join(
+        _LISTS.get(member) or _TYPE_NAMES[get_origin(member) or member] for member in members
+    )
 
 
 def _fits(value: object, annotation: object) -> bool:

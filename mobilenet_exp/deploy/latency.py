@@ -5,13 +5,14 @@ Knows names and timing; prints nothing.
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 from torchvision import models
 
+from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models import build_model
 from mobilenet_exp.models.profiling import Profile, profile_model
@@ -42,7 +43,7 @@ def measure_latency(
     warmup: int,
     rounds: int,
     device: torch.device,
-    progress: Callable[[Iterable[int], str, int], Iterable[int]],
+    progress: Show,
 ) -> list[dict[str, Any]]:
     """Time one forward of each net, float32, eval mode, random weights and images.
 

@@ -1,7 +1,7 @@
 """An evaluation from its configuration to its results: where the parts meet. Knows no Hydra."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,12 @@ from mobilenet_exp.evaluation import tables
 from mobilenet_exp.evaluation.photos import classify_photos
 from mobilenet_exp.evaluation.results import eval_name, eval_results, files_of
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
-from mobilenet_exp.machine.device import select_device, select_precision, set_threads
+from mobilenet_exp.machine.device import (
+    describe_device,
+    select_device,
+    select_precision,
+    set_threads,
+)
 from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.models.profiling import profile_model
 from mobilenet_exp.papers.comparison import compare
@@ -36,31 +41,41 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
     import_modules(config.run.imports)
     device = select_device(config.run.device)
     set_threads(config.run.threads)
-    loaded = load_model(config, overrides)
+    loaded = load_model(config)
+    precision = select_precision(config.run.precision, device, is_training=False)
+    config = replace(config, run=replace(config.run, precision=_name(precision)))
     if config.image is not None:
-        return _classify(loaded, config, device)
+        return _classify(loaded, config, device, precision)
     data = eval_data(config, loaded)
     with joined(device) as team:
         show = console.progress if team.is_first else console.no_progress
         if team.is_first:
-            _announce(loaded)
-        found = score(loaded, data, config, device=device, team=team, show=show)
+            _announce(loaded, describe_device(device, team.size, precision))
+        found = score(
+            loaded, data, config, device=device, precision=precision, team=team, show=show
+        )
         # the others wait until everything is written
         results = team.share(lambda: _record(loaded, data, config, found, overrides))
     return results
 
 
-def _announce(loaded: LoadedModel) -> None:
-    tables.print_loaded(loaded.origin, loaded.notes, loaded.preprocessing.words())
+def _name(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")
 
 
-def _classify(loaded: LoadedModel, config: EvalConfig, device: torch.device) -> dict[str, Any]:
+def _announce(loaded: LoadedModel, device: str) -> None:
+    notes = (*loaded.notes, loaded.preprocessing.words(), f"on {device}")
+    tables.print_loaded(loaded.origin, notes)
+
+
+def _classify(
+    loaded: LoadedModel, config: EvalConfig, device: torch.device, precision: torch.dtype
+) -> dict[str, Any]:
     """Print what the network sees on photos."""
     if config.data.name is not None:
         raise InputError("data", config.data.name, "cannot be combined with image=")
-    precision = select_precision(config.run.precision, device, is_training=False)
     answers, unread = classify_photos(loaded, config.image, device, precision)
-    _announce(loaded)
+    _announce(loaded, describe_device(device, 1, precision))
     tables.print_photos(answers, unread)
     return {"num_left_out": len(unread), "num_missing": 0}
 
@@ -73,7 +88,7 @@ def _record(
     overrides: tuple[str, ...],
 ) -> dict[str, Any]:
     """Write and print what an evaluation found, and log it to W&B."""
-    name = eval_name(loaded, data)
+    name = eval_name(loaded, data, config.run.precision)
     folder = loaded.folder / "eval" / name if loaded.folder else Path(config.run.root) / name
     profile = profile_model(loaded.model, data.resolution)
     comparison = compare(
@@ -84,7 +99,9 @@ def _record(
         num_images=int(found.scores["num_images"]),
     )
     results = eval_results(loaded, data, found, profile)
-    results |= {"name": name} | comparison.to_results(results["top1"], results["top5"])
+    results |= {"name": name, "precision": config.run.precision} | comparison.to_results(
+        results["top1"], results["top5"]
+    )
     tracker = Tracker(
         folder,
         config=to_dict(config) | {"data": asdict(data), "model": asdict(loaded.config)},

@@ -16,14 +16,16 @@ from mobilenet_exp.models.profiling import Profile
 from mobilenet_exp.weights.loaded import LoadedModel
 
 
-def eval_name(loaded: LoadedModel, data: EvalImages) -> str:
+def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
     """Return the evaluation's name: a readable head, and a hash of weights and images."""
-    identity = [
+    identity: list[Any] = [
         loaded.digest,
         asdict(loaded.config),
         asdict(loaded.model.dialect),
         {**asdict(data), "batch_size": None, "on_bad_image": None},
     ]
+    if precision != "float32":
+        identity.append(precision)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     if loaded.folder:
         return f"{Path(loaded.origin).stem}-{data.name}-r{data.resolution}-{digest}"

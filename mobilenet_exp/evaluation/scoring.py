@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mobilenet_exp.config.schema import EvalConfig, EvalImages, ImagesConfig
+from mobilenet_exp.config.schema import EvalConfig, EvalImages, ImagePlaces, ImagesConfig
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
@@ -20,7 +20,7 @@ from mobilenet_exp.data.loaders import build_eval_loader
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict
-from mobilenet_exp.machine.device import memory_format, select_precision
+from mobilenet_exp.machine.device import memory_format
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.weights.loaded import LoadedModel, check_classes
 
@@ -66,10 +66,10 @@ def eval_data(config: EvalConfig, loaded: LoadedModel) -> EvalImages:
             raise InputError("data", None, "must be given, e.g. data=imagenet, or image=PHOTO")
         own = asdict(loaded.trained_by.data)
         images = {key: own[key] for key in ImagesConfig.__dataclass_fields__}
-        # places on this machine, and what the command line says about the images
-        told = ("root", "labels", "download", "args")
+        # where the images are on this machine
+        places = ImagePlaces.__dataclass_fields__
         batch_size = given["batch_size"] or own["batch_size"]
-        given |= images | {key: given[key] for key in told if given[key]}
+        given |= images | {key: given[key] for key in places if given[key]}
     prepared = asdict(loaded.preprocessing)
     return EvalImages(**given | prepared | {"batch_size": batch_size})
 
@@ -80,6 +80,7 @@ def score(
     config: EvalConfig,
     *,
     device: torch.device,
+    precision: torch.dtype,
     team: Team,
     show: Show,
 ) -> EvalResult:
@@ -99,7 +100,6 @@ def score(
     check_classes(loaded, key, value, images.classes)
     real = _real_labels(data, images) if data.real_labels else None
     model = loaded.model.to(device, memory_format=memory_format(config.run.memory_format))
-    precision = select_precision(config.run.precision, device, is_training=False)
     notes = Notes({}, {})
     batches = _noting(show(loader, "evaluate", len(loader)), notes, team, images, data)
     # all stop together, so that none waits for one that has stopped

@@ -9,10 +9,10 @@ from mobilenet_exp.core.console import figure, plural
 from mobilenet_exp.tracking.terminal import MILLION, ROWS, printed
 
 
-def print_loaded(origin: str, notes: Sequence[str], preprocessing: str) -> None:
-    """Say which weights are evaluated, and how they and their images are prepared."""
+def print_loaded(origin: str, notes: Sequence[str]) -> None:
+    """Say which weights are evaluated, how their images are prepared, and on what."""
     console.line(origin)
-    for note in (*notes, preprocessing):
+    for note in notes:
         console.line(f"  {note}")
 
 

@@ -66,10 +66,10 @@ moves in the first update, measured with the optimizers as the arms build them:
 {steps}
 
 - **PyTorch's average starts at zero.** After one gradient it holds (1 - alpha) g squared, so
-  the first step is lr / sqrt(1 - alpha) whatever the gradient's size: with lr 0.1 and alpha
-  0.99 *every* weight moves by 1.0, {ratio:.0f} times a typical initial weight of this net
-  ({typical:.3f}). The weights are gone after one update. Momentum of 0.9, kept from SGD,
-  carries most of the same push through the next ten.
+  the first step is lr / sqrt(1 - alpha) whatever the gradient's size: with lr {lr:g} and
+  alpha {alpha:g} *every* weight moves by {moved:.2g}, {ratio:.0f} times a typical initial
+  weight of this net ({typical:.3f}). The weights are gone after one update. Momentum of
+  {momentum:g}, kept from SGD, carries most of the same push through the next ten.
 - **TensorFlow's average starts at one**, so it cannot be small while nothing is known yet.
 - **Epsilon stands inside the root there, and the authors' code set it to 1.0.** g / sqrt(mean
   + 1.0) is nearly g itself as long as gradients are small: the rule starts out as SGD with a
@@ -87,7 +87,7 @@ What this page cannot show: ImageNet. `experiment=marvis_v1_rmsprop` and
 `experiment=marvis_v1_rmsprop_from_sgd` are the same runs there; the old repository's own rates
 are unknown, and these are the likeliest reading. `optimizer=rmsprop` here is TensorFlow's
 rule with timm's epsilon, 0.001, `optimizer=rmsprop_torch` is PyTorch's with torchvision's,
-0.0316; both train at their default rates.
+0.0316.
 """
 
 
@@ -172,6 +172,10 @@ def page(arms: dict[str, dict[str, Any]]) -> str:
         rules="|".join("---" for _ in GRADIENTS),
         steps="\n".join(steps),
         typical=typical,
+        lr=optimizers["torch_at_sgd_rate"]["lr"],
+        alpha=optimizers["torch_at_sgd_rate"]["args"]["alpha"],
+        momentum=optimizers["torch_at_sgd_rate"]["args"]["momentum"],
+        moved=first_step(optimizers["torch_at_sgd_rate"], GRADIENTS[0]),
         ratio=first_step(optimizers["torch_at_sgd_rate"], GRADIENTS[0]) / typical,
         sane_lr=optimizers["torch_at_sane_rate"]["lr"],
         sane_top1=arms["torch_at_sane_rate"]["rows"][-1]["val/top1"],

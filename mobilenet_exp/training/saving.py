@@ -202,6 +202,6 @@ def check_config(ours: Any, theirs: Any, path: Path) -> None:
 def check_images(session: Session, images: dict[str, Any], path: Path) -> None:
     """Refuse to continue with what `path` holds if it was trained on other images."""
     if images != session.loaders.identity():
-        problem = f"class names or image counts differ from those {path} was trained on"
+        problem = f"class names or image counts differ from those that {path} was made with"
         way_out = "choose another run.root to start afresh"
         raise InputError("data.root", session.config.data.root, f"{problem}; {way_out}")

@@ -86,7 +86,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises InputError for a file that is missing, unreadable or not a checkpoint.
     """
     if Path(path).is_dir():
-        hint = Path(path) / "checkpoints" / "best.pt"
+        folder = Path(path) if Path(path).name == "checkpoints" else Path(path) / "checkpoints"
+        hint = folder / "best.pt"
         raise InputError("checkpoint", path, f"is a folder; did you mean {hint}?")
     if not Path(path).is_file():
         raise InputError(

@@ -9,7 +9,13 @@ from typing import Any
 
 from mobilenet_exp.config.convert import to_train_config
 from mobilenet_exp.config.identity import weights_identity
-from mobilenet_exp.config.schema import Config, DistillConfig, EvalConfig, ModelConfig
+from mobilenet_exp.config.schema import (
+    Config,
+    DistillConfig,
+    EvalConfig,
+    EvalModelConfig,
+    ModelConfig,
+)
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
 from mobilenet_exp.data.preprocessing import Preprocessing
@@ -78,7 +84,7 @@ def adopt_asked(model: MobileNet, config: ModelConfig) -> None:
     adopt(model, replace(own, bn_eps=bn_eps, activation=activation))
 
 
-def load_model(config: EvalConfig, overrides: tuple[str, ...] = ()) -> LoadedModel:
+def load_model(config: EvalConfig) -> LoadedModel:
     """Load what `checkpoint` or `weights` name. Raises InputError unless it is one of them."""
     if (config.checkpoint is None) == (config.weights is None):
         count = "both were given" if config.weights else "neither was given"
@@ -87,20 +93,22 @@ def load_model(config: EvalConfig, overrides: tuple[str, ...] = ()) -> LoadedMod
     if config.checkpoint is None:
         loaded = _load_asked(config)
     else:
-        _refuse_settings(overrides)
+        _refuse_settings(config.model)
         loaded = load_run(config.checkpoint, wants_average=config.ema)
     wanted: dict[str, Any] = {key: getattr(config.data, key) for key in PREPROCESSING}
     given: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
     return replace(loaded, preprocessing=replace(loaded.preprocessing, **given))
 
 
-def _refuse_settings(overrides: tuple[str, ...]) -> None:
-    """Refuse words about what a checkpoint settles."""
-    for word in (word.lstrip("+~") for word in overrides):
-        if word.startswith(("model=", "model.", "weights_like=")):
-            key, _, value = word.partition("=")
+def _refuse_settings(model: EvalModelConfig) -> None:
+    """Refuse settings of what a checkpoint settles."""
+    default = EvalModelConfig()
+    for key in ("name", *(entry.name for entry in fields(model))):
+        value = getattr(model, key)
+        if value != getattr(default, key):
             problem = "is read from the checkpoint and cannot be overridden"
-            raise InputError(key, value, f"{problem}; use weights=FILE to choose the model")
+            hint = "use weights=FILE to choose the model"
+            raise InputError(f"model.{key}", value, f"{problem}; {hint}")
 
 
 def _load_asked(config: EvalConfig) -> LoadedModel:

@@ -35,9 +35,15 @@ from mobilenet_exp.core.errors import InputError
         ("run.threads=0", "run.threads=0: must be a whole number > 0"),
         ("run.wandb=maybe", "run.wandb=maybe: not known; allowed: auto, online"),
         ("optimizer.args.beta=1", "+optimizer.args.beta=... adds an argument"),
+        ("data.mean=[a,b,c]", "data.mean=[a,b,c]: must be a list of numbers, as [a,b]"),
+        ("~optimizer.lr", "~optimizer.lr: optimizer.lr cannot be removed"),
+        ("+model=v2", "+model=v2: leave out the +"),
+        ("hydra.sweeper.foo=1", "hydra.sweeper.foo=1: not a setting of Hydra; --hydra-help"),
+        ("model=v2,v3_small", "model=v2,v3_small: several values are a sweep, which needs -m"),
+        ("model=[v2,v3_small]", "model=[v2,v3_small]: takes one option; several are a sweep"),
         ("model.width_mult=null", "model.width_mult=null: must be a number"),
         ("model.args=3", "model.args=3: must be a mapping, as {a:1}"),
-        ("data.mean=0.5", "data.mean=0.5: must be a list, as [a,b]"),
+        ("data.mean=0.5", "data.mean=0.5: must be a list of numbers, as [a,b]"),
         ("model.num_classes=x", "model.num_classes=x: must be a whole number or null"),
         ("model=", "model=: not known; allowed: kuanwang_v3_large"),
         ("train.seed=99999999999999999999", "train.seed=99999999999999999999: must be a whole"),
@@ -65,6 +71,8 @@ def test_bad_input_is_explained_in_one_line(words, line):
         ("bench", "run.wandb=online", "run.wandb=online: no such key"),
         ("bench", "run.workers=99", "run.workers=99: no such key"),
         ("train", "checkpoint=x", "checkpoint=x: no such key"),
+        ("eval", "model.dropout=0.5", "model.dropout=0.5: no such key"),
+        ("eval", "checkpoint=a,b", "checkpoint=a,b: takes one value"),
     ],
 )
 def test_a_program_refuses_the_keys_of_another(program, words, line):
@@ -84,6 +92,10 @@ def test_an_empty_name_is_refused(key):
     [
         (
             "train:\n  epochs: 3\n",
+            "experiment/mine.yaml: its first line must be `# @package _global_`",
+        ),
+        (
+            "defaults:\n  - override /model: v2\n",
             "experiment/mine.yaml: its first line must be `# @package _global_`",
         ),
         (
@@ -107,3 +119,26 @@ def test_a_file_that_does_not_fit_is_named(tmp_path, content, line):
         compose("experiment=mine", config_dir=str(tmp_path))
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntrain: [1\n")
+    with pytest.raises(ValueError, match=r"experiment/mine.yaml: not valid YAML at line \d"):
+        compose("experiment=mine", config_dir=str(tmp_path))
+
+
+def test_only_the_bad_word_is_shown():
+    with pytest.raises(ValueError, match=r"^data.root=/a/epoch=9: not understood; .*quote"):
+        compose("model=v2", "data.root=/a/epoch=9", "train.epochs=3")
+
+
+def test_what_compose_is_asked_for_is_checked(tmp_path):
+    with pytest.raises(InputError, match="config_dir=nowhere: no such folder"):
+        compose(config_dir="nowhere")
+    with pytest.raises(InputError, match="program=evaluate: not known; allowed: train, eval"):
+        compose(program="evaluate")
+    folder = tmp_path / "a, b"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "mine.yaml").write_text("name: v2\nwidth_mult: 0.5\n")
+    assert compose("model=mine", config_dir=str(folder)).model.width_mult == 0.5

@@ -21,7 +21,7 @@ from programs import ROOT
 
 from mobilenet_exp import evaluate, train
 from mobilenet_exp.config.identity import run_name
-from mobilenet_exp.config.schema import EvalConfig, EvalRunConfig
+from mobilenet_exp.config.schema import EvalConfig, EvalModelConfig, EvalRunConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
 
@@ -295,9 +295,12 @@ def test_an_evaluation_of_a_checkpoint_lies_in_its_run_s_folder(finished):
     assert scores["top1"] == results["last_top1"]
     # the run's own results stay
     assert json.loads((folder / "results.json").read_text()) == results
-    message = "model.width_mult=1: is read from the checkpoint"
+    message = "model.width_mult=0.5: is read from the checkpoint"
     with pytest.raises(InputError, match=message):
         evaluate(
-            EvalConfig(checkpoint=str(folder / "checkpoints" / "last.pt"), run=cpu),
-            overrides=("model.width_mult=1",),
+            EvalConfig(
+                checkpoint=str(folder / "checkpoints" / "last.pt"),
+                model=EvalModelConfig(width_mult=0.5),
+                run=cpu,
+            )
         )
