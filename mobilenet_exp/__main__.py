@@ -45,7 +45,10 @@ def main(words: list[str]) -> int:
     try:
         import_module(module).main(rest)
     except ModuleNotFoundError as error:
-        print(f"error: {name} needs {error.name}: pip install 'mobilenet-exp[reports]'", file=sys.stderr)
+        print(
+            f"error: {name} needs {error.name}: pip install 'mobilenet-exp[reports]'",
+            file=sys.stderr,
+        )
         return 2
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
