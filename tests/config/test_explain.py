@@ -15,7 +15,7 @@ from mobilenet_exp.core.errors import InputError
         ("optimzer=sgd", "optimzer=sgd: no such key; did you mean optimizer?"),
         ("lr=0.1", "lr=0.1: no such key; did you mean optimizer.lr?"),
         ("epochs=3", "epochs=3: no such key; did you mean train.epochs?"),
-        ("model=v9", "model=v9: not known; allowed: kuanwang_v3_large, kuanwang_v3_small, v1"),
+        ("model=v9", "model=v9: not known; allowed: kuanwang_v3_large, kuanwang_v3_small"),
         ("model=3", "model=3: must be the name of an option"),
         ("train=3", "train=3: must be the name of an option"),
         ("experiment=nope", "experiment=nope: not known; allowed: dli14_v2"),
