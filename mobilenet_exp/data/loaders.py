@@ -5,13 +5,16 @@ epoch) alone, whatever the number of workers, so a resumed run needs no generato
 """
 
 import hashlib
+import multiprocessing
 import os
 import random
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -140,6 +143,8 @@ def build_eval_loader(
 def _loading(images: ImageSet, workers: int | None, pin_memory: bool) -> dict[str, Any]:
     if workers is None:
         workers = 0 if images.in_memory else _num_cores()
+    if workers:
+        _end_workers_at_exit()
     return {
         "num_workers": workers,
         "worker_init_fn": _ignore_signals if workers else None,
@@ -148,6 +153,24 @@ def _loading(images: ImageSet, workers: int | None, pin_memory: bool) -> dict[st
         # its own: a loader would draw from the global generator, which dropout follows
         "generator": torch.Generator(),
     }
+
+
+@cache
+def _end_workers_at_exit() -> None:
+    """Kill loading processes when this process ends, however it ends in Python.
+
+    They ignore SIGTERM, by which multiprocessing would end them before it waits for them.
+    """
+    Finalize(None, _kill_workers, exitpriority=100)
+
+
+def _kill_workers() -> None:
+    if threading.current_thread() is threading.main_thread():
+        # torch's handler raises for a loading process that was killed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _ignore_signals(_: int) -> None:
@@ -163,6 +186,20 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
+# what torch says when a loading process died or could not hand over its batch
+WORKER_DIED = (
+    "unable to write to file",
+    "unable to allocate shared memory",
+    "No space left on device",
+    "is killed by signal",
+    "exited unexpectedly",
+)
+WORKER_ADVICE = (
+    "a loading process died or could not hand over its batch; memory or /dev/shm may be full: "
+    "make it larger, or load fewer images at once with run.workers=0 or a lower run.workers"
+)
+
+
 class Loader(DataLoader):
     """A DataLoader that raises a RunError in plain words for an image that cannot be read.
 
@@ -174,7 +211,16 @@ class Loader(DataLoader):
         super().__init__(dataset, collate_fn=_collate, **options)
 
     def __iter__(self) -> Iterator:
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if any(sign in str(error) for sign in WORKER_DIED):
+                    raise RunError(WORKER_ADVICE) from error
+                raise
             if isinstance(batch, Unreadable):
                 raise RunError(batch.problem)
             yield batch

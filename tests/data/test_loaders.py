@@ -1,5 +1,8 @@
 """Loaders whose order and augmentation follow from the seed."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from PIL import Image
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import RunError
-from mobilenet_exp.data.loaders import build_loaders
+from mobilenet_exp.data.loaders import Loader, build_loaders
 from mobilenet_exp.data.sampler import Key
 from mobilenet_exp.training import session
 from mobilenet_exp.training.loop import finish_epoch, make_updates
@@ -100,3 +103,18 @@ def test_workers_change_nothing(quick):
             finish_epoch(built)
         weights.append(built.model.state_dict())
     _assert_equal(dict(weights[0]), dict(weights[1]))
+
+
+class _Dying(torch.utils.data.Dataset):
+    """Its loading process is killed, as for want of memory."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_loading_process_that_dies_is_one_line_that_says_what_to_do():
+    with pytest.raises(RunError, match=r"a loading process died .*/dev/shm.* run.workers=0"):
+        list(Loader(_Dying(), batch_size=2, num_workers=1))

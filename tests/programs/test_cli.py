@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from programs import ROOT, run, start
 
 # seconds a run, not minutes: few noise images, a narrow net
@@ -205,3 +206,32 @@ def test_help_is_ours_and_complete(tmp_path):
     assert helped.count("python eval.py") >= 4
     for text in ("data.on_bad_image=skip", "v4_hybrid_large", "run.precision=auto", "--config-dir"):
         assert text in helped
+
+
+def _class_folders(root: Path) -> Path:
+    """Two classes of noise images, one of the training images cut short."""
+    for split, count in (("train", 8), ("val", 4)):
+        for kind in ("cat", "dog"):
+            for number in range(count):
+                path = root / split / kind / f"i{number}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.effect_noise((40, 40), 60).convert("RGB").save(path)
+    cut = root / "train" / "cat" / "i3.jpg"
+    cut.write_bytes(cut.read_bytes()[:300])
+    return root
+
+
+def test_a_damaged_image_in_a_loading_process_ends_the_run_and_all_its_processes(tmp_path):
+    process = start(
+        tmp_path, "train.py", "data=imagefolder", f"data.root={_class_folders(tmp_path / 'data')}",
+        "data.resolution=32", "data.batch_size=4", "model.width_mult=0.25", "model.stem_stride=2",
+        "train.epochs=1", "train.precise_bn_batches=0", "run.workers=2", "run.wandb=disabled",
+        "run.device=cpu",
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.count("\n") == 1
+    assert "i3.jpg cannot be decoded" in errors
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
