@@ -17,7 +17,6 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -80,7 +79,7 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
     except Exception as error:
         if not _is_bad_input(error):
             raise
-        raise ValueError(explain(error, _bad_words(words), schema)) from error
+        raise ValueError(explain(error, words, schema)) from error
 
 
 def program(name: str) -> Callable[[Callable], Callable[[], None]]:
@@ -177,13 +176,8 @@ class SweepCallback(Callback):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
 
 
-def _words() -> list[str]:
-    """Return the command line's words without its flags."""
-    return [word for word in sys.argv[1:] if not word.startswith("-")]
-
-
 def _varied(words: list[str]) -> tuple[str, ...]:
-    """Return the words that name a sweep: all but how it runs. Its images may lie anywhere."""
+    """Return the words that name a sweep: all but those that say how it runs."""
     return tuple(word for word in words if not word.lstrip("+~").startswith("run."))
 
 
@@ -250,7 +244,7 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
             _print_error(f"the sweep ended early: {str(error).splitlines()[0]}")
             code = FAILED
         elif _is_bad_input(error):
-            _print_error(explain(error, _bad_words(_words()), PROGRAMS[name][1]))
+            _print_error(explain(error, sys.argv[1:], PROGRAMS[name][1]))
             code = BAD_INPUT
         else:
             raise
@@ -258,18 +252,6 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
         sweep_code = _close_sweep(SweepCallback.sweep) if SweepCallback.sweep else 0
         code = code or sweep_code
     return code
-
-
-def _bad_words(words: list[str]) -> list[str]:
-    """Return the words that Hydra's grammar does not understand, or all if it does."""
-    parser = OverridesParser.create()
-    bad = []
-    for word in words:
-        try:
-            parser.parse_override(word)
-        except HydraException:
-            bad.append(word)
-    return bad or words
 
 
 def _check_groups(words: Iterable[str]) -> None:
@@ -313,6 +295,7 @@ def _run_sweep_job(
     error_line: str | None = "interrupted"
     is_bad_input = False
     try:
+        _check_groups(overrides)
         results = job(to_config(composed), overrides=overrides, group=sweep.folder.name)
         error_line = None
     except Preempted as stop:

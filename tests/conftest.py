@@ -6,10 +6,13 @@ import os
 import sys
 from pathlib import Path
 
+import image_folders
 import pytest
 import torch
+from layout_nets import KuanWangV3, randomize
 
-from mobilenet_exp import compose
+from mobilenet_exp import compose, train
+from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.models import MODELS
 
@@ -67,3 +70,35 @@ def quick_in(compose_config):
 def quick(quick_in, tmp_path):
     """The same with its folder in tmp_path: `quick(...) -> Config`."""
     return functools.partial(quick_in, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(quick_in, tmp_path_factory):
+    """A finished run, to look at only: its config, its results, its folder."""
+    config = quick_in(tmp_path_factory.mktemp("finished"))
+    return config, train(config), Path(config.run.root) / run_name(config)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A folder of photographs, odd and damaged ones among them."""
+    folder = tmp_path_factory.mktemp("photos")
+    image_folders.write_photos(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def flat(tmp_path_factory) -> Path:
+    """ImageNet's validation set as a few files in one flat folder, with a list of labels."""
+    root = tmp_path_factory.mktemp("imagenet")
+    image_folders.write_flat_set(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def kuan_wang_weights(tmp_path_factory) -> Path:
+    """A checkpoint of kuan-wang's layout, of random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "mobilenetv3_small_67.4.pth.tar"
+    torch.save(randomize(KuanWangV3("small")).state_dict(), path)
+    return path

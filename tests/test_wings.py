@@ -41,7 +41,7 @@ DOORS = {
         "weights.published",
     },
     "torchvision": {
-        "data.loaders", "data.transforms", "data.datasets", "models.network", "deploy.latency",
+        "data.views", "data.transforms", "data.datasets", "models.network", "deploy.latency",
         "weights.published",
     },
     "filelock": {"machine.lock"},

@@ -25,8 +25,12 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
         return str(error)
     text = "\n".join(_messages(error))
     given = dict(word.lstrip("+~").split("=", 1) for word in overrides if "=" in word)
+    # Hydra's grammar keeps the word that it did not understand
+    word = getattr(error, "override", None)
+    if word and "override_grammar" in text and "Ambiguous" not in text:
+        return f"{word}: not understood; {QUOTING}"
     for reading in (_of_a_file, _of_an_option, _of_a_word, _of_hydra):
-        if line := reading(text, overrides, given, schema):
+        if line := reading(text, given, schema):
             return line
     key = _key(text)
     if re.search(r"not in struct|not in '\w+'|Could not override", text):
@@ -38,7 +42,7 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
     return " ".join(str(error).split())
 
 
-def _of_an_option(text: str, overrides: list[str], given: dict, schema: type) -> str | None:
+def _of_an_option(text: str, given: dict, schema: type) -> str | None:
     """Explain a choice in a config group that does not exist."""
     if match := re.search(
         r"Could not find '(\S+)/(\S*?)'\s+Available options .*?:((?:\n\t\S+)+)", text
@@ -50,7 +54,7 @@ def _of_an_option(text: str, overrides: list[str], given: dict, schema: type) ->
     return None
 
 
-def _of_a_word(text: str, overrides: list[str], given: dict, schema: type) -> str | None:
+def _of_a_word(text: str, given: dict, schema: type) -> str | None:
     """Explain a word that Hydra's grammar does not understand."""
     if match := re.search(r"Ambiguous value for argument '(.*)'", text):
         if schema is not Config:
@@ -64,12 +68,10 @@ def _of_a_word(text: str, overrides: list[str], given: dict, schema: type) -> st
         return f"~{match[1]}: {match[1]} cannot be removed"
     if match := re.search(r"[Ee]rror parsing override '(.*)'", text):
         return f"{match[1]}: not understood; {QUOTING}"
-    if "override_grammar" in text:
-        return f"{' '.join(overrides)}: not understood; {QUOTING}"
     return None
 
 
-def _of_hydra(text: str, overrides: list[str], given: dict, schema: type) -> str | None:
+def _of_hydra(text: str, given: dict, schema: type) -> str | None:
     """Explain a wrong setting of Hydra itself."""
     key = next((word for word in given if word.startswith("hydra.")), "")
     named = _key(text)
@@ -79,7 +81,7 @@ def _of_hydra(text: str, overrides: list[str], given: dict, schema: type) -> str
     return f"{key}={given.get(key, '')}: not a setting of Hydra; --hydra-help lists them"
 
 
-def _of_a_file(text: str, overrides: list[str], given: dict, schema: type) -> str | None:
+def _of_a_file(text: str, given: dict, schema: type) -> str | None:
     """Explain a YAML file that does not fit the schema, naming the file."""
     if match := re.search(r'in "(\S+\.yaml)", line (\d+)', text):
         return f"{match[1]}: not valid YAML at line {match[2]}: {text.splitlines()[0]}"

@@ -76,11 +76,11 @@ def differences(ours: Config, theirs: Config) -> list[str]:
             continue
         for entry in fields(values):
             now, then = getattr(values, entry.name), getattr(others, entry.name)
-            # a teacher counts by its content, which is in the run's name; weights settle
-            # a stem stride that is null
-            is_told = entry.name == "teacher" or entry.metadata.get("place")
-            is_settled = entry.name == "stem_stride" and None in (now, then)
-            if now != then and not is_told and not is_settled:
+            # a teacher counts by its content, which is in the run's name
+            is_elsewhere = entry.name == "teacher" or entry.metadata.get("place")
+            # null until the weights that the run starts from are read
+            is_open = entry.name == "stem_stride" and None in (now, then)
+            if now != then and not is_elsewhere and not is_open:
                 found.append(f"{section.name}.{entry.name} was {then}, is now {now}")
     return found
 

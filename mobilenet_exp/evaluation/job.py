@@ -19,6 +19,7 @@ from mobilenet_exp.evaluation.results import eval_name, eval_results, files_of
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
 from mobilenet_exp.machine.device import (
     describe_device,
+    precision_name,
     select_device,
     select_precision,
     set_threads,
@@ -43,7 +44,7 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
     set_threads(config.run.threads)
     loaded = load_model(config)
     precision = select_precision(config.run.precision, device, is_training=False)
-    config = replace(config, run=replace(config.run, precision=_name(precision)))
+    config = replace(config, run=replace(config.run, precision=precision_name(precision)))
     if config.image is not None:
         return _classify(loaded, config, device, precision)
     data = eval_data(config, loaded)
@@ -57,10 +58,6 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
         # the others wait until everything is written
         results = team.share(lambda: _record(loaded, data, config, found, overrides))
     return results
-
-
-def _name(precision: torch.dtype) -> str:
-    return str(precision).removeprefix("torch.")
 
 
 def _announce(loaded: LoadedModel, device: str) -> None:

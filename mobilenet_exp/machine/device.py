@@ -44,6 +44,11 @@ def select_precision(name: str, device: torch.device, *, is_training: bool) -> t
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
+def precision_name(precision: torch.dtype) -> str:
+    """Return `float32` or `bfloat16`, as `run.precision` has it."""
+    return str(precision).removeprefix("torch.")
+
+
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """Run convolutions and matrix products in `precision`; float32 changes nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)
@@ -57,7 +62,7 @@ def memory_format(name: str) -> torch.memory_format:
 def describe_device(device: torch.device, processes: int, precision: torch.dtype) -> str:
     """Say what a job computes on, e.g. `2 x cpu, float32, 1 thread each`."""
     words = f"{processes} x {device}".removeprefix("1 x ")
-    words += f", {str(precision).removeprefix('torch.')}"
+    words += f", {precision_name(precision)}"
     if device.type == "cpu":
         threads = torch.get_num_threads()
         words += f", {threads} thread" + ("s" if threads > 1 else "")

@@ -11,7 +11,7 @@ from mobilenet_exp.config.identity import learned_words, run_title
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.machine.device import describe_device
+from mobilenet_exp.machine.device import describe_device, precision_name
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
 from mobilenet_exp.tracking import terminal
@@ -137,10 +137,6 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     results = _read_results(path, config)
-    stored = stored_config(folder)
-    if stored is None:
-        return None
-    check_config(config, stored, path)
     is_moved = config.data.root is not None and results["data_root"] != _place(config)
     return None if is_moved else results
 
@@ -151,10 +147,6 @@ def finished_with(session: Session, folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     results = _read_results(path, session.config)
-    if (stored := stored_config(folder)) is None:
-        # the checkpoint's configuration is compared instead, and the results are made anew
-        return None
-    check_config(session.config, stored, path)
     check_images(session, results["images"], path)
     return results
 
@@ -166,6 +158,13 @@ def show_finished(results: dict[str, Any], folder: Path) -> None:
 
 
 def _read_results(path: Path, config: Config) -> dict[str, Any]:
+    """Read results, and compare the configuration that they were made with."""
+    stored = stored_config(path.parent)
+    if stored is None:
+        problem = f"config.yaml beside {path} is missing or damaged"
+        way_out = "delete results.json and repeat the command to rebuild both"
+        raise InputError("run.root", config.run.root, f"{problem}; {way_out}")
+    check_config(config, stored, path)
     try:
         results = json.loads(path.read_text())
         results["images"], results["model"]
@@ -199,6 +198,6 @@ def _results(
         "last_top1": progress.last_top1,
         "epochs": progress.epoch,
         "seconds": round(progress.seconds, 1),
-        "precision": str(session.learner.precision).removeprefix("torch."),
+        "precision": precision_name(session.learner.precision),
         **comparison.to_results(progress.top1, progress.top5),
     }

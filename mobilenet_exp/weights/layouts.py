@@ -40,9 +40,9 @@ class Layout:
     library: str | None = None
     # width rules, as `model.args.width_rule`, whose channels the code has at every width
     width_rules: tuple[str, ...] = ("paper",)
-    # whether its squeeze-excite and its head after the pooling are linear layers where
-    # ours may be 1x1 convolutions, or the reverse
+    # whether its squeeze-excite has linear layers where ours may have 1x1 convolutions
     se_is_linear: bool = False
+    # names of its modules that are 1x1 convolutions where ours may be linear
     convolutions: tuple[str, ...] = ()
 
     def dialect(self) -> Dialect:

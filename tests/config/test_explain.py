@@ -1,5 +1,6 @@
 """Bad words and bad files are answered in one line that names them."""
 
+import programs
 import pytest
 
 from mobilenet_exp import compose
@@ -126,6 +127,15 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path):
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntrain: [1\n")
     with pytest.raises(ValueError, match=r"experiment/mine.yaml: not valid YAML at line \d"):
         compose("experiment=mine", config_dir=str(tmp_path))
+
+
+def test_a_folder_of_one_s_own_files_hides_no_value(tmp_path):
+    """The words beside --config-dir are looked up as ever."""
+    (tmp_path / "conf").mkdir()
+    words = ("--config-dir", "conf", "model.widht_mult=1")
+    done = programs.run(tmp_path, "train.py", *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: model.widht_mult=1: no such key; did you mean")
 
 
 def test_only_the_bad_word_is_shown():

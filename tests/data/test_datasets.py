@@ -1,33 +1,17 @@
 """Data sets by name, and what is missing from them."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.loaders import build_loaders
 
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes of JPEG files, 7 to train on and 5 to evaluate, of uneven sizes."""
-    random = np.random.default_rng(0)
-    for split, count in (("train", 7), ("val", 5)):
-        for index in range(count):
-            path = tmp_path / split / f"class{index % 2}" / f"{index}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = random.integers(0, 256, (60 + index, 80, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(path)
-    return tmp_path
-
 
 def _data(name: str, **options) -> DataConfig:
-    common = {"batch_size": 4, "resolution": 32, "crop_pct": 0.875, "augment": "none"}
-    return DataConfig(name=name, mean=MEAN, std=STD, **(common | options))
+    return DataConfig(
+        **{"name": name, "batch_size": 4, "resolution": 32, "augment": "none"} | options
+    )
 
 
 def test_digits_are_all_there_and_a_fifth_of_each_class_is_held_out():

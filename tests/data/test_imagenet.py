@@ -1,44 +1,10 @@
 """ImageNet's classes, and its validation set in one flat folder."""
 
-from pathlib import Path
-
-import matplotlib
 import pytest
-import sklearn
 import torchvision
-from PIL import Image
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
-
-PHOTOS = Path(sklearn.__file__).parent / "datasets" / "images"
-
-CHINA, FLOWER = PHOTOS / "china.jpg", PHOTOS / "flower.jpg"
-
-HOPPER = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-
-NUM_FLAT = 12
-
-
-@pytest.fixture(scope="module")
-def flat(tmp_path_factory) -> Path:
-    """A validation set in one flat folder, with a labels file; three files are not to be scored."""
-    root = tmp_path_factory.mktemp("imagenet")
-    (root / "val").mkdir()
-    lines = []
-    for number in range(1, NUM_FLAT + 1):
-        image = Image.open((CHINA, FLOWER, HOPPER)[number % 3]).convert("RGB")
-        width, height = image.size
-        name = f"ILSVRC2012_val_{number:08d}.JPEG"
-        image.crop((9 * number, 5 * number, width, height)).save(root / "val" / name)
-        lines.append(f"{name} {37 * number % 1000}")
-    (root / "val" / "ILSVRC2012_val_00000003.JPEG").write_bytes(b"")
-    Image.open(CHINA).convert("L").save(root / "val" / "ILSVRC2012_val_00000004.JPEG")
-    lines[6] = lines[6].split()[0] + " 1000"
-    del lines[4]
-    lines.append("ILSVRC2012_val_00000099.JPEG 4")
-    (root / "val.txt").write_text("\n".join(lines))
-    return root
 
 
 @pytest.mark.parametrize("form", ["names and ids", "ids alone", "kaggle"])

@@ -1,40 +1,11 @@
 """Odd images are decoded and noted, bad ones are named."""
 
-from pathlib import Path
-
-import matplotlib
 import numpy as np
 import pytest
-import sklearn
+from image_folders import CHINA
 from PIL import Image
 
 from mobilenet_exp.data.images import read_picture
-
-PHOTOS = Path(sklearn.__file__).parent / "datasets" / "images"
-
-CHINA, FLOWER = PHOTOS / "china.jpg", PHOTOS / "flower.jpg"
-
-HOPPER = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory) -> Path:
-    """Real photographs, and what people's folders hold besides."""
-    folder = tmp_path_factory.mktemp("photos")
-    for path in (CHINA, FLOWER, HOPPER):
-        (folder / path.name).write_bytes(path.read_bytes())
-    china = Image.open(CHINA)
-    china.convert("L").save(folder / "grey.jpg")
-    china.convert("CMYK").save(folder / "cmyk.jpg")
-    deep = np.asarray(china.convert("L")).astype("uint16") * 257
-    Image.fromarray(deep).save(folder / "deep.png")
-    china.convert("RGBA").save(folder / "alpha.png")
-    china.save(folder / "a_png.jpg", format="PNG")
-    content = CHINA.read_bytes()
-    (folder / "cut.jpg").write_bytes(content[: len(content) // 2])
-    (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.jpg").write_text("no image")
-    return folder
 
 
 @pytest.mark.parametrize(

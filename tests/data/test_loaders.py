@@ -3,38 +3,24 @@
 import os
 import signal
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from hard_run import assert_same
 
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import RunError
-from mobilenet_exp.data.loaders import Loader, build_loaders
+from mobilenet_exp.data.loaders import build_loaders
 from mobilenet_exp.data.sampler import Key
+from mobilenet_exp.data.workers import Loader
 from mobilenet_exp.training import session
 from mobilenet_exp.training.loop import finish_epoch, make_updates
 
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes of JPEG files, 7 to train on and 5 to evaluate, of uneven sizes."""
-    random = np.random.default_rng(0)
-    for split, count in (("train", 7), ("val", 5)):
-        for index in range(count):
-            path = tmp_path / split / f"class{index % 2}" / f"{index}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = random.integers(0, 256, (60 + index, 80, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(path)
-    return tmp_path
-
 
 def _data(name: str, **options) -> DataConfig:
-    common = {"batch_size": 4, "resolution": 32, "crop_pct": 0.875, "augment": "none"}
-    return DataConfig(name=name, mean=MEAN, std=STD, **(common | options))
+    return DataConfig(
+        **{"name": name, "batch_size": 4, "resolution": 32, "augment": "none"} | options
+    )
 
 
 def test_imagefolder_sees_every_evaluation_image_once(folder):
@@ -79,17 +65,6 @@ def test_hidden_folders_are_no_classes_and_a_broken_image_is_named(folder):
         list(loaders.val)
 
 
-def _assert_equal(ours, theirs):
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            _assert_equal(ours[key], theirs[key])
-    elif isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs)
-    else:
-        assert ours == theirs
-
-
 def test_workers_change_nothing(quick):
     """Images come from other processes; the weights do not notice."""
     small = ("data.resolution=32", "data.batch_size=8", "data.args.num_images=16")
@@ -102,7 +77,7 @@ def test_workers_change_nothing(quick):
                 pass
             finish_epoch(built)
         weights.append(built.model.state_dict())
-    _assert_equal(dict(weights[0]), dict(weights[1]))
+    assert_same(dict(weights[0]), dict(weights[1]))
 
 
 class _Dying(torch.utils.data.Dataset):

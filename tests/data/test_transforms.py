@@ -1,14 +1,10 @@
 """From a decoded image to the input of a network."""
 
-from pathlib import Path
-
-import matplotlib
-import numpy as np
 import pytest
-import sklearn
 import timm
 import torch
 import torchvision
+from image_folders import CHINA, HOPPER
 from PIL import Image
 from torchvision import transforms
 
@@ -19,19 +15,6 @@ from mobilenet_exp.data.transforms import eval_transform, side_of_epoch, train_t
 from mobilenet_exp.weights.published import find_published
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes of JPEG files, 7 to train on and 5 to evaluate, of uneven sizes."""
-    random = np.random.default_rng(0)
-    for split, count in (("train", 7), ("val", 5)):
-        for index in range(count):
-            path = tmp_path / split / f"class{index % 2}" / f"{index}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = random.integers(0, 256, (60 + index, 80, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(path)
-    return tmp_path
 
 
 def test_imagefolder_preprocessing_is_the_old_repos(folder):
@@ -92,13 +75,6 @@ def test_the_side_rises_to_that_of_training():
     assert side_of_epoch(_data(resolution=224), 1, 10) == 224
     built = build_model("v3_small", width_mult=0.35, num_classes=10)
     assert {built(torch.randn(1, 3, side, side)).shape for side in sides} == {(1, 10)}
-
-
-PHOTOS = Path(sklearn.__file__).parent / "datasets" / "images"
-
-CHINA, FLOWER = PHOTOS / "china.jpg", PHOTOS / "flower.jpg"
-
-HOPPER = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
 
 
 @pytest.mark.parametrize(

@@ -6,69 +6,29 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
-import sklearn
 import timm
 import torch
 import torchvision
-from layout_nets import KuanWangV3, randomize
+from image_folders import CHINA, NUM_FLAT
+from layout_nets import KuanWangV3
 from PIL import Image
 from programs import ROOT
 
 from mobilenet_exp import evaluate, train
-from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import EvalConfig, EvalModelConfig, EvalRunConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
 
-PHOTOS = Path(sklearn.__file__).parent / "datasets" / "images"
-
-CHINA, FLOWER = PHOTOS / "china.jpg", PHOTOS / "flower.jpg"
-
-HOPPER = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
-
-NUM_FLAT = 12
-
-
-@pytest.fixture(scope="module")
-def flat(tmp_path_factory) -> Path:
-    """A validation set in one flat folder, with a labels file; three files are not to be scored."""
-    root = tmp_path_factory.mktemp("imagenet")
-    (root / "val").mkdir()
-    lines = []
-    for number in range(1, NUM_FLAT + 1):
-        image = Image.open((CHINA, FLOWER, HOPPER)[number % 3]).convert("RGB")
-        width, height = image.size
-        name = f"ILSVRC2012_val_{number:08d}.JPEG"
-        image.crop((9 * number, 5 * number, width, height)).save(root / "val" / name)
-        lines.append(f"{name} {37 * number % 1000}")
-    (root / "val" / "ILSVRC2012_val_00000003.JPEG").write_bytes(b"")
-    Image.open(CHINA).convert("L").save(root / "val" / "ILSVRC2012_val_00000004.JPEG")
-    lines[6] = lines[6].split()[0] + " 1000"
-    del lines[4]
-    lines.append("ILSVRC2012_val_00000099.JPEG 4")
-    (root / "val.txt").write_text("\n".join(lines))
-    return root
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "mobilenetv3_small_67.4.pth.tar"
-    torch.save(randomize(KuanWangV3("small")).state_dict(), path)
-    return path
-
 
 @pytest.fixture
-def eval_config(compose_config, flat, weights, tmp_path):
+def eval_config(compose_config, flat, kuan_wang_weights, tmp_path):
     def composed(*overrides: str):
         return compose_config(
             "model=kuanwang_v3_small",
-            f"weights={weights}",
+            f"weights={kuan_wang_weights}",
             "data=imagenet",
             f"data.root={flat}",
             f"data.labels={flat}/val.txt",
@@ -110,11 +70,11 @@ def test_a_flat_validation_set_is_scored_and_its_odd_images_named(eval_config, t
     assert "224 px, crop_pct 0.875, bilinear, mean [0.485, 0.456, 0.406]" in printed
 
 
-def test_the_figures_are_those_of_a_plain_loop(eval_config, flat, weights):
+def test_the_figures_are_those_of_a_plain_loop(eval_config, flat, kuan_wang_weights):
     """Scored one by one by the layout's own module, and counted by hand."""
     results = evaluate(eval_config())
     net = KuanWangV3("small").eval()
-    net.load_state_dict(torch.load(weights))
+    net.load_state_dict(torch.load(kuan_wang_weights))
     transform = torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1.transforms()
     given = dict(line.split() for line in (flat / "val.txt").read_text().splitlines())
     losses, hits = [], []
@@ -184,13 +144,15 @@ def test_a_flat_folder_needs_labels_and_class_folders_their_ids(eval_config, fla
         evaluate(eval_config(*tree))
 
 
-def test_two_processes_score_every_image_once_and_alike(eval_config, tmp_path, flat, weights):
+def test_two_processes_score_every_image_once_and_alike(
+    eval_config, tmp_path, flat, kuan_wang_weights
+):
     """The real launcher, the real program; an odd share, and odd images in both."""
     alone = evaluate(eval_config())
     done = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"),
-            *(str(ROOT / "eval.py"), "model=kuanwang_v3_small", f"weights={weights}"),
+            *(str(ROOT / "eval.py"), "model=kuanwang_v3_small", f"weights={kuan_wang_weights}"),
             *("data=imagenet", f"data.root={flat}", f"data.labels={flat}/val.txt"),
             *("data.batch_size=4", "run.device=cpu", "run.workers=0", "run.wandb=disabled"),
             f"run.root={tmp_path}/two",
@@ -233,8 +195,8 @@ def test_two_processes_score_every_image_once_and_alike(eval_config, tmp_path, f
         ),
     ],
 )
-def test_what_an_evaluation_needs_is_said(compose_config, weights, words, message):
-    words = tuple(word.format(weights=weights) for word in words)
+def test_what_an_evaluation_needs_is_said(compose_config, kuan_wang_weights, words, message):
+    words = tuple(word.format(weights=kuan_wang_weights) for word in words)
     with pytest.raises(InputError) as caught:
         evaluate(compose_config(*words, "run.device=cpu", program="eval"))
     assert message in str(caught.value)
@@ -247,13 +209,6 @@ def test_a_folder_of_bad_images_is_one_line(eval_config, flat, tmp_path):
     words = (f"data.root={tmp_path}/bad", f"data.labels={tmp_path}/bad.txt")
     with pytest.raises(InputError, match=r"could be scored; the first: a.JPEG cannot be decoded"):
         evaluate(eval_config(*words))
-
-
-@pytest.fixture(scope="module")
-def finished(quick_in, tmp_path_factory):
-    """A finished run, to look at only: its config, its results, its folder."""
-    config = quick_in(tmp_path_factory.mktemp("finished"))
-    return config, train(config), Path(config.run.root) / run_name(config)
 
 
 def test_evaluation_repeats_the_run_s_figures(finished):

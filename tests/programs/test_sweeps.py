@@ -96,3 +96,9 @@ def test_the_cluster_s_file_composes_and_queues_again():
     assert launcher._target_.endswith("SlurmLauncher")
     assert launcher.max_num_timeout > 0
     assert launcher.signal_delay_s == 120
+
+
+def test_a_list_for_a_group_is_refused_in_a_sweep_too(tmp_path):
+    done = _sweep(tmp_path, "-m", "model=[v2,v3_small]", "train.seed=0,1")
+    assert done.returncode == 2
+    assert done.stderr.count("error: model=[v2,v3_small]: takes one option") == 2

@@ -2,13 +2,13 @@
 
 import itertools
 import json
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torchvision
 import yaml
+from hard_run import assert_same
 from layout_nets import DLi14V3, MarvisV1, randomize
 from PIL import Image
 
@@ -45,13 +45,6 @@ METRICS = {
 
 def _rows(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def finished(quick_in, tmp_path_factory):
-    """A finished run, to look at only: its config, its results, its folder."""
-    config = quick_in(tmp_path_factory.mktemp("finished"))
-    return config, train(config), Path(config.run.root) / run_name(config)
 
 
 def test_a_run_leaves_what_it_promises(finished):
@@ -112,24 +105,13 @@ def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path, monkeypatc
     assert not (folder / "error.txt").exists()
     other = tmp_path / "whole" / run_name(whole)
     ours, theirs = (load_checkpoint(f / "checkpoints" / "last.pt") for f in (folder, other))
-    _assert_equal(ours["model"], theirs["model"])
-    _assert_equal(ours["optimizer"]["state"], theirs["optimizer"]["state"])
+    assert_same(ours["model"], theirs["model"])
+    assert_same(ours["optimizer"]["state"], theirs["optimizer"]["state"])
     timing = {"train/images_per_s"}
     for mine, its in zip(_rows(folder), _rows(other), strict=True):
         assert {k: v for k, v in mine.items() if k not in timing} == {
             k: v for k, v in its.items() if k not in timing
         }
-
-
-def _assert_equal(ours, theirs):
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            _assert_equal(ours[key], theirs[key])
-    elif isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs)
-    else:
-        assert ours == theirs
 
 
 def test_half_a_line_of_metrics_is_dropped_on_resume(tmp_path):
@@ -187,6 +169,28 @@ def test_a_damaged_result_is_named(finished, content):
             train(config)
     finally:
         path.write_text(whole)
+
+
+def test_results_without_their_configuration_are_not_shown(quick, tmp_path):
+    """Nothing says which configuration they belong to; once deleted they are made anew."""
+    config = quick("data=fake", "data.resolution=32", "data.args.num_images=32", "train.epochs=1")
+    results = train(config)
+    folder = tmp_path / "runs" / results["name"]
+    (folder / "config.yaml").unlink()
+    with pytest.raises(InputError, match="is missing or damaged; delete results.json and repeat"):
+        train(config)
+    (folder / "results.json").unlink()
+    assert train(config)["top1"] == results["top1"]
+
+
+def test_a_changed_default_never_returns_old_figures(quick, tmp_path):
+    """The name is the same, the stored configuration is not."""
+    config = quick("data=fake", "data.resolution=32", "data.args.num_images=32", "train.epochs=1")
+    folder = tmp_path / "runs" / train(config)["name"]
+    stored = folder / "config.yaml"
+    stored.write_text(stored.read_text().replace("min_crop_area: 0.08", "min_crop_area: 0.2"))
+    with pytest.raises(InputError, match=r"data.min_crop_area was 0.2, is now 0.08; choose"):
+        train(config)
 
 
 def test_a_diverged_run_is_no_result(quick, tmp_path):

@@ -1,7 +1,5 @@
 """Weights from every code give the logits they give there."""
 
-from pathlib import Path
-
 import pytest
 import timm
 import torch
@@ -10,7 +8,6 @@ from layout_nets import DLi14V3, FlatV2, KuanWangV3, MarvisV1, assert_same_logit
 from torch import nn
 
 from mobilenet_exp import build_model, load_weights, train
-from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 from mobilenet_exp.weights.loading import read_weights
@@ -196,13 +193,6 @@ def test_own_weights_of_other_options_are_refused(tmp_path, quick):
     with pytest.raises(InputError, match="was trained with {'hswish': 'none'}"):
         load_weights(build_model("v3_small", **options), best)
     assert load_weights(build_model("v3_small", **options, hswish="none"), best)
-
-
-@pytest.fixture(scope="module")
-def finished(quick_in, tmp_path_factory):
-    """A finished run, to look at only: its config, its results, its folder."""
-    config = quick_in(tmp_path_factory.mktemp("finished"))
-    return config, train(config), Path(config.run.root) / run_name(config)
 
 
 def test_weights_of_another_stem_are_refused(finished):
