@@ -28,7 +28,8 @@ from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
 from mobilenet_exp.config.schema import AnyConfig, BenchConfig, Config, EvalConfig
-from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
+from mobilenet_exp.machine.launched import adopt_slurm, is_first, place
 from mobilenet_exp.machine.preemption import Preempted, requeue
 from mobilenet_exp.tracking.sweeps import Sweep
 
@@ -229,6 +230,8 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
         return BAD_INPUT
     code = 0
     try:
+        adopt_slurm()
+        place()
         composing()
     except Preempted as stop:
         # a sweep ends with its run
@@ -313,7 +316,7 @@ def _run_sweep_job(
 def _report_stop(stop: Preempted) -> None:
     """Say that a run was stopped and saved, and have a scheduler run it again."""
     # one process speaks, and asks, for all that share the job
-    if os.environ.get("RANK", "0") == "0":
+    if is_first():
         print(stop.line, file=sys.stderr)
         if line := requeue(stop):
             print(line, file=sys.stderr)
@@ -338,20 +341,21 @@ def _close_sweep(sweep: Sweep) -> int:
     return FAILED if any(job["error"] for job in jobs) else 0
 
 
-def _report(error: Exception, overrides: tuple[str, ...], schema: type) -> str:
+def _report(error: BaseException, overrides: tuple[str, ...], schema: type) -> str:
     """Print an error, with its traceback if no person was meant to read it; return its line."""
+    error = in_plain_words(error)
     if isinstance(error, RunError):
-        _print_error(str(error))
+        _print_error(str(error), is_own=error.is_own)
         return str(error)
     if not isinstance(error, BAD_INPUT_ERRORS):
         traceback.print_exception(error)
         return f"{type(error).__name__}: {error}".splitlines()[0]
     text = explain(error, list(overrides), schema)
-    _print_error(text)
+    _print_error(text, is_own=getattr(error, "is_own", False))
     return text
 
 
-def _print_error(text: str) -> None:
+def _print_error(text: str, *, is_own: bool = False) -> None:
     # of processes that share a job, the first says what they all know
-    if os.environ.get("RANK", "0") == "0":
+    if is_own or is_first():
         print(f"error: {text}", file=sys.stderr)

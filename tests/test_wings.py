@@ -27,8 +27,8 @@ MAY_IMPORT = {
     "training": (*BELOW_EVALUATION, "evaluation"),
     "reports": ("core", "models", "papers", "tracking", "training.optim"),
     # the roof; the programs import jobs when they are asked for
-    "cli": ("core", "config", "machine.preemption", "tracking", "training.job", "evaluation.job",
-            "deploy.job"),
+    "cli": ("core", "config", "machine.preemption", "machine.launched", "tracking",
+            "training.job", "evaluation.job", "deploy.job"),
     "__main__": ("core", "reports"),
 }  # fmt: skip
 

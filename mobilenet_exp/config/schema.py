@@ -115,6 +115,14 @@ class ImagesConfig(ImagePlaces):
     mean: list[float] = field(default_factory=_mean, metadata=ALWAYS)
     # standard deviation per colour channel
     std: list[float] = field(default_factory=_std, metadata=ALWAYS)
+    # photos whose EXIF data say that they lie on their side: apply turns them upright,
+    # ignore takes them as they are stored
+    exif: str = "ignore"
+    # share of each class to hold out where root holds class folders without train/ and
+    # val/; null: root has both
+    val_share: float | None = None
+    # seed of that choice
+    val_seed: int = 0
 
 
 @dataclass(kw_only=True)
@@ -148,6 +156,9 @@ class DataConfig(ImagesConfig):
     cutmix_share: float = 0.5
     # repeated augmentation: how often an image appears in an epoch of the same length
     repeats: int = 1
+    # an image that cannot be read: fail stops the run, skip trains on the next one in its
+    # place and names it
+    on_bad_image: str = field(default="fail", metadata=PLACE)
 
 
 @dataclass(kw_only=True)
@@ -209,7 +220,8 @@ class BenchRunConfig:
 class EvalRunConfig(BenchRunConfig):
     # folder that holds the runs, sweeps and W&B's files
     root: str = "runs"
-    # processes that load images; null: none for data in memory, else one per core
+    # processes that load images, for each process that trains or evaluates, and a quarter as
+    # many for validation; null: none for data in memory, else its share of the cores
     workers: int | None = None
     # arithmetic precision: float32, bfloat16, or auto: bfloat16 for training on CUDA, else float32
     precision: str = "auto"
@@ -277,6 +289,12 @@ class EvalDataConfig(ImagePlaces):
     mean: list[float] | None = None
     # standard deviation per colour channel
     std: list[float] | None = None
+    # photos whose EXIF data say that they lie on their side: apply or ignore
+    exif: str | None = None
+    # share of each class that is held out, where root holds class folders without a split
+    val_share: float | None = None
+    # seed of that choice
+    val_seed: int | None = None
     # images that are scored together; null: as many as the run trained
     # with, where its own data is scored, else 64
     batch_size: int | None = None

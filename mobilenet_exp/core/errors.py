@@ -1,5 +1,7 @@
 """The errors that a person is meant to read. Knows nothing of where they came from."""
 
+import re
+
 
 class InputError(ValueError):
     """Bad input, in one line: `key=value: problem`.
@@ -7,6 +9,10 @@ class InputError(ValueError):
     The programs print the message alone and exit with code 2. Anything else that is
     raised, except a RunError, is a defect and keeps its traceback.
     """
+
+    # of processes that share a job: whether all raise it, or this one alone
+    is_known_to_all = False
+    is_own = False
 
     def __init__(self, key: str, value: object, problem: str) -> None:
         self.key, self.value, self.problem = key, value, problem
@@ -22,6 +28,30 @@ class RunError(RuntimeError):
     The programs print the message alone and exit with code 1.
     """
 
+    # of processes that share a job: whether all raise it, or this one alone
+    is_known_to_all = False
+    is_own = False
+
 
 class NonFiniteLossError(RunError):
     """The loss, the gradients or the weights are infinite or not a number."""
+
+
+class LostPeerError(RunError):
+    """Another process of the same job has ended, or cannot be reached."""
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "multiplication overflow", "overflowed")
+
+
+def in_plain_words(error: BaseException) -> BaseException:
+    """Return a RunError for memory that ran out, and any other error as it is."""
+    is_memory = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+    )
+    if not is_memory:
+        return error
+    advice = "choose a smaller batch (data.batch_size, batch_sizes), resolution or network"
+    asked = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
+    of = f" for another {asked[1]}" if asked else ""
+    return RunError(f"memory does not suffice{of}; {advice}")

@@ -71,6 +71,9 @@ RANGES = {
     "data.crop_pct": PORTION,
     "data.interpolation": one_of("bilinear", "bicubic"),
     "data.on_bad_image": one_of("skip", "fail"),
+    "data.exif": one_of("apply", "ignore"),
+    "data.val_share": Range(lambda v: 0 < v < 1, "must be in (0, 1)"),
+    "data.val_seed": COUNT,
     "data.mean": RGB,
     "data.std": Range(
         lambda v: len(v) == 3 and all(0 < each < math.inf for each in v),

@@ -3,7 +3,8 @@
 Nothing is downloaded unless `data.download` says so.
 """
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,13 @@ from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets
 
 from mobilenet_exp.config.schema import ImagesConfig
+from mobilenet_exp.core.console import printable
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import WHOLE
 from mobilenet_exp.core.registry import Registry
+from mobilenet_exp.data.folders import find_classes, list_images, walk_images
 from mobilenet_exp.data.imagenet import class_ids, flat_images
-from mobilenet_exp.data.images import ImageFiles, find_images
+from mobilenet_exp.data.images import ImageFiles
 
 DATASETS: Registry = Registry("data.name")
 
@@ -43,6 +46,8 @@ def build_image_set(data: ImagesConfig, split: str) -> ImageSet:
     DATASETS.check_options(data.name, data.args, "data.args")
     if data.labels and data.name != "imagenet":
         raise InputError("data.labels", data.labels, "is only for data=imagenet")
+    if data.val_share is not None and data.name != "imagefolder":
+        raise InputError("data.val_share", data.val_share, "is only for data=imagefolder")
     return DATASETS.get(data.name)(data, split, **data.args)
 
 
@@ -65,11 +70,65 @@ def digits(data: ImagesConfig, split: str) -> ImageSet:
 
 @DATASETS.register("imagefolder")
 def imagefolder(data: ImagesConfig, split: str) -> ImageSet:
-    """Class folders of images under `root/train` and `root/val`."""
+    """Class folders of images under `root/train` and `root/val`.
+
+    With `data.val_share` the class folders lie in `root` itself, and that share of each
+    class is held out. To evaluate, `root` may also be the validation set itself.
+    """
     folder = _split_folder(data, split)
+    if data.val_share is not None:
+        return _share_of_tree(data, split)
+    has_split = any((folder.parent / each).is_dir() for each in ("train", "val"))
+    if split == "val" and not has_split and folder.parent.is_dir():
+        folder = folder.parent
     if not folder.is_dir():
-        raise InputError("data.root", data.root, NO_SPLIT.format(split))
+        raise InputError("data.root", data.root, _no_split(folder))
     return _image_tree(data, folder)
+
+
+def _no_split(folder: Path) -> str:
+    """Say what to do about a folder without train/ or val/."""
+    problem = NO_SPLIT.format(folder.name)
+    other = folder.parent / ("train" if folder.name == "val" else "val")
+    if other.is_dir():
+        way_out = f"data.root={other} data.val_share=0.2 splits the other one"
+        return f"{problem}; {way_out}" if other.name == "train" else problem
+    if folder.parent.is_dir() and find_classes(folder.parent):
+        return f"{problem}; if it holds class folders itself, data.val_share=0.2 splits them"
+    return problem
+
+
+def _share_of_tree(data: ImagesConfig, split: str) -> ImageSet:
+    """Split each class of one tree in two, by a hash of the files' names and the seed.
+
+    An image that is added later does not move the others.
+    """
+    root = Path(str(data.root))
+    if not root.is_dir():
+        raise InputError("data.root", data.root, "no such folder")
+    if {"train", "val"} <= set(find_classes(root)):
+        problem = "is for class folders without a split; data.root has train/ and val/"
+        raise InputError("data.val_share", data.val_share, problem)
+    whole = _image_tree(data, root)
+    files = whole.images
+    assert isinstance(files, ImageFiles)
+    assert data.val_share is not None
+    by_class: dict[int, list[int]] = {}
+    for index, (_, label) in enumerate(files.samples):
+        by_class.setdefault(label, []).append(index)
+    held_out: set[int] = set()
+    for label, indices in by_class.items():
+        if len(indices) < 2:
+            problem = f"{whole.classes[label]} has a single image, which cannot be split"
+            raise InputError("data.root", data.root, problem)
+        count = min(max(1, round(data.val_share * len(indices))), len(indices) - 1)
+        held_out |= set(sorted(indices, key=lambda i: _draw(files.name(i), data.val_seed))[:count])
+    chosen = [i for i in range(len(files)) if (i in held_out) == (split == "val")]
+    return replace(whole, images=replace(files, samples=[files.samples[i] for i in chosen]))
+
+
+def _draw(name: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
 
 
 @DATASETS.register("imagenet")
@@ -85,18 +144,19 @@ def imagenet(data: ImagesConfig, split: str) -> ImageSet:
     if not folder.is_dir():
         raise InputError("data.root", data.root, NO_SPLIT.format(split))
     if split == "val" and data.labels:
-        return ImageSet(flat_images(folder, data.labels), class_ids())
-    if split == "val" and find_images(folder):
+        images = flat_images(folder, data.labels)
+        return ImageSet(replace(images, upright=data.exif == "apply"), class_ids())
+    if split == "val" and list_images(folder).images:
         problem = f"the images of one flat folder, {folder}, need data.labels=FILE"
         raise InputError("data.labels", data.labels, problem)
-    images = _image_tree(data, folder)
-    if images.classes != class_ids():
-        strangers = sorted(set(images.classes) - set(class_ids()))
-        problem = f"must hold ImageNet's 1000 classes, has {len(images.classes)}"
+    tree = _image_tree(data, folder)
+    if tree.classes != class_ids():
+        strangers = sorted(set(tree.classes) - set(class_ids()))
+        problem = f"must hold ImageNet's 1000 classes, has {len(tree.classes)}"
         if strangers:
             problem += f", and {strangers[0]} is not one of them"
         raise InputError("data.root", data.root, f"{problem}; data=imagefolder takes any number")
-    return images
+    return tree
 
 
 def _split_folder(data: ImagesConfig, split: str) -> Path:
@@ -106,23 +166,29 @@ def _split_folder(data: ImagesConfig, split: str) -> Path:
 
 
 def _image_tree(data: ImagesConfig, folder: Path) -> ImageSet:
-    try:
-        # torchvision's walk of the folders
-        found = _Tree(str(folder), loader=None)
-    except FileNotFoundError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            "data.root", data.root, f"has no class folders of images ({reason})"
-        ) from error
-    return ImageSet(ImageFiles(folder, found.samples), found.classes)
-
-
-class _Tree(datasets.ImageFolder):
-    """torchvision's ImageFolder without hidden folders."""
-
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        classes = [name for name in super().find_classes(directory)[0] if name[0] != "."]
-        return classes, {name: label for label, name in enumerate(classes)}
+    """Return the images of class folders, with the files that were passed over."""
+    names = find_classes(folder)
+    if not names:
+        raise InputError("data.root", data.root, f"{folder} has no class folders of images")
+    samples: list[tuple[str, int]] = []
+    others: dict[Path, str] = {}
+    empty: list[str] = []
+    for label, name in enumerate(names):
+        found = walk_images(folder / name)
+        samples += [(str(path), label) for path in found.images]
+        others |= found.others
+        empty += [] if found.images else [name]
+    if empty:
+        listed = ", ".join(map(printable, empty[:3]))
+        problem = f"class folders of {folder} without an image: {listed}; fill or remove them"
+        raise InputError("data.root", data.root, problem)
+    images = ImageFiles(
+        folder,
+        samples,
+        others={printable(str(path.relative_to(folder))): why for path, why in others.items()},
+        upright=data.exif == "apply",
+    )
+    return ImageSet(images, list(map(printable, names)))
 
 
 @DATASETS.register("cifar10")

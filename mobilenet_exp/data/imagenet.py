@@ -9,8 +9,10 @@ from pathlib import Path
 
 from timm.data import ImageNetInfo, RealLabelsImagenet
 
+from mobilenet_exp.core.console import printable
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.images import ImageFiles, find_images
+from mobilenet_exp.data.folders import list_images
+from mobilenet_exp.data.images import ImageFiles
 
 NUM_VAL = 50_000
 
@@ -55,7 +57,7 @@ def flat_images(folder: Path, labels: str) -> ImageFiles:
     order. Files without a usable label stay in the set as problems. Raises InputError if
     the file cannot be read, or says nothing about these files.
     """
-    paths = find_images(folder)
+    paths, others = list_images(folder)
     if not paths:
         raise InputError("data.root", folder, "holds no images")
     given = _read_labels(labels, [path.stem for path in paths])
@@ -69,7 +71,8 @@ def flat_images(folder: Path, labels: str) -> ImageFiles:
     if len(problems) == len(paths):
         problem = f"has no label for any file of {folder}, such as {paths[0].name}"
         raise InputError("data.labels", labels, problem)
-    return ImageFiles(folder, samples, problems, sorted(set(given) - stems))
+    named = {printable(path.name): why for path, why in others.items()}
+    return ImageFiles(folder, samples, problems, sorted(set(given) - stems), named)
 
 
 def _read_labels(path: str, stems: list[str]) -> dict[str, int | str]:

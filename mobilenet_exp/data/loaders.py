@@ -8,31 +8,44 @@ import hashlib
 from dataclasses import dataclass
 from functools import partial
 
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from mobilenet_exp.config.schema import DataConfig, EvalImages
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.datasets import ImageSet, build_image_set
+from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.mixing import mixes
 from mobilenet_exp.data.sampler import BatchSampler
 from mobilenet_exp.data.transforms import eval_transform, side_of_epoch
-from mobilenet_exp.data.views import NotedView, SeededView, View
-from mobilenet_exp.data.workers import Loader, loading_options
+from mobilenet_exp.data.views import NotedView, SeededView
+from mobilenet_exp.data.workers import Loader, num_eval_workers, num_workers
 
 
 @dataclass(frozen=True)
 class Loaders:
     """Batches of images (N, 3, H, W) float32, normalised, and labels (N,) int64.
 
-    Call `sampler.set_position` before an epoch. Images that do not fill a last training
-    batch are left out; evaluation sees every image once, this process its share.
+    A training batch ends in an `Odd`, an evaluation's in notes. Call `sampler.set_position`
+    before an epoch. Images that do not fill a last training batch are left out; evaluation
+    sees every image once, this process its share: those of number `rank`, `rank` +
+    `processes`, ... `others` are files that are no images, with the reason.
     """
 
     train: DataLoader
     sampler: BatchSampler
     val: DataLoader
+    val_images: Dataset
     classes: list[str]
-    num_val: int
+    others: dict[str, str]
+
+    @property
+    def num_val(self) -> int:
+        return len(self.val_images)
+
+    def workers(self) -> str:
+        """Say how many processes load images, or nothing where none does."""
+        counts = self.train.num_workers, self.val.num_workers
+        return f"{counts[0]} + {counts[1]} loading processes" if counts[0] else ""
 
     def identity(self) -> dict[str, object]:
         """Return what tells one set of images from another: its classes and counts."""
@@ -42,6 +55,15 @@ class Loaders:
             "num_train": len(self.train.dataset),
             "num_val": self.num_val,
         }
+
+    def fingerprint(self) -> str:
+        """Return a hash of all images' names and labels, which peers that train together share."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for images in (self.train.dataset.images, self.val_images):
+            if isinstance(images, ImageFiles):
+                lines = (f"{images.name(i)} {images.samples[i][1]}" for i in range(len(images)))
+                digest.update("\n".join(lines).encode())
+        return digest.hexdigest()
 
 
 def build_loaders(
@@ -54,12 +76,13 @@ def build_loaders(
     pin_memory: bool = False,
     rank: int = 0,
     processes: int = 1,
+    local_ranks: int = 1,
 ) -> Loaders:
     """Build the training and evaluation loaders of a data set by `data.name`.
 
-    Of `processes` that train together this is number `rank`; `epochs` is how long a
-    progressive side takes to rise. `workers=None`: 0 for data in memory, else one per
-    core. Raises InputError for an unknown name or option and for missing files.
+    Of `processes` that train together this is number `rank`, one of `local_ranks` on this
+    machine; `epochs` is how long a progressive side takes to rise. `workers` is explained
+    in `num_workers`. Raises InputError for an unknown name or option and for missing files.
     """
     train, val = build_image_set(data, "train"), build_image_set(data, "val")
     _check_classes(data, train, val)
@@ -75,18 +98,36 @@ def build_loaders(
         pairs=mixes(data),
     )
     _check_sides(data, sampler)
-    share = Subset(View(val.images, eval_transform(data)), range(rank, len(val.images), processes))
+    view = NotedView(val.images, eval_transform(data), data.resolution)
+    workers = num_workers(train, workers, local_ranks)
     return Loaders(
         train=Loader(
             SeededView(train.images, data),
+            images=train.images,
+            workers=workers,
+            pin_memory=pin_memory,
             batch_sampler=sampler,
-            **loading_options(train, workers, pin_memory),
         ),
         sampler=sampler,
-        val=Loader(share, batch_size=data.batch_size, **loading_options(val, workers, pin_memory)),
+        val=Loader(
+            Subset(view, range(rank, len(view), processes)),
+            images=val.images,
+            workers=num_eval_workers(workers),
+            pin_memory=pin_memory,
+            batch_size=data.batch_size,
+        ),
+        val_images=val.images,
         classes=val.classes,
-        num_val=len(val.images),
+        others=_others(train.images, "train") | _others(val.images, "val"),
     )
+
+
+def _others(images: Dataset, split: str) -> dict[str, str]:
+    """Return the files of a split that are no images; both have the same where one is split."""
+    if not isinstance(images, ImageFiles):
+        return {}
+    prefix = f"{split}/" if images.root.name == split else ""
+    return {f"{prefix}{name}": why for name, why in images.others.items()}
 
 
 def _check_classes(data: DataConfig, train: ImageSet, val: ImageSet) -> None:
@@ -113,6 +154,7 @@ def build_eval_loader(
     pin_memory: bool = False,
     first: int = 0,
     step: int = 1,
+    local_ranks: int = 1,
 ) -> tuple[DataLoader, ImageSet]:
     """Build the loader of an evaluation, and the whole set; needs no training images.
 
@@ -123,5 +165,11 @@ def build_eval_loader(
     val = build_image_set(data, "val")
     view = NotedView(val.images, eval_transform(data), data.resolution)
     share = Subset(view, range(first, len(view), step))
-    loader = Loader(share, batch_size=data.batch_size, **loading_options(val, workers, pin_memory))
+    loader = Loader(
+        share,
+        images=val.images,
+        workers=num_workers(val, workers, local_ranks),
+        pin_memory=pin_memory,
+        batch_size=data.batch_size,
+    )
     return loader, val

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -17,24 +17,25 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.data.datasets import ImageSet
-from mobilenet_exp.data.views import Unreadable
+from mobilenet_exp.data.reading import new_places, take_place
+from mobilenet_exp.data.views import Odd, Unreadable, name_of
 from mobilenet_exp.machine.preemption import ASKING
 
 
-def loading_options(images: ImageSet, workers: int | None, pin_memory: bool) -> dict[str, Any]:
-    """Return a loader's options for so many loading processes; None: one per core, for files."""
+def num_workers(images: ImageSet, workers: int | None, local_ranks: int) -> int:
+    """Return the loading processes of one training process.
+
+    None: none for data in memory, else this process's share of the cores, at least one;
+    `local_ranks` processes train on this machine.
+    """
     if workers is None:
-        workers = 0 if images.in_memory else _num_cores()
-    if workers:
-        _end_workers_at_exit()
-    return {
-        "num_workers": workers,
-        "worker_init_fn": _ignore_signals if workers else None,
-        "persistent_workers": workers > 0,
-        "pin_memory": pin_memory,
-        # its own: a loader would draw from the global generator, which dropout follows
-        "generator": torch.Generator(),
-    }
+        return 0 if images.in_memory else max(1, _num_cores() // local_ranks)
+    return workers
+
+
+def num_eval_workers(workers: int) -> int:
+    """Return the loading processes of an evaluation during training: a quarter of them."""
+    return min(workers, max(1, workers // 4))
 
 
 @cache
@@ -55,10 +56,11 @@ def _kill_workers() -> None:
             child.kill()
 
 
-def _ignore_signals(_: int) -> None:
+def _begin_worker(places: Any, worker: int) -> None:
     """Let the training process alone decide what Ctrl-C and a scheduler's signals mean."""
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
+    take_place(places, worker)
 
 
 def _num_cores() -> int:
@@ -77,20 +79,36 @@ WORKER_DIED = (
     "exited unexpectedly",
 )
 WORKER_ADVICE = (
-    "a loading process died or could not hand over its batch; memory or /dev/shm may be full: "
-    "make it larger, or load fewer images at once with run.workers=0 or a lower run.workers"
+    "memory or /dev/shm may be full: make it larger, or load fewer images at once with "
+    "run.workers=0 or a lower run.workers"
 )
 
 
 class Loader(DataLoader):
-    """A DataLoader that raises a RunError in plain words for an image that cannot be read.
+    """A DataLoader that raises a RunError in plain words for what a person should see.
 
-    A loading process hands the reason over as a value: an exception would arrive as the
-    text of its traceback.
+    That is an image that cannot be read, or a loading process that died; `images` is the
+    set that `dataset` shows. A loading process hands the reason over as a value: an
+    exception would arrive as the text of its traceback.
     """
 
-    def __init__(self, dataset: Dataset, **options: Any) -> None:
-        super().__init__(dataset, collate_fn=_collate, **options)
+    def __init__(
+        self, dataset: Dataset, *, images: Dataset, workers: int, pin_memory: bool, **options: Any
+    ) -> None:
+        if workers:
+            _end_workers_at_exit()
+        self._images, self._places = images, new_places(workers)
+        super().__init__(
+            dataset,
+            collate_fn=_collate,
+            num_workers=workers,
+            worker_init_fn=partial(_begin_worker, self._places) if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            # its own: a loader would draw from the global generator, which dropout follows
+            generator=torch.Generator(),
+            **options,
+        )
 
     def __iter__(self) -> Iterator:
         batches = super().__iter__()
@@ -101,15 +119,30 @@ class Loader(DataLoader):
                 return
             except RuntimeError as error:
                 if any(sign in str(error) for sign in WORKER_DIED):
-                    raise RunError(WORKER_ADVICE) from error
+                    raise RunError(f"{self._who_died(batches)}; {WORKER_ADVICE}") from error
                 raise
             if isinstance(batch, Unreadable):
                 raise RunError(batch.problem)
             yield batch
 
+    def _who_died(self, batches: Any) -> str:
+        """Name the image that a dead loading process was at."""
+        processes = getattr(batches, "_workers", [])
+        dead = [i for i, each in enumerate(processes) if each.exitcode not in (None, 0)]
+        at = [self._places[i] for i in dead if self._places[i] >= 0]
+        words = "a loading process died or could not hand over its batch"
+        return f"{words}, at {name_of(self._images, at[0])}" if at else words
+
 
 def _collate(samples: list) -> Any:
+    """Join samples; what was odd about them is joined, too."""
     for sample in samples:
         if isinstance(sample, Unreadable):
             return sample
-    return default_collate(samples)
+    if not isinstance(samples[0][-1], Odd):
+        return default_collate(samples)
+    left_out: dict[str, str] = {}
+    for *_, odd in samples:
+        left_out |= odd.left_out
+    tensors = default_collate([sample[:-1] for sample in samples])
+    return [*tensors, Odd(left_out, sum(odd.num_unturned for *_, odd in samples))]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.images import find_images, read_picture
+from mobilenet_exp.data.folders import Files, is_meant_as_image, list_images
+from mobilenet_exp.data.images import read_picture
 from mobilenet_exp.data.transforms import eval_transform
 from mobilenet_exp.machine.device import autocast
 from mobilenet_exp.weights.loaded import LoadedModel
@@ -30,13 +31,14 @@ def classify_photos(
     place = Path(path)
     if not place.exists():
         raise InputError("image", path, "no such file or folder")
-    photos = find_images(place) if place.is_dir() else [place]
+    photos, others = list_images(place) if place.is_dir() else Files([place], {})
     if not photos:
-        raise InputError("image", path, "holds no images")
+        first = next((f"; {each.name}: {why}" for each, why in others.items()), "")
+        raise InputError("image", path, f"holds no images{first}")
     transform, names = eval_transform(loaded.preprocessing), loaded.names()
     model = loaded.model.to(device)
     answers: list[Answer] = []
-    unread = {}
+    unread = {str(each): why for each, why in others.items() if is_meant_as_image(each)}
     for photo in photos:
         try:
             picture = read_picture(photo)

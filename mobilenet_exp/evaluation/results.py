@@ -54,6 +54,7 @@ def eval_results(
         "num_missing": len(found.missing),
         "left_out": found.left_out,
         "converted": found.converted,
+        "others": found.others,
         "most_confused": metrics.most_confused(found.confusion, classes),
         "per_class": metrics.per_class(found.confusion, classes),
     }
@@ -76,6 +77,7 @@ def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
         for state, images in (
             ("left out", found.left_out),
             ("converted", found.converted),
+            ("no image", found.others),
             ("missing", dict.fromkeys(found.missing, "has a label but is not in the folder")),
         )
         for name, reason in images.items()

@@ -5,6 +5,7 @@ Prints nothing and logs nothing.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import imagenet
 from mobilenet_exp.data.datasets import ImageSet
+from mobilenet_exp.data.folders import is_meant_as_image
 from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.loaders import build_eval_loader
+from mobilenet_exp.data.views import first_of, name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict
@@ -35,6 +38,8 @@ class EvalResult:
     scores: dict[str, float]
     left_out: dict[str, str]
     converted: dict[str, str]
+    # files in the class folders that are no images, with the reason
+    others: dict[str, str]
     # files that have a label but are not in the folder
     missing: list[str]
     # scores against ImageNet-ReaL's labels; None if they were not asked for
@@ -67,10 +72,11 @@ def eval_data(config: EvalConfig, loaded: LoadedModel) -> EvalImages:
         own = asdict(loaded.trained_by.data)
         images = {key: own[key] for key in ImagesConfig.__dataclass_fields__}
         # where the images are on this machine
-        places = ImagePlaces.__dataclass_fields__
+        places = (*ImagePlaces.__dataclass_fields__, "exif", "val_share", "val_seed")
         batch_size = given["batch_size"] or own["batch_size"]
         given |= images | {key: given[key] for key in places if given[key]}
     prepared = asdict(loaded.preprocessing)
+    given |= {"exif": given["exif"] or "ignore", "val_seed": given["val_seed"] or 0}
     return EvalImages(**given | prepared | {"batch_size": batch_size})
 
 
@@ -95,7 +101,9 @@ def score(
         pin_memory=device.type == "cuda",
         first=team.rank,
         step=team.size,
+        local_ranks=team.local_size,
     )
+    unread, others = _unread(images, data)
     key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)
     check_classes(loaded, key, value, images.classes)
     real = _real_labels(data, images) if data.real_labels else None
@@ -110,7 +118,7 @@ def score(
     )
     answers = metrics.merge(team.gather(part))
     notes.merge(team.gather(notes))
-    left_out = _by_name(notes.bad, images)
+    left_out = unread | _by_name(notes.bad, images)
     if not len(answers.index):
         first = next(iter(left_out.items()), ("", "no images"))
         problem = f"no image could be scored; the first: {' '.join(first)}"
@@ -124,9 +132,20 @@ def score(
         metrics.scores(answers),
         left_out=left_out,
         converted=_by_name(notes.converted, images),
+        others=others,
         missing=images.images.missing if isinstance(images.images, ImageFiles) else [],
         real=metrics.score_sets(answers, real) if real else None,
     )
+
+
+def _unread(images: ImageSet, data: EvalImages) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the images of formats that cannot be read, and the files that are no images."""
+    found = images.images.others if isinstance(images.images, ImageFiles) else {}
+    unread = {name: why for name, why in found.items() if is_meant_as_image(Path(name))}
+    if unread and data.on_bad_image == "fail":
+        problem = f"{data.root}: {first_of(unread)}; data.on_bad_image=skip leaves it out"
+        raise InputError("data.on_bad_image", "fail", problem)
+    return unread, {name: why for name, why in found.items() if name not in unread}
 
 
 def _noting(
@@ -137,8 +156,8 @@ def _noting(
     for tensors, labels, texts in batches:
         for label, text in zip(labels.tolist(), texts, strict=True):
             if label < 0 and data.on_bad_image == "fail":
-                path = images.images.samples[position][0]
-                problem = f"{path} {text}; data.on_bad_image=skip leaves it out"
+                name = name_of(images.images, position)
+                problem = f"{data.root}: {name} {text}; data.on_bad_image=skip leaves it out"
                 raise InputError("data.on_bad_image", "fail", problem)
             if text:
                 (notes.bad if label < 0 else notes.converted)[position] = text
@@ -147,7 +166,7 @@ def _noting(
 
 
 def _by_name(notes: dict[int, str], images: ImageSet) -> dict[str, str]:
-    return {images.images.name(index): notes[index] for index in sorted(notes)}
+    return {name_of(images.images, index): notes[index] for index in sorted(notes)}
 
 
 def _real_labels(data: EvalImages, images: ImageSet) -> list[set[int]]:

@@ -58,15 +58,15 @@ def print_evaluation(results: dict[str, Any], folder: Path, status: str) -> None
 def _odd_images(results: dict[str, Any]) -> list[str]:
     """Count what was left out and converted, and name the first few."""
     lines = []
-    for found, words in (
-        (results["left_out"], "LEFT OUT"),
-        (results["converted"], "converted and scored"),
+    for found, kind, words in (
+        (results["left_out"], "image", "LEFT OUT"),
+        (results["converted"], "image", "converted and scored"),
+        (results["others"], "file", "passed over, no images"),
     ):
         if not found:
             continue
-        names = ", ".join(f"{name} ({reason})" for name, reason in list(found.items())[:3])
-        more = ", ..." if len(found) > 3 else ""
-        lines.append(f"{plural(len(found), 'image')} {words}: {names}{more}; all in odd_images.csv")
+        names = console.examples(found)
+        lines.append(f"{plural(len(found), kind)} {words}: {names}; all in odd_images.csv")
     if results["num_missing"]:
         missing = plural(results["num_missing"], "labelled image")
         lines.append(f"{missing} MISSING from the folder")

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing import forkserver
 from typing import Any, TypeVar
 
@@ -18,12 +19,19 @@ import torch.distributed as dist
 from torch import nn
 
 from mobilenet_exp.core.console import plural
-from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, in_plain_words
+from mobilenet_exp.machine.launched import Place, place
 from mobilenet_exp.machine.preemption import ASKING, END_OF_TIME, Preempted
 
 T = TypeVar("T")
 # seconds that processes get to save before they are killed
 SAVE_WITHIN = 120
+# how long processes wait for each other at the start
+JOIN_WITHIN = timedelta(minutes=10)
+# what torch says when another process has ended
+PEER_IS_LOST = (
+    "onnection closed", "onnection reset", "onnection refused", "imed out", "NCCL", "Broken pipe",
+)  # fmt: skip
 # new processes are forked from a server that has imported everything once; spawned where
 # the system has no such thing
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -37,6 +45,8 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    # of these on this machine
+    local_size: int = 1
     # Gloo, so that what is agreed on the CPU does not wait for a GPU
     group: Any = None
 
@@ -61,7 +71,9 @@ class Team:
         except (InputError, RunError) as error:
             refusal = error
         if self.any(refusal is not None)[0]:
-            raise next(each for each in self.gather(refusal) if each is not None)
+            shared = next(each for each in self.gather(refusal) if each is not None)
+            shared.is_known_to_all = True
+            raise shared
         return result
 
     def share(self, action: Callable[[], T]) -> T:
@@ -80,6 +92,22 @@ class Team:
         answers = torch.tensor(flags, dtype=torch.int32)
         dist.all_reduce(answers, dist.ReduceOp.MAX, group=self.group)
         return answers.bool().tolist()
+
+    def check_alike(self, key: str, value: Any, found: str) -> None:
+        """Raise InputError in all processes unless `found` is the same in each.
+
+        `found` says what a process is about to work on; it opens with words for a person.
+        """
+        every = self.gather(found)
+        if len(set(every)) > 1:
+            rank = next(rank for rank, each in enumerate(every) if each != every[0])
+            words = [each.partition(";")[0] for each in (every[0], every[rank])]
+            problem = f"process 0 has {words[0]}, process {rank} {words[1]}"
+            if words[0] == words[1]:
+                problem = f"processes 0 and {rank} have {words[0]}, but not the same ones"
+            refusal = InputError(key, value, f"{problem}; all must see the same")
+            refusal.is_known_to_all = True
+            raise refusal
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the first one's BatchNorm statistics."""
@@ -100,39 +128,78 @@ def _nothing() -> None:
     """What the other processes do while the first one acts."""
 
 
-def num_launched() -> int:
-    """Return how many processes torchrun started for this job; 1 without it."""
-    return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
+def own_gpu(place: Place, num_gpus: int, *, sees_one: bool) -> int:
+    """Return the number of the GPU that a process takes, among those it can see.
+
+    `sees_one`: the launcher shows each process a GPU of its own, as Slurm does with
+    --gpus-per-task. Raises InputError if there are fewer GPUs than processes.
+    """
+    if place.local_size <= num_gpus:
+        return place.local_rank
+    if num_gpus == 1 and sees_one:
+        return 0
+    problem = f"this machine has {num_gpus} GPUs; each process needs one"
+    raise InputError("run.devices", place.local_size, problem)
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Team]:
     """Join the processes that were started for this job; alone if it is the only one.
 
-    On CUDA each process takes the GPU of its local rank, and NCCL; else Gloo.
+    On CUDA each process takes a GPU of its own, and NCCL; else Gloo. Raises RunError if
+    not all of them come, and LostPeerError, in place of what torch raises, if one is lost.
     """
-    size = num_launched()
-    if size == 1:
+    here = place()
+    if here.size == 1:
         yield Team()
         return
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if device.type == "cuda":
-        # of this machine, and the same in each of its processes: none waits for another
-        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-        if local_size > torch.cuda.device_count():
-            problem = f"this machine has {torch.cuda.device_count()} GPUs; each process needs one"
-            raise InputError("run.devices", local_size, problem)
-        torch.cuda.set_device(local_rank)
-    store, rank, size = next(dist.rendezvous("env://"))
-    # processes that are started anew must not find the addresses of those that died
-    store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        # the same in each process of a machine: none waits for another
+        sees_one = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) == 1
+        shown = sees_one and bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        torch.cuda.set_device(own_gpu(here, torch.cuda.device_count(), sees_one=shown))
+    _meet(device, here)
     group = dist.new_group(backend="gloo") if device.type == "cuda" else None
     try:
-        yield Team(rank, size, group)
+        yield Team(here.rank, here.size, here.local_size, group)
+    except Exception as error:
+        found = _as_lost_peer(error)
+        # what the others do not know, this process says itself
+        found.is_own = not getattr(found, "is_known_to_all", False)  # type: ignore[attr-defined]
+        if found is error:
+            raise
+        raise found from error
     finally:
         dist.destroy_process_group()
+
+
+def _meet(device: torch.device, here: Place) -> None:
+    """Wait for all processes of the job, JOIN_WITHIN at most."""
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=JOIN_WITHIN))
+        # processes that are started anew must not find the addresses of those that died
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+        store = dist.PrefixStore(f"start-{start}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        advice = "is every process started, and MASTER_ADDR reachable from each machine?"
+        missing = RunError(
+            f"process {here.rank} did not meet all {here.size} at {where}: {reason}; {advice}"
+        )
+        missing.is_own = True
+        raise missing from error
+
+
+def _as_lost_peer(error: Exception) -> Exception:
+    """Return a LostPeerError for what torch raises when another process is gone."""
+    is_lost = isinstance(error, RuntimeError) and not isinstance(error, RunError)
+    if not is_lost or not any(sign in str(error) for sign in PEER_IS_LOST):
+        return error
+    words = "another process of this run has ended or does not answer; see its output"
+    return LostPeerError(f"{words}; the same command resumes from the last checkpoint")
 
 
 def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: int) -> T:
@@ -218,13 +285,19 @@ def _worker(job: Callable, args: tuple, processes: int, environment: dict[str, s
     result, refusal = None, None
     try:
         result = job(*args)
+    except LostPeerError:
+        # the process that was lost is the reason to start again, and has said why
+        sys.exit(1)
     except (InputError, RunError) as error:
         refusal = error
     except Preempted as stop:
         sys.exit(stop.exit_code)
-    except Exception:
-        traceback.print_exc()
-        raise
+    except Exception as error:
+        plain = in_plain_words(error)
+        if not isinstance(plain, RunError):
+            traceback.print_exc()
+            raise
+        refusal = plain
     return pickle.dumps((result, refusal))
 
 

@@ -28,6 +28,10 @@ def locked(folder: Path) -> Iterator[None]:
     except Timeout as error:
         problem = f"another process is running {folder.name} there; wait for it or stop it"
         raise InputError("run.root", folder.parent, problem) from error
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or "locks are not supported"
+        problem = f"its file system cannot lock files ({reason}); choose a run.root on another one"
+        raise InputError("run.root", folder.parent, problem) from error
     try:
         yield
     finally:

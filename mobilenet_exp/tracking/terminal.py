@@ -4,7 +4,7 @@ Reads plain results; builds and measures nothing.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,19 @@ def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
         f"  val top-1 {row['val/top1']:6.2f} top-5 {row['val/top5']:6.2f}{average}"
         f"  lr {row['train/lr']:.1e}  {figure(row.get('train/images_per_s'), 0)} images/s"
     )
+
+
+def odd_lines(row: dict[str, float], left_out: Mapping[str, str]) -> list[str]:
+    """Say what was odd about the images of an epoch; `left_out` names those of the run so far."""
+    lines = []
+    if count := int(row.get("data/num_left_out", 0)):
+        lines.append(f"  {plural(count, 'image')} left out; so far: {console.examples(left_out)}")
+    if count := int(row.get("data/num_unturned", 0)):
+        words = "is on its side" if count == 1 else "are on their sides"
+        lines.append(
+            f"  {plural(count, 'image')} {words} by EXIF orientation; data.exif=apply turns them"
+        )
+    return lines
 
 
 def print_comparison(results: dict[str, Any]) -> None:

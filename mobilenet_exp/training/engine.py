@@ -18,6 +18,7 @@ from torch.optim.swa_utils import update_bn
 
 from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.data.mixing import Mixing
+from mobilenet_exp.data.views import Odd
 from mobilenet_exp.evaluation.predict import Batches
 from mobilenet_exp.machine.device import autocast
 from mobilenet_exp.training.distillation import Teacher
@@ -66,6 +67,14 @@ class TrainMeter:
     num_skipped: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    # images that could not be read, with the reason, and those left on their side
+    left_out: dict[str, str] = field(default_factory=dict)
+    num_unturned: int = 0
+
+    def note(self, odd: Odd) -> None:
+        """Keep what was odd about the images of a batch."""
+        self.left_out |= odd.left_out
+        self.num_unturned += odd.num_unturned
 
     def to(self, device: torch.device) -> None:
         self.loss_sum, self.correct = self.loss_sum.to(device), self.correct.to(device)

@@ -15,13 +15,14 @@ from mobilenet_exp.machine.device import (
     set_determinism,
     set_threads,
 )
-from mobilenet_exp.machine.distributed import joined, launch, num_launched
+from mobilenet_exp.machine.distributed import joined, launch
+from mobilenet_exp.machine.launched import place
 from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.machine.preemption import listening
 from mobilenet_exp.training import record
 from mobilenet_exp.training.loop import train_epochs
 from mobilenet_exp.training.saving import Checkpointer, is_begun, resume
-from mobilenet_exp.training.session import build_session, connect
+from mobilenet_exp.training.session import build_session, connect, describe_task
 
 
 def train(
@@ -34,10 +35,10 @@ def train(
     the first an empty dict. Raises InputError before anything is written, RunError for a
     run that cannot continue, and Preempted once a run that was asked to stop has saved.
     """
-    if config.run.devices > 1 and num_launched() > 1:
-        problem = "torchrun has started the processes, so it must be 1"
+    if config.run.devices > 1 and place().size > 1:
+        problem = "torchrun or srun has started the processes, so it must be 1"
         raise InputError("run.devices", config.run.devices, problem)
-    if num_launched() == 1:
+    if place().size == 1:
         folder = Path(config.run.root) / run_name(config)
         results = record.finished(config, folder)
         if results is not None:
@@ -66,6 +67,7 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
     with listening() as stop, joined(device) as team, contextlib.ExitStack() as opened:
         is_new, config = team.share(lambda: _settled(config, folder))
         session = team.together(lambda: build_session(config, team, is_new=is_new))
+        team.check_alike("data.root", config.data.root, describe_task(session))
         results = team.share(lambda: record.finished_with(session, folder))
         if results is not None:
             team.share(lambda: record.show_finished(results, folder))

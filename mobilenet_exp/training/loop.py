@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from mobilenet_exp.core.console import Show
-from mobilenet_exp.core.errors import NonFiniteLossError
+from mobilenet_exp.core.errors import NonFiniteLossError, RunError
+from mobilenet_exp.data.views import BAD_IMAGE_ADVICE, Odd, name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.predict import predict
 from mobilenet_exp.training import engine
@@ -79,7 +80,27 @@ def _batches(session: Session) -> Iterator:
     """Pass the training batches on; one that cannot be loaded in one process ends all."""
     batches = iter(session.loaders.train)
     while (batch := session.team.together(lambda: next(batches, None))) is not None:
-        yield batch
+        *tensors, odd = batch
+        session.meter.note(odd)
+        yield tensors
+
+
+def _val_batches(session: Session) -> Iterator:
+    """Pass the validation batches on; an image that cannot be read ends the run or is noted."""
+    images, position = session.loaders.val_images, session.team.rank
+    for tensors, labels, notes in session.loaders.val:
+        for label, note in zip(labels.tolist(), notes, strict=True):
+            if label < 0:
+                session.meter.note(_left_out(session, name_of(images, position), note))
+            position += session.team.size
+        yield tensors, labels
+
+
+def _left_out(session: Session, name: str, reason: str) -> Odd:
+    if session.config.data.on_bad_image == "fail":
+        root = session.config.data.root
+        raise RunError(f"{root}: validation image {name} {reason}; {BAD_IMAGE_ADVICE}")
+    return Odd({name: reason})
 
 
 def finish_epoch(session: Session) -> tuple[dict[str, float], bool]:
@@ -95,9 +116,23 @@ def finish_epoch(session: Session) -> tuple[dict[str, float], bool]:
     if learner.average:
         scores = _score(session, learner.average.model)
         found |= {f"val_ema/{key}": value for key, value in scores.items()}
+    found |= _odd_images(session)
     session.meter = TrainMeter()
     progress.seconds += time.perf_counter() - started
     return found, progress.complete_epoch(scores["top1"], scores["top5"])
+
+
+def _odd_images(session: Session) -> dict[str, float]:
+    """Remember what was odd about the epoch's images, and count it."""
+    found: dict[str, float] = {}
+    meters = session.team.gather((session.meter.left_out, session.meter.num_unturned))
+    left_out = {name: reason for names, _ in meters for name, reason in names.items()}
+    if session.config.data.on_bad_image == "skip":
+        found["data/num_left_out"] = len(left_out)
+        session.progress.left_out |= dict(sorted(left_out.items()))
+    if num_unturned := sum(count for _, count in meters):
+        found["data/num_unturned"] = num_unturned
+    return found
 
 
 def _train_metrics(session: Session) -> dict[str, float]:
@@ -135,11 +170,14 @@ def _score(session: Session, model: nn.Module) -> dict[str, float]:
     answers = team.together(
         lambda: predict(
             model,
-            loaders.val,
+            _val_batches(session),
             learner.device,
             precision=session.eval_precision,
             first=team.rank,
             step=team.size,
         )
     )
-    return metrics.scores(metrics.merge(team.gather(answers)))
+    merged = metrics.merge(team.gather(answers))
+    if not len(merged.index):
+        raise RunError("no validation image can be read")
+    return metrics.scores(merged)

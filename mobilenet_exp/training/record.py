@@ -68,6 +68,8 @@ class FirstRecord(Record):
         self.tracker.set_summary(best | self.comparison.summary(progress.top1, progress.top5))
         epochs = self.session.config.train.epochs
         console.line(terminal.epoch_line(progress.epoch, epochs, metrics))
+        for line in terminal.odd_lines(metrics, progress.left_out):
+            console.line(line)
 
     def close(self) -> dict[str, Any]:
         results = _results(self.session, self.tracker.folder.name, self.profile, self.comparison)
@@ -109,6 +111,8 @@ def open_record(
     tracker.keep_until(session.progress.epoch)
     learner = session.learner
     device = describe_device(learner.device, session.team.size, learner.precision)
+    if workers := session.loaders.workers():
+        device += f", {workers}" + (" each" if session.team.size > 1 else "")
     tracker.set_summary(profile.summary() | comparison.summary() | {"run/device": device})
     terminal.announce(folder, tracker.status, device, profile, session.progress.words())
     for line in (*session.notes, *lines):
@@ -198,6 +202,8 @@ def _results(
         "last_top1": progress.last_top1,
         "epochs": progress.epoch,
         "seconds": round(progress.seconds, 1),
+        "left_out": progress.left_out,
+        "passed_over": session.loaders.others,
         "precision": precision_name(session.learner.precision),
         **comparison.to_results(progress.top1, progress.top5),
     }

@@ -188,7 +188,10 @@ def _own_meter(session: Session, meters: list[dict[str, Any]]) -> TrainMeter:
     alike = {key: meters[0][key] for key in ("num_skipped", "skipped_in_a_row", "seconds")}
     if not team.is_first:
         return TrainMeter(**alike)
-    return TrainMeter(**{key: sum(each[key] for each in meters) for key in meters[0]} | alike)
+    added = ("loss_sum", "correct", "num_images", "num_unturned")
+    sums = {key: sum(each.get(key, 0) for each in meters) for key in added}
+    left_out = {key: why for each in meters for key, why in each.get("left_out", {}).items()}
+    return TrainMeter(**sums | alike, left_out=left_out)
 
 
 def check_config(ours: Any, theirs: Any, path: Path) -> None:

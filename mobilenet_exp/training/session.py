@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import Config
+from mobilenet_exp.core.console import examples, plural
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.data.loaders import Loaders, build_loaders
 from mobilenet_exp.data.mixing import build_mixing
@@ -41,6 +43,8 @@ class Progress:
     last_top1: float = 0.0
     # how often the current epoch went back to a checkpoint
     rollbacks: int = 0
+    # images that were left out because they could not be read, with the reason
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def words(self) -> str:
         """Say where the run stands: `after epoch 2`, or `after epoch 2, update 5`; or nothing."""
@@ -109,6 +113,7 @@ def build_session(config: Config, team: Team | None = None, *, is_new: bool = Tr
         pin_memory=device.type == "cuda",
         rank=team.rank,
         processes=team.size,
+        local_ranks=team.local_size,
     )
     num_classes = _num_classes(config, loaders)
     if train.trainable == "classifier" and not config.weights and not config.run.smoke:
@@ -125,8 +130,15 @@ def build_session(config: Config, team: Team | None = None, *, is_new: bool = Tr
         num_classes,
         _build_learner(config, model, team, device, loaders, num_classes),
         eval_precision=select_precision(config.run.precision, device, is_training=False),
-        notes=notes,
+        notes=(*notes, *_passed_over(loaders)),
     )
+
+
+def _passed_over(loaders: Loaders) -> list[str]:
+    if not loaders.others:
+        return []
+    count = plural(len(loaders.others), "file")
+    return [f"{count} passed over, no images: {examples(loaders.others)}"]
 
 
 def _num_classes(config: Config, loaders: Loaders) -> int:
@@ -135,6 +147,16 @@ def _num_classes(config: Config, loaders: Loaders) -> int:
         problem = f"must be at least the {len(loaders.classes)} classes of {config.data.name}"
         raise InputError("model.num_classes", num_classes, problem)
     return num_classes
+
+
+def describe_task(session: Session) -> str:
+    """Say what is about to be trained; alike in all processes of a team, unless it is alone."""
+    loaders = session.loaders
+    if session.team.size == 1:
+        return ""
+    counts = f"{len(loaders.train.dataset)} + {loaders.num_val} images"
+    words = f"{counts} of {plural(len(loaders.classes), 'class')}"
+    return f"{words}; {loaders.fingerprint()}; {run_name(session.config)}"
 
 
 def connect(session: Session) -> None:

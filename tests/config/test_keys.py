@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields, is_dataclass
 
 import pytest
+from PIL import Image
 
 from mobilenet_exp import compose, evaluate, train
 from mobilenet_exp.config import rules
@@ -82,6 +83,13 @@ def test_train_reads_every_key(tmp_path, monkeypatch):
     for words in (("data=imagenet", "data.labels=x"), ("data=cifar10",)):
         with pytest.raises(ValueError, match="data.root"):
             run(*words, "data.root=nowhere", common=QUIET)
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(path)
+    split = (f"data.root={tmp_path}/photos", "data.val_share=0.5", "data.batch_size=1")
+    with pytest.raises(ValueError, match="needs at least 2 images"):
+        run("data=imagefolder", *split, common=QUIET)
     monkeypatch.setattr(job, "launch", lambda *_, **__: {})
     run("run.devices=2")
     # `smoke` is settled when the configuration is composed

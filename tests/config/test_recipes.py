@@ -135,6 +135,6 @@ def test_smoke_keeps_the_recipe_s_parts(compose_config, tmp_path):
     assert session.learner.mixing is not None
     assert session.learner.average is not None
     assert session.loaders.sampler.repeats == 4
-    images, _ = next(iter(session.loaders.train))
+    images, *_ = next(iter(session.loaders.train))
     assert images.shape[-1] == 32
     assert run_name(config) != run_name(compose_config("experiment=torchvision_v2_new"))

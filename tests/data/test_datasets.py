@@ -18,7 +18,7 @@ def test_digits_are_all_there_and_a_fifth_of_each_class_is_held_out():
     loaders = build_loaders(_data("digits", batch_size=500), seed=0)
     train, val = loaders.train.dataset, loaders.val.dataset.dataset
     assert (len(train), len(val)) == (1437, 360)
-    labels = torch.cat([labels for _, labels in loaders.val])
+    labels = torch.cat([labels for _, labels, _ in loaders.val])
     assert labels.bincount().min() >= 34
     seen = {image.numpy().tobytes() for image, _ in train.images}
     # a few digits are identical in the set itself; leaking the split would share 360
@@ -30,7 +30,7 @@ def test_digits_are_shown_as_the_originals(compose_config):
 
     config = compose_config("data.resolution=64", "data.augment=none").data
     loaders = build_loaders(config, seed=0)
-    image, label = loaders.val.dataset[0]
+    image, label, _ = loaders.val.dataset[0]
     image = image * config.std[0] + config.mean[0]
     small = torch.nn.functional.adaptive_avg_pool2d(image, 8)[0] * 16
     originals = torch.tensor(load_digits().images, dtype=torch.float32)
@@ -41,7 +41,7 @@ def test_digits_are_shown_as_the_originals(compose_config):
 def test_fake_data_has_the_asked_size():
     data = _data("fake", args={"num_images": 10, "num_classes": 3}, crop_pct=1.0)
     loaders = build_loaders(data, seed=0)
-    images, labels = next(iter(loaders.val))
+    images, labels, _ = next(iter(loaders.val))
     assert images.shape == (4, 3, 32, 32)
     assert images.dtype == torch.float32
     assert labels.dtype == torch.int64

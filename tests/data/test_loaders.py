@@ -6,13 +6,14 @@ import signal
 import pytest
 import torch
 from hard_run import assert_same
+from PIL import Image
 
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import RunError
+from mobilenet_exp.data import images, workers
 from mobilenet_exp.data.loaders import build_loaders
 from mobilenet_exp.data.sampler import Key
-from mobilenet_exp.data.workers import Loader
 from mobilenet_exp.training import session
 from mobilenet_exp.training.loop import finish_epoch, make_updates
 
@@ -25,8 +26,8 @@ def _data(name: str, **options) -> DataConfig:
 
 def test_imagefolder_sees_every_evaluation_image_once(folder):
     loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0, workers=0)
-    assert [len(labels) for _, labels in loaders.val] == [4, 1]
-    assert [len(labels) for _, labels in loaders.train] == [4]
+    assert [len(labels) for _, labels, _ in loaders.val] == [4, 1]
+    assert [len(labels) for _, labels, _ in loaders.train] == [4]
     assert loaders.classes == ["class0", "class1"]
 
 
@@ -37,7 +38,7 @@ def test_order_and_augmentation_follow_from_seed_and_epoch(folder, augment):
         loaders = build_loaders(data, seed=seed, workers=workers)
         loaders.sampler.set_position(number)
         torch.rand(1)
-        return torch.cat([images for images, _ in loaders.train])
+        return torch.cat([images for images, *_ in loaders.train])
 
     first = epoch(0, 1, workers=0)
     assert torch.equal(epoch(0, 1, workers=2), first)
@@ -55,14 +56,27 @@ def test_loading_leaves_the_global_generator_alone(folder):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_hidden_folders_are_no_classes_and_a_broken_image_is_named(folder):
-    (folder / "train" / ".cache").mkdir()
-    broken = next((folder / "val").rglob("*.jpg"))
+def test_a_broken_image_is_named_or_the_next_one_takes_its_place(folder):
+    broken = folder / "train" / "class1" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
-    loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0, workers=0)
-    assert loaders.classes == ["class0", "class1"]
-    with pytest.raises(RunError, match=f"{broken} cannot be decoded: .*; repair or remove"):
-        list(loaders.val)
+
+    def epoch(**options):
+        data = _data("imagefolder", root=str(folder), batch_size=7, **options)
+        ((images, labels, odd),) = build_loaders(data, seed=0, workers=0).train
+        return sorted(image.numpy().tobytes() for image in images), sorted(labels.tolist()), odd
+
+    with pytest.raises(RunError, match=f"{broken} cannot be decoded: .*; to resume, repair the"):
+        epoch()
+    images, labels, odd = epoch(on_bad_image="skip")
+    # no batch gets smaller: class1/3.jpg is there twice
+    assert (len(set(images)), labels) == (6, [0, 0, 0, 0, 1, 1, 1])
+    (reason,) = odd.left_out.items()
+    assert reason[0] == "class1/1.jpg"
+    assert "cannot be decoded" in reason[1]
+    for path in (folder / "train").rglob("*.jpg"):
+        path.write_bytes(b"x")
+    with pytest.raises(RunError, match="7 images in a row cannot be read; the first: class0/"):
+        epoch(on_bad_image="skip")
 
 
 def test_workers_change_nothing(quick):
@@ -70,8 +84,8 @@ def test_workers_change_nothing(quick):
     small = ("data.resolution=32", "data.batch_size=8", "data.args.num_images=16")
     words = ("data=fake", *small, "data.augment=affine")
     weights = []
-    for workers in (0, 2):
-        built = session.build_session(quick(*words, f"run.workers={workers}"))
+    for number in (0, 2):
+        built = session.build_session(quick(*words, f"run.workers={number}"))
         for _ in range(2):
             for _ in make_updates(built, no_progress):
                 pass
@@ -80,16 +94,29 @@ def test_workers_change_nothing(quick):
     assert_same(dict(weights[0]), dict(weights[1]))
 
 
-class _Dying(torch.utils.data.Dataset):
-    """Its loading process is killed, as for want of memory."""
+def test_a_loading_process_that_dies_names_its_image_and_what_to_do(folder, monkeypatch):
+    def read(path, **_):
+        if path.endswith("4.jpg"):
+            # as a decoder that crashes, or for want of memory
+            os.kill(os.getpid(), signal.SIGKILL)
+        return images.Picture(Image.new("RGB", (40, 40)))
 
-    def __len__(self):
-        return 4
+    monkeypatch.setattr(images, "read_picture", read)
+    loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0, workers=1)
+    words = r"a loading process died .*, at class0/4.jpg; .*/dev/shm.* run.workers=0"
+    with pytest.raises(RunError, match=words):
+        list(loaders.val)
 
-    def __getitem__(self, index):
-        os.kill(os.getpid(), signal.SIGKILL)
 
-
-def test_a_loading_process_that_dies_is_one_line_that_says_what_to_do():
-    with pytest.raises(RunError, match=r"a loading process died .*/dev/shm.* run.workers=0"):
-        list(Loader(_Dying(), batch_size=2, num_workers=1))
+@pytest.mark.parametrize(
+    ("cores", "local_ranks", "asked", "expected"),
+    [(16, 1, None, (16, 4)), (128, 8, None, (16, 4)), (2, 8, None, (1, 1)), (16, 2, 6, (6, 1)),
+     (16, 1, 0, (0, 0))],
+)  # fmt: skip
+def test_loading_processes_are_shared_among_the_machine_s_ranks(
+    folder, monkeypatch, cores, local_ranks, asked, expected
+):
+    monkeypatch.setattr(workers, "_num_cores", lambda: cores)
+    data = _data("imagefolder", root=str(folder))
+    loaders = build_loaders(data, seed=0, workers=asked, local_ranks=local_ranks)
+    assert (loaders.train.num_workers, loaders.val.num_workers) == expected

@@ -148,7 +148,7 @@ class _Broken:
     ("where", "heard"),
     [
         ("evaluation", "the evaluation's loss is not finite: the training diverged"),
-        ("loading", "photo.jpg cannot be decoded: not an image; repair or remove"),
+        ("loading", "photo.jpg cannot be decoded: not an image; to resume, repair"),
     ],
 )
 def test_what_fails_in_one_process_ends_all_of_them(quick, where, heard):
@@ -176,6 +176,8 @@ def test_what_a_person_should_read_comes_back_from_the_processes(capfd):
 def test_devices_under_torchrun_are_refused(quick, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(InputError, match="run.devices=2: torchrun has started the processes"):
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(InputError, match="run.devices=2: torchrun or srun has started the proc"):
         train(quick("run.devices=2"))
     assert not (tmp_path / "runs").exists()

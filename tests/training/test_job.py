@@ -32,7 +32,7 @@ from mobilenet_exp.weights.checkpoint import load_checkpoint
 RESULTS = {
     "name": str, "images": dict, "model": str, "width_mult": float, "data": str, "resolution": int,
     "num_classes": int, "data_root": type(None), "precision": str, "madds": int, "params": int,
-    "top1": float, "top5": float,
+    "left_out": dict, "passed_over": dict, "top1": float, "top5": float,
     "best_epoch": int, "last_top1": float, "epochs": int, "seconds": float,
     "paper": type(None), "paper_reason": str, "reference": dict,
 }  # fmt: skip
