@@ -65,7 +65,8 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
     folder = Path(config.run.root) / run_name(config)
     checkpoints = folder / "checkpoints"
     with listening() as stop, joined(device) as team, contextlib.ExitStack() as opened:
-        is_new, config = team.share(lambda: _settled(config, folder))
+        is_new, stem_stride = team.share(lambda: _settled(config, folder))
+        config = replace(config, model=replace(config.model, stem_stride=stem_stride))
         session = team.together(lambda: build_session(config, team, is_new=is_new))
         team.check_alike("data.root", config.data.root, describe_task(session))
         results = team.share(lambda: record.finished_with(session, folder))
@@ -82,12 +83,10 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
         return team.together(log.close)
 
 
-def _settled(config: Config, folder: Path) -> tuple[bool, Config]:
-    """Return whether the run is new, and its config; a resumed one keeps its stem stride."""
-    if not is_begun(folder / "checkpoints"):
-        return True, config
-    stored = record.stored_config(folder)
+def _settled(config: Config, folder: Path) -> tuple[bool, int | None]:
+    """Return whether the run is new, and its stem stride; a resumed one keeps its own."""
+    is_new = not is_begun(folder / "checkpoints")
+    stored = None if is_new else record.stored_config(folder)
     if stored is None or config.model.stem_stride is not None:
-        return False, config
-    model = replace(config.model, stem_stride=stored.model.stem_stride)
-    return False, replace(config, model=model)
+        return is_new, config.model.stem_stride
+    return is_new, stored.model.stem_stride

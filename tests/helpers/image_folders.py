@@ -46,3 +46,15 @@ def write_flat_set(root: Path) -> None:
     del lines[4]
     lines.append("ILSVRC2012_val_00000099.JPEG 4")
     (root / "val.txt").write_text("\n".join(lines))
+
+
+def write_classes(root: Path, counts: dict[str, int], side: int = 40) -> None:
+    """Write two classes of noise, so many JPEG files of each in every split."""
+    random = np.random.default_rng(0)
+    for split, count in counts.items():
+        for name in ("cat", "dog"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.jpg")
