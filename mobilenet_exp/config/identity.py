@@ -48,6 +48,7 @@ def identity(config: Config) -> dict[str, Any]:
         found["distill"]["teacher"] = weights_identity(config.distill.teacher)
     if config.weights:
         found["weights"] = [weights_identity(config.weights), config.weights_like]
+        found["weights"] += [config.weights_key] if config.weights_key else []
     if config.data.name == "imagefolder" and config.data.root:
         # a folder of images has no other name than its own; where it lies does not matter
         found["data"]["folder"] = Path(config.data.root).resolve().name

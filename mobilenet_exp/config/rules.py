@@ -14,8 +14,10 @@ SMALLEST_HALVED_SIDE = 64
 def check(config: AnyConfig) -> None:
     """Raise InputError naming the first key whose value is not allowed."""
     _check_ranges(config, "")
-    if isinstance(config, (Config, EvalConfig)) and config.weights_like and not config.weights:
-        raise InputError("weights_like", config.weights_like, "needs weights=FILE")
+    if isinstance(config, (Config, EvalConfig)) and not config.weights:
+        for key in ("weights_like", "weights_key"):
+            if getattr(config, key):
+                raise InputError(key, getattr(config, key), "needs weights=FILE")
     if isinstance(config, Config):
         distill = config.distill
         if distill.teacher is None and distill != DistillConfig():

@@ -264,6 +264,8 @@ class Config:
     weights: str | None = None
     # the published weights that the file holds, where its keys cannot tell
     weights_like: str | None = None
+    # where the file holds several state dicts, the one to take, as state_dict or model.ema
+    weights_key: str | None = None
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -325,6 +327,8 @@ class EvalConfig:
     weights: str | None = None
     # the published weights that the file holds, where its keys cannot tell
     weights_like: str | None = None
+    # where the file holds several state dicts, the one to take, as state_dict or model.ema
+    weights_key: str | None = None
     # a photo, or a folder of photos, to classify instead of scoring a data set
     image: str | None = None
     model: EvalModelConfig = field(default_factory=EvalModelConfig)

@@ -37,5 +37,6 @@ def shrunk(config: Config) -> Config:
         train=replace(train, epochs=2, precise_bn_batches=min(train.precise_bn_batches, 1)),
         weights=config.weights if has_weights else None,
         weights_like=None,
+        weights_key=None,
         run=replace(config.run, workers=0),
     )

@@ -108,6 +108,7 @@ RANGES = {
     "run.wandb": one_of("auto", "online", "offline", "disabled"),
     "weights": NAMED,
     "weights_like": NAMED,
+    "weights_key": NAMED,
     "checkpoint": NAMED,
     "image": NAMED,
     "models": Range(lambda v: len(v) > 0, "must name at least one model"),

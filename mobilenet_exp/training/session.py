@@ -181,7 +181,11 @@ def _build_model(
     if not config.weights or (is_settled and not is_new):
         return config_model(config.model, num_classes), ()
     weights, model = weights_and_model(
-        config.weights, config.model, num_classes, like=config.weights_like
+        config.weights,
+        config.model,
+        num_classes,
+        like=config.weights_like,
+        key=config.weights_key,
     )
     if not is_new:
         return model, ()

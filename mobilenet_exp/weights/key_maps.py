@@ -4,6 +4,7 @@ Each takes a network, and the keys of a file where a code's versions differ, and
 our name of every module that holds tensors beside theirs.
 """
 
+import re
 from collections.abc import Iterator
 
 from torch import nn
@@ -198,7 +199,19 @@ def d_li14_v2(model: MobileNet, keys: Keys) -> Names:
 
 def d_li14_v3(model: MobileNet, keys: Keys) -> Names:
     last = _unit("last_conv", "conv.0", "conv.1")
-    return _flat_blocks(model) | last | {"hidden": "classifier.0", "classifier": "classifier.3"}
+    # files of the author's earlier commits have 1 and 5, or 0 and 2
+    hidden, classifier = numbers_in(keys, "classifier") or (0, 3)
+    return (
+        _flat_blocks(model)
+        | last
+        | {"hidden": f"classifier.{hidden}", "classifier": f"classifier.{classifier}"}
+    )
+
+
+def numbers_in(keys: Keys, name: str) -> list[int]:
+    """Return the numbers of a sequence's layers with weights, as 0 and 3 of `classifier`."""
+    found = (re.fullmatch(rf"{name}\.(\d+)\.weight", key) for key in keys)
+    return sorted(int(match[1]) for match in found if match)
 
 
 def kuan_wang(model: MobileNet, keys: Keys) -> Names:

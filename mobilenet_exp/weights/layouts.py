@@ -91,7 +91,10 @@ LAYOUTS: dict[str, Layout] = {
         "d-li14 V3",
         names.d_li14_v3,
         V3,
-        lambda keys: {"features.1.conv.0.weight", "conv.0.weight", "classifier.3.weight"} <= keys,
+        lambda keys: (
+            {"features.1.conv.0.weight", "conv.0.weight"} <= keys
+            and len(names.numbers_in(keys, "classifier")) == 2
+        ),
         se="before_act_if_expanded",
         se_is_linear=True,
     ),
@@ -122,14 +125,52 @@ LAYOUTS: dict[str, Layout] = {
 
 def recognise(keys: set[str], path: str) -> Layout:
     """Return the layout of a file's keys. Raises InputError with the first of them."""
-    for layout in LAYOUTS.values():
-        if layout.is_of(keys):
-            return layout
+    if layout := _layout_of(keys):
+        return layout
     known = ", ".join(layout.title for layout in LAYOUTS.values())
     first = ", ".join(sorted(keys)[:3])
     raise InputError(
         "weights", path, f"unknown checkpoint layout; its first keys: {first}; known: {known}"
     )
+
+
+def _layout_of(keys: set[str]) -> Layout | None:
+    return next((layout for layout in LAYOUTS.values() if layout.is_of(keys)), None)
+
+
+def take_net(tensors: Tensors, path: str, asked: str = "") -> tuple[Tensors, list[str]]:
+    """Return the tensors of the network among those of a larger module, and notes.
+
+    Trainers keep a network as `model.` or `net.` beside others; `asked` is such a prefix.
+    Tensors of no known layout come back as they are. Raises InputError if there are several
+    networks and none was asked for, or if there is none under `asked`.
+    """
+    if not asked and _layout_of(set(tensors)):
+        return tensors, []
+    for depth in (1, 2, 3):
+        prefixes = {".".join(key.split(".")[:depth]) for key in tensors}
+        nets = {each: _under(each, tensors) for each in sorted(prefixes)}
+        nets = {each: net for each, net in nets.items() if _layout_of(set(net))}
+        if asked:
+            nets = {each: net for each, net in nets.items() if each == asked}
+        if len(nets) > 1:
+            problem = f"holds {' and '.join(nets)}; choose one, as weights_key={next(iter(nets))}"
+            raise InputError("weights", path, problem)
+        for prefix, net in nets.items():
+            others = len(tensors) - len(net)
+            beside = f", {others} tensors beside it left out" if others else ""
+            return net, [f"prefix {prefix}. removed{beside}"]
+    if asked:
+        raise InputError("weights_key", asked, f"{path} has no network of a known layout there")
+    return tensors, []
+
+
+def _under(prefix: str, tensors: Tensors) -> Tensors:
+    return {
+        key.removeprefix(f"{prefix}."): value
+        for key, value in tensors.items()
+        if key.startswith(f"{prefix}.")
+    }
 
 
 def to_ours(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> Tensors:

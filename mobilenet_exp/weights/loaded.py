@@ -116,7 +116,9 @@ def _load_asked(config: EvalConfig) -> LoadedModel:
         problem = "weights= needs model=, the architecture they belong to"
         raise InputError("model", None, problem)
     model = ModelConfig(**asdict(config.model))
-    return load_published(str(config.weights), model, like=config.weights_like)
+    return load_published(
+        str(config.weights), model, like=config.weights_like, key=config.weights_key
+    )
 
 
 def model_from_checkpoint(path: str | Path) -> MobileNet:
@@ -156,9 +158,11 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
     )
 
 
-def load_published(origin: str, config: ModelConfig, *, like: str | None = None) -> LoadedModel:
+def load_published(
+    origin: str, config: ModelConfig, *, like: str | None = None, key: str | None = None
+) -> LoadedModel:
     """Load weights of any known layout into the network that `config` describes."""
-    weights, model = weights_and_model(origin, config, config.num_classes, like=like)
+    weights, model = weights_and_model(origin, config, config.num_classes, like=like, key=key)
     weights.into(model)
     adopt_asked(model, config)
     stem = model.stem.conv.stride[0]
@@ -179,7 +183,12 @@ def load_published(origin: str, config: ModelConfig, *, like: str | None = None)
 
 
 def weights_and_model(
-    origin: str, config: ModelConfig, num_classes: int | None, *, like: str | None = None
+    origin: str,
+    config: ModelConfig,
+    num_classes: int | None,
+    *,
+    like: str | None = None,
+    key: str | None = None,
 ) -> tuple[Weights, MobileNet]:
     """Read weights, and build the network for them with random ones.
 
@@ -187,7 +196,8 @@ def weights_and_model(
     otherwise; so has the classifier as many classes, where `num_classes` is None.
     """
     model = config_model(config, num_classes or 1000)
-    weights = read_weights(origin, model, like=like, any_stem=config.stem_stride is None)
+    any_stem = config.stem_stride is None
+    weights = read_weights(origin, model, like=like, key=key, any_stem=any_stem)
     classes = num_classes or weights.num_classes or 1000
     if (classes, weights.stem_stride) != (model.classifier.out_features, 2):
         model = config_model(config, classes, stem_stride=weights.stem_stride)

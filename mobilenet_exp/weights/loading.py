@@ -18,6 +18,7 @@ from mobilenet_exp.weights.layouts import (
     check_fit,
     fill_counters,
     recognise,
+    take_net,
     to_ours,
 )
 from mobilenet_exp.weights.published import Published, find_published, find_released
@@ -74,7 +75,11 @@ class Weights:
 
 
 def load_weights(
-    model: MobileNet, path_or_name: str | Path, *, like: str | None = None
+    model: MobileNet,
+    path_or_name: str | Path,
+    *,
+    like: str | None = None,
+    key: str | None = None,
 ) -> MobileNet:
     """Return `model` with published or own weights, ready to evaluate.
 
@@ -82,10 +87,11 @@ def load_weights(
     `timm:mobilenetv3_large_100.ra_in1k`, which their library downloads or has in its
     cache. The model takes the source's BN eps, activation and order of operations, and
     is in eval mode. `like` names the published weights that a file holds, where its keys
-    cannot tell (timm's `tf_` nets). Raises InputError, and leaves the model as it was,
+    cannot tell (timm's `tf_` nets), `key` the one to take where it holds several, as
+    `state_dict`. Raises InputError, and leaves the model as it was,
     for weights that do not fit.
     """
-    read_weights(path_or_name, model, like=like).into(model)
+    read_weights(path_or_name, model, like=like, key=key).into(model)
     return model.eval()
 
 
@@ -94,6 +100,7 @@ def read_weights(
     model: MobileNet,
     *,
     like: str | None = None,
+    key: str | None = None,
     any_stem: bool = False,
 ) -> Weights:
     """Read weights for `model` without changing it; see `load_weights`.
@@ -101,6 +108,8 @@ def read_weights(
     With `any_stem` the model's stem stride need not be that of the weights.
     """
     origin = str(path_or_name)
+    if key and origin.startswith(("torchvision:", "timm:")):
+        raise InputError("weights_key", key, "is only for a file")
     if like and origin.startswith(("torchvision:", "timm:")):
         raise InputError("weights_like", like, "is only for a file; a name brings its own settings")
     if origin.startswith(("torchvision:", "timm:")):
@@ -116,11 +125,13 @@ def read_weights(
             (f"settings of {published.name}",),
             source=published.name,
         )
-    file = read_file(origin)
-    layout = recognise(set(file.tensors), origin)
+    file = read_file(origin, key=key)
+    tensors, removed = take_net(file.tensors, origin, file.prefix)
+    file = replace(file, notes=(*file.notes, *removed))
+    layout = recognise(set(tensors), origin)
     weights = Weights(
         origin,
-        to_ours(file.tensors, model, layout, origin),
+        to_ours(tensors, model, layout, origin),
         layout,
         layout.dialect(),
         _usual(model, layout),
@@ -164,7 +175,8 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet, *, any_stem: bool
         if key == "stem_stride" and any_stem:
             continue
         if trained_with[key] != asked:
-            problem = f"{weights.origin} was trained with {trained_with[key]}"
+            then = trained_with[key]
+            problem = f"{weights.origin} was trained with {then}; give model.{key}={then}"
             raise InputError(f"model.{key}", asked, problem)
     data = config["data"]
     dialect = file.extras.get("dialect")

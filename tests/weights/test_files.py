@@ -2,12 +2,15 @@
 
 import argparse
 import pickle
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
+from datetime import datetime
+from pathlib import PosixPath
 
+import numpy as np
 import pytest
 import torch
 import torchvision
-from layout_nets import MarvisV1, assert_same_logits, randomize
+from layout_nets import DLi14V3, MarvisV1, assert_same_logits, randomize
 from torch import nn
 
 from mobilenet_exp import build_model, load_weights
@@ -42,6 +45,30 @@ def _prefixed(prefix: str) -> dict:
         # written before PyTorch counted batches
         {key: value for key, value in STATE.items() if "num_batches_tracked" not in key},
         OrderedDict((key, value.half()) for key, value in STATE.items()),
+        # under any single name, or in each other
+        {"model_state_dict": STATE, "epoch": 1},
+        {"net": STATE, "acc": 91.5},
+        {
+            "model": {"state_dict": STATE, "name": "v3"},
+            "optimizer": {"state": {0: {"a": torch.ones(2)}}},
+        },
+        # Lightning's module, alone and beside a loss with weights
+        {"state_dict": _prefixed("model."), "pytorch-lightning_version": "2.4"},
+        {"state_dict": {**_prefixed("net.backbone."), "loss.weight": torch.ones(3)}},
+        # DataParallel around a part
+        {key.replace("features.", "features.module."): value for key, value in STATE.items()},
+        # a profiler's counters
+        {**STATE, "features.0.total_ops": torch.zeros(1), "total_params": torch.zeros(1)},
+        # plain values beside the tensors
+        {
+            "state_dict": STATE,
+            "best": np.float64(91.5),
+            "curve": np.arange(3.0),
+            "names": np.array(["a"]),
+            "path": PosixPath("/data"),
+            "counts": defaultdict(list, {"a": [1]}),
+            "when": datetime(2026, 1, 2),
+        },
     ],
 )
 @pytest.mark.parametrize("legacy", [False, True])
@@ -108,3 +135,105 @@ def test_a_cut_file_is_refused(tmp_path):
         (tmp_path / "w.pth").write_bytes(content[:size])
         with pytest.raises(InputError, match="not a weight file, or damaged"):
             load_weights(build_model("v3_small"), tmp_path / "w.pth")
+
+
+def _python2(content: bytes) -> bytes:
+    """Return a pickle of protocol 2 as Python 2 wrote it: text is SHORT_BINSTRING."""
+    return content.replace(b"X\x05\x00\x00\x00ascii", b"U\x05asc\xe9i")
+
+
+def test_python_2_s_strings_load(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"state_dict": STATE, "note": "ascii"}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert _python2(content) != content
+    path.write_bytes(_python2(content))
+    load_weights(build_model("v3_small"), path)
+
+
+class AttributeDict(dict):
+    """Lightning's is one, too."""
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        ("lightning_fabric.utilities.data", "AttributeDict"),
+        ("pathlib._local", "PosixPath"),
+        ("pathlib", "WindowsPath"),
+        ("numpy.core.multiarray", "scalar"),
+    ],
+)
+def test_values_of_codes_that_are_not_here_load(module, kind, tmp_path):
+    """As their pickles name them, on another system or version."""
+    path = tmp_path / "w.pth"
+    value, name = {
+        "PosixPath": (PosixPath("a/b"), "pathlib\nPosixPath"),
+        "WindowsPath": (PosixPath("a/b"), "pathlib\nPosixPath"),
+        "scalar": (np.float64(3), "numpy._core.multiarray\nscalar"),
+        "AttributeDict": (AttributeDict(lr=0.1), f"{__name__}\nAttributeDict"),
+    }[kind]
+    torch.save({"state_dict": STATE, "value": value}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert name.encode() in content
+    path.write_bytes(content.replace(name.encode(), f"{module}\n{kind}".encode()))
+    load_weights(build_model("v3_small"), path)
+
+
+def test_of_several_candidates_the_choice_is_said_and_can_be_made(tmp_path):
+    path = tmp_path / "w.pth"
+    other = {key: value + 1 for key, value in STATE.items()}
+
+    def first(**options):
+        weights = read_weights(path, build_model("v3_small"), **options)
+        return weights.tensors["stem.conv.weight"][0, 0, 0, 0], weights.notes[0]
+
+    torch.save({"state_dict": STATE, "state_dict_ema": other}, path)
+    weight = STATE["features.0.0.weight"][0, 0, 0, 0]
+    words = "taken from state_dict_ema, not state_dict (weights_key=NAME chooses)"
+    assert first() == (weight + 1, words)
+    assert first(key="state_dict") == (weight, "taken from state_dict")
+    with pytest.raises(InputError, match=r"weights_key=x: .* it has state_dict_ema, state_dict$"):
+        first(key="x")
+    torch.save({"gen": {"net": STATE}, "dis": {"net": other}}, path)
+    with pytest.raises(InputError, match="holds gen.net and dis.net; choose one, as weights_key=g"):
+        first()
+    assert first(key="dis.net")[0] == weight + 1
+    torch.save({"state_dict": {**_prefixed("student."), **_prefixed("teacher.")}}, path)
+    with pytest.raises(InputError, match="holds student and teacher; choose one, as weights_key="):
+        first()
+    assert first(key="state_dict.teacher")[0] == weight
+    with pytest.raises(InputError, match="weights_key=x: .* has no network of a known layout"):
+        first(key="state_dict.x")
+
+
+def test_scripts_and_whole_networks_say_what_to_do(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)).save(str(path))
+    with pytest.raises(InputError, match=r"is a TorchScript archive; .*torch.jit.load\(FILE\)"):
+        load_weights(build_model("v3_small"), path)
+    torch.save(V3, path)
+    with pytest.raises(InputError, match=r"would run torchvision\S*; .*net.state_dict\(\), NEW"):
+        load_weights(build_model("v3_small"), path)
+
+
+def test_what_is_unknown_shows_its_first_keys(tmp_path):
+    torch.save({"a.weight": torch.ones(1), "b": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="unknown checkpoint layout; its first keys: a.weight, b;"):
+        load_weights(build_model("v3_small"), tmp_path / "w.pth")
+    torch.save({"epoch": 3, "args": {"lr": 0.1}}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="holds no tensors; its keys: epoch, args"):
+        load_weights(build_model("v3_small"), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(("hidden", "classifier"), [("1", "5"), ("0", "2")])
+def test_earlier_files_of_d_li14_load(hidden, classifier, tmp_path):
+    net = randomize(DLi14V3("small"))
+    state = {
+        key.replace("classifier.0", f"classifier.{hidden}").replace(
+            "classifier.3", f"classifier.{classifier}"
+        ): value
+        for key, value in net.state_dict().items()
+    }
+    torch.save(state, tmp_path / "w.pth")
+    assert_same_logits(net, load_weights(build_model("v3_small"), tmp_path / "w.pth"))
