@@ -11,10 +11,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -28,6 +29,7 @@ from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
 from mobilenet_exp.config.schema import AnyConfig, BenchConfig, Config, EvalConfig
+from mobilenet_exp.config.words import check_flags, check_words, keep_text
 from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
 from mobilenet_exp.machine.launched import adopt_slurm, is_first, place
 from mobilenet_exp.machine.preemption import Preempted, requeue
@@ -66,12 +68,13 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
     if program not in PROGRAMS:
         raise InputError("program", program, f"not known; allowed: {', '.join(PROGRAMS)}")
     config_name, schema = PROGRAMS[program]
-    words = list(overrides)
+    words = [keep_text(word, schema) for word in overrides]
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise InputError("config_dir", config_dir, "no such folder")
         words.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
     try:
+        check_words(words, schema)
         _check_groups(words)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return to_config(hydra.compose(config_name, words), schema)
@@ -161,7 +164,7 @@ class SweepCallback(Callback):
     sweep: Sweep | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        words = list(config.hydra.overrides.task)
+        words = list(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
         given = [word for word in config.hydra.overrides.hydra if "hydra.sweep.dir=" in word]
         folder = Path(config.hydra.sweep.dir)
         sweep = Sweep(folder) if given else Sweep.named_by(_varied(words), folder)
@@ -225,13 +228,11 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # a scheduler's SIGTERM closes the run as a failure does
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    if name != "train" and {"-m", "--multirun"} & set(sys.argv):
-        _print_error("--multirun: only train.py sweeps")
-        return BAD_INPUT
+    typed, schema = sys.argv[1:], PROGRAMS[name][1]
     code = 0
     try:
-        adopt_slurm()
-        place()
+        _check_command(name, typed, schema)
+        sys.argv[1:] = [keep_text(word, schema) for word in typed]
         composing()
     except Preempted as stop:
         # a sweep ends with its run
@@ -246,15 +247,44 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
         if SweepCallback.sweep and any(job["error"] for job in SweepCallback.sweep.jobs()):
             _print_error(f"the sweep ended early: {str(error).splitlines()[0]}")
             code = FAILED
-        elif _is_bad_input(error):
-            _print_error(explain(error, sys.argv[1:], PROGRAMS[name][1]))
+        elif _is_bad_input(error) or not _is_ours(error):
+            _print_error(explain(error, typed, schema))
             code = BAD_INPUT
         else:
             raise
     finally:
-        sweep_code = _close_sweep(SweepCallback.sweep) if SweepCallback.sweep else 0
+        sweep = SweepCallback.sweep
+        if sweep and not code and not sweep.jobs():
+            _print_error(f"{' '.join(_varied(typed))}: a sweep of no runs")
+        sweep_code = _close_sweep(sweep) if sweep else 0
         code = code or sweep_code
     return code
+
+
+def _check_command(name: str, words: list[str], schema: type) -> None:
+    """Refuse flags that do not exist or do not fit, and a place among processes that cannot be."""
+    adopt_slurm()
+    place()
+    parser = get_args_parser()
+    parser.error = _refuse
+    check_flags(words, set(parser._option_string_actions), schema)
+    check_words(words, schema)
+    asked = parser.parse_args(words)
+    if name != "train" and asked.multirun:
+        raise InputError("--multirun", "", "only train.py sweeps")
+    if asked.resolve and not asked.cfg:
+        raise InputError("--resolve", "", "goes with --cfg job")
+
+
+def _refuse(message: str) -> NoReturn:
+    flag, _, problem = message.removeprefix("argument ").partition(": ")
+    raise InputError(flag.split("/")[0], "", problem or "not understood; --help lists the words")
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Return whether our own code raised an error, and so has a defect."""
+    innermost = traceback.extract_tb(error.__traceback__)[-1:]
+    return any(Path(frame.filename).is_relative_to(_HERE) for frame in innermost)
 
 
 def _check_groups(words: Iterable[str]) -> None:
@@ -272,7 +302,8 @@ def _is_bad_input(error: Exception) -> bool:
 
 def _run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
     hydra_config = HydraConfig.get()
-    overrides = tuple(hydra_config.overrides.task)
+    # the words as they are: one may hold an interpolation
+    overrides = tuple(OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     if hydra_config.mode == RunMode.MULTIRUN:
         return _run_sweep_job(job, composed, overrides, hydra_config)
     try:

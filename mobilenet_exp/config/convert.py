@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mobilenet_exp.config.rules import check, with_stem_stride
+from mobilenet_exp.config.rules import check, with_home, with_stem_stride
 from mobilenet_exp.config.schema import AnyConfig, Config
 from mobilenet_exp.config.smoke import shrunk
 from mobilenet_exp.core.errors import InputError
@@ -27,7 +27,7 @@ def to_config(composed: Any, schema: type = Config) -> AnyConfig:
     typed = OmegaConf.merge(OmegaConf.structured(schema), plain)
     for key in sorted(OmegaConf.missing_keys(typed)):
         raise InputError(key, "???", f"must be given, as {key}=...")
-    config: AnyConfig = OmegaConf.to_object(typed)
+    config: AnyConfig = with_home(OmegaConf.to_object(typed))
     check(config)
     return with_stem_stride(shrunk(config)) if isinstance(config, Config) else config
 

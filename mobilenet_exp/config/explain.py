@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from mobilenet_exp.config.schema import Config
+from mobilenet_exp.config.words import annotation_of, home_of, unquoted
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import type_name
 
@@ -24,7 +25,8 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
     if isinstance(error, InputError):
         return str(error)
     text = "\n".join(_messages(error))
-    given = dict(word.lstrip("+~").split("=", 1) for word in overrides if "=" in word)
+    words = [unquoted(word).lstrip("+~") for word in overrides if "=" in word]
+    given = dict(word.split("=", 1) for word in words)
     # Hydra's grammar keeps the word that it did not understand
     word = getattr(error, "override", None)
     if word and "override_grammar" in text and "Ambiguous" not in text:
@@ -39,7 +41,8 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
         return f"{key}={given.get(key, '')}: no such key; {_suggest(key, schema)}"
     if match := re.search(r"merging override (\S+?)=(.*)", text):
         return f"{match[1]}={match[2]}: must be {_kind(match[1], schema)}"
-    return " ".join(str(error).split())
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) > 20 else " ".join(str(error).split())
 
 
 def _of_an_option(text: str, given: dict, schema: type) -> str | None:
@@ -56,6 +59,9 @@ def _of_an_option(text: str, given: dict, schema: type) -> str | None:
 
 def _of_a_word(text: str, given: dict, schema: type) -> str | None:
     """Explain a word that Hydra's grammar does not understand."""
+    if re.search(r"[Ii]nterpolation", text):
+        key, value = next((pair for pair in given.items() if "${" in pair[1]), ("", ""))
+        return f"{key}={value}: refers to a value that cannot be resolved" if key else None
     if match := re.search(r"Ambiguous value for argument '(.*)'", text):
         if schema is not Config:
             return f"{match[1]}: takes one value; only train.py sweeps"
@@ -116,7 +122,7 @@ def _key(text: str) -> str:
 
 def _kind(key: str, schema: type) -> str:
     """Say what kind of value a key takes."""
-    annotation = _annotation(key, schema)
+    annotation = annotation_of(key, schema)
     if annotation is None:
         return "a valid value; --hydra-help lists Hydra's own settings"
     if is_dataclass(annotation):
@@ -125,34 +131,16 @@ def _kind(key: str, schema: type) -> str:
     return type_name(annotation)
 
 
-def _annotation(key: str, schema: type) -> Any:
-    """Return the schema's type of a key such as `model.width_mult`, or None."""
-    found: Any = schema
-    for name in key.split("."):
-        found = next((entry.type for entry in fields(found) if entry.name == name), None)
-        if not is_dataclass(found):
-            break
-    return found
-
-
 def _suggest(key: str, schema: type) -> str:
     *parents, last = key.split(".")
     if parents[-1:] == ["args"]:
         return f"+{key}=... adds an argument, where {parents[0]} takes it"
-    node: Any = _annotation(".".join(parents), schema) if parents else schema
+    node: Any = annotation_of(".".join(parents), schema) if parents else schema
     if not is_dataclass(node):
         parents, last, node = [], key, schema
     names = [entry.name for entry in fields(node)]
     close = difflib.get_close_matches(last, names, n=1)
     hint = f"did you mean {'.'.join([*parents, *close])}? " if close else ""
-    if not close and not parents and (home := _home_of(last, schema)):
+    if not close and not parents and (home := home_of(last, schema)):
         hint = f"did you mean {home}? "
     return f"{hint}allowed in {'.'.join(parents) or 'the config'}: {', '.join(names)}"
-
-
-def _home_of(name: str, schema: type) -> str | None:
-    """Return `section.name` for a key that was given without its section."""
-    for section in fields(schema):
-        if is_dataclass(section.type) and name in [entry.name for entry in fields(section.type)]:
-            return f"{section.name}.{name}"
-    return None

@@ -1,5 +1,6 @@
 """What a configuration as a whole must satisfy: ranges, and keys that need each other."""
 
+import os
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -20,6 +21,9 @@ def check(config: AnyConfig) -> None:
                 raise InputError(key, getattr(config, key), "needs weights=FILE")
     if isinstance(config, Config):
         distill = config.distill
+        if config.train.bn == "frozen" and not config.weights and not config.run.smoke:
+            problem = "keeps the statistics of given weights, so it needs weights=..."
+            raise InputError("train.bn", "frozen", problem)
         if distill.teacher is None and distill != DistillConfig():
             raise InputError("distill.teacher", None, "required when another distill.* key is set")
 
@@ -31,6 +35,18 @@ def _check_ranges(section: Any, prefix: str) -> None:
             _check_ranges(value, f"{key}.")
         elif key in RANGES:
             check_range(key, value)
+
+
+def with_home(section: Any) -> Any:
+    """Return the config with `~` in paths replaced by the home folder, as a shell would."""
+    changed: dict[str, Any] = {}
+    for entry in fields(section):
+        value = getattr(section, entry.name)
+        if is_dataclass(value):
+            changed[entry.name] = with_home(value)
+        elif entry.metadata.get("path") and isinstance(value, str) and value[:1] == "~":
+            changed[entry.name] = os.path.expanduser(value)
+    return replace(section, **changed)
 
 
 def with_stem_stride(config: Config) -> Config:

@@ -10,6 +10,8 @@ from typing import Any
 
 # Says where things are, not what is learned: not part of a run's identity.
 PLACE = {"place": True}
+# Names a file or folder, in which ~ is the home folder.
+PATH = {"path": True}
 # Part of a run's identity even at the schema's default.
 ALWAYS = {"always": True}
 
@@ -90,11 +92,11 @@ class ImagePlaces:
     """Where images are."""
 
     # folder of the images; null where the data needs none
-    root: str | None = field(default=None, metadata=PLACE)
+    root: str | None = field(default=None, metadata=PLACE | PATH)
     # whether the data may be downloaded into root
     download: bool = field(default=False, metadata=PLACE)
     # for ImageNet's val/ in one flat folder: the file that gives each image its label
-    labels: str | None = field(default=None, metadata=PLACE)
+    labels: str | None = field(default=None, metadata=PLACE | PATH)
     # options of one data set, e.g. num_images for fake
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -195,7 +197,7 @@ class TrainConfig:
 @dataclass(kw_only=True)
 class DistillConfig:
     # whose answers to learn from: a checkpoint, a weights file, torchvision:TAG, timm:ARCH.TAG
-    teacher: str | None = None
+    teacher: str | None = field(default=None, metadata=PATH)
     # the teacher's architecture, for a weights file or torchvision's tag
     model: str | None = None
     # the teacher's width
@@ -219,7 +221,7 @@ class BenchRunConfig:
 @dataclass(kw_only=True)
 class EvalRunConfig(BenchRunConfig):
     # folder that holds the runs, sweeps and W&B's files
-    root: str = "runs"
+    root: str = field(default="runs", metadata=PATH)
     # processes that load images, for each process that trains or evaluates, and a quarter as
     # many for validation; null: none for data in memory, else its share of the cores
     workers: int | None = None
@@ -261,7 +263,7 @@ class Config:
     train: TrainConfig
     distill: DistillConfig = field(default_factory=DistillConfig)
     # weights to start from: a file of any known layout, torchvision:TAG or timm:ARCH.TAG
-    weights: str | None = None
+    weights: str | None = field(default=None, metadata=PATH)
     # the published weights that the file holds, where its keys cannot tell
     weights_like: str | None = None
     # where the file holds several state dicts, the one to take, as state_dict or model.ema
@@ -320,17 +322,17 @@ class EvalConfig:
     """What `eval.py` composes: one of `checkpoint` and `weights`; images or a data set."""
 
     # a run's checkpoint; it brings its model, data and preprocessing
-    checkpoint: str | None = None
+    checkpoint: str | None = field(default=None, metadata=PATH)
     # whether to take a checkpoint's averaged weights, where it has them
     ema: bool = True
     # a file of any known layout, torchvision:TAG or timm:ARCH.TAG; needs model=
-    weights: str | None = None
+    weights: str | None = field(default=None, metadata=PATH)
     # the published weights that the file holds, where its keys cannot tell
     weights_like: str | None = None
     # where the file holds several state dicts, the one to take, as state_dict or model.ema
     weights_key: str | None = None
     # a photo, or a folder of photos, to classify instead of scoring a data set
-    image: str | None = None
+    image: str | None = field(default=None, metadata=PATH)
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     run: EvalRunConfig = field(default_factory=EvalRunConfig)

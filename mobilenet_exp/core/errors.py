@@ -16,7 +16,9 @@ class InputError(ValueError):
 
     def __init__(self, key: str, value: object, problem: str) -> None:
         self.key, self.value, self.problem = key, value, problem
-        super().__init__(f"{key}={'null' if value is None else value}: {problem}")
+        # a flag of the command line, or a word that is none, has no value of its own
+        shown = key if key[:1] in "-~'" else f"{key}={'null' if value is None else value}"
+        super().__init__(f"{shown}: {problem}")
 
     def __reduce__(self) -> tuple:
         return type(self), (self.key, self.value, self.problem)

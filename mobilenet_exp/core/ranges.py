@@ -26,12 +26,21 @@ COUNT = Range(lambda v: v >= 0, "must be a whole number >= 0")
 SHARE = Range(lambda v: 0 <= v < 1, "must be in [0, 1)")
 PART = Range(lambda v: 0 <= v <= 1, "must be in [0, 1]")
 PORTION = Range(lambda v: 0 < v <= 1, "must be in (0, 1]")
-SIDE = Range(lambda v: v >= 32, "must be a whole number of pixels >= 32")
+SIDE = Range(lambda v: 32 <= v <= 8192, "must be a whole number of pixels from 32 to 8192")
 NAMED = Range(lambda v: v.strip() != "", "must not be empty")
 RGB = Range(
     lambda v: len(v) == 3 and all(map(math.isfinite, v)),
     "must be three finite numbers, one per colour channel",
 )
+
+
+def up_to(most: int) -> Range:
+    """Return the range of whole numbers from 1 to one that nobody means to exceed."""
+    return Range(lambda v: 1 <= v <= most, f"must be a whole number from 1 to {most:,}")
+
+
+# published networks have 0.1 to 1.4
+WIDTH = Range(lambda v: 0.01 <= v <= 16, "must be a number from 0.01 to 16")
 
 
 def one_of(*allowed: str) -> Range:
@@ -41,33 +50,33 @@ def one_of(*allowed: str) -> Range:
 
 # One row per key; null is left to the types.
 RANGES = {
-    "model.width_mult": ABOVE_0,
-    "model.num_classes": WHOLE,
+    "model.width_mult": WIDTH,
+    "model.num_classes": up_to(1_000_000),
     "model.dropout": SHARE,
     "model.stem_stride": Range(lambda v: v in (1, 2), "must be 1 or 2"),
     "model.bn_eps": ABOVE_0,
     "model.bn_momentum": PORTION,
     "model.stochastic_depth": SHARE,
-    "optimizer.lr": ABOVE_0,
-    "optimizer.weight_decay": FROM_0,
+    "optimizer.lr": Range(lambda v: 0 < v <= 1000, "must be a number in (0, 1000]"),
+    "optimizer.weight_decay": Range(lambda v: 0 <= v <= 1000, "must be a number in [0, 1000]"),
     "schedule.warmup_epochs": FROM_0,
     "schedule.warmup_from": SHARE,
     "schedule.noise": Range(
         lambda v: len(v) == 2 and 0 <= v[0] <= v[1] <= 1,
         "must be two shares of the training, as [0.42,0.9]",
     ),
-    "data.batch_size": WHOLE,
+    "data.batch_size": up_to(1_000_000),
     "data.resolution": SIDE,
     "data.train_resolution": SIDE,
     "data.progressive_from": SIDE,
     "data.min_crop_area": PORTION,
     "data.random_erase": PART,
     "data.erase_mode": one_of("const", "pixel"),
-    "data.mixup": FROM_0,
-    "data.cutmix": FROM_0,
+    "data.mixup": Range(lambda v: 0 <= v <= 1000, "must be a number in [0, 1000]"),
+    "data.cutmix": Range(lambda v: 0 <= v <= 1000, "must be a number in [0, 1000]"),
     "data.mix_prob": PART,
     "data.cutmix_share": PART,
-    "data.repeats": WHOLE,
+    "data.repeats": up_to(1000),
     "data.crop_pct": PORTION,
     "data.interpolation": one_of("bilinear", "bicubic"),
     "data.on_bad_image": one_of("skip", "fail"),
@@ -80,12 +89,12 @@ RANGES = {
         "must be three numbers > 0",
     ),
     "data.labels": NAMED,
-    "train.epochs": WHOLE,
+    "train.epochs": up_to(1_000_000),
     "train.seed": Range(lambda v: 0 <= v < 2**32, "must be a whole number from 0 to 2**32 - 1"),
     "train.label_smoothing": SHARE,
     "train.precise_bn_batches": COUNT,
     "train.clip_grad_norm": ABOVE_0,
-    "train.accumulate": WHOLE,
+    "train.accumulate": up_to(1_000_000),
     "train.bn": one_of("batch", "sync", "frozen"),
     "train.trainable": one_of("all", "classifier"),
     "train.ema_decay": Range(lambda v: 0 < v < 1, "must be in (0, 1)"),
@@ -93,18 +102,22 @@ RANGES = {
     "train.on_nonfinite": one_of("stop", "skip", "rollback"),
     "distill.teacher": NAMED,
     "distill.model": NAMED,
-    "distill.width_mult": ABOVE_0,
+    "distill.width_mult": WIDTH,
     "distill.temperature": ABOVE_0,
     "distill.share": PART,
     "run.device": one_of("auto", "cpu", "cuda", "mps"),
     "run.root": Range(lambda v: v.strip() != "", "must name a folder"),
-    "run.workers": COUNT,
-    "run.threads": WHOLE,
-    "run.devices": WHOLE,
+    "run.workers": Range(lambda v: 0 <= v <= 1024, "must be a whole number from 0 to 1024"),
+    "run.threads": up_to(4096),
+    "run.devices": up_to(1024),
     "run.max_restarts": COUNT,
     "run.save_every_minutes": FROM_0,
     "run.precision": one_of("auto", "float32", "bfloat16"),
     "run.memory_format": one_of("channels_last", "contiguous"),
+    "run.wandb_project": Range(
+        lambda v: v.strip() != "" and not set(v) & set("/\\#?%:") and len(v) <= 128,
+        "must be 1 to 128 characters without / \\ # ? % :",
+    ),
     "run.wandb": one_of("auto", "online", "offline", "disabled"),
     "weights": NAMED,
     "weights_like": NAMED,
@@ -112,10 +125,13 @@ RANGES = {
     "checkpoint": NAMED,
     "image": NAMED,
     "models": Range(lambda v: len(v) > 0, "must name at least one model"),
-    "batch_sizes": Range(lambda v: len(v) > 0 and min(v) >= 1, "must be whole numbers > 0"),
+    "batch_sizes": Range(
+        lambda v: len(v) > 0 and min(v) >= 1 and max(v) <= 1_000_000,
+        "must be whole numbers from 1 to 1,000,000",
+    ),
     "resolution": SIDE,
-    "warmup": COUNT,
-    "rounds": WHOLE,
+    "warmup": Range(lambda v: 0 <= v <= 1_000_000, "must be a whole number from 0 to 1,000,000"),
+    "rounds": up_to(1_000_000),
 }
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -109,6 +110,8 @@ def _fits(value: object, annotation: object) -> bool:
         return bool in kinds
     if isinstance(value, int) and float in kinds:
         return True
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return isinstance(value, tuple(kinds))
 
 

@@ -1,5 +1,6 @@
 """A run's folder, locked by one process at a time. Knows nothing of what is in it."""
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,11 @@ def locked(folder: Path) -> Iterator[None]:
     """Create the folder if needed, and keep other processes from running in it.
 
     The lock belongs to the operating system and is released when the process ends,
-    however it ends. Raises InputError if another process holds it or if the folder cannot
+    however it ends. A folder that was made for nothing is removed again. Raises InputError
+    if another process holds it, if its file system knows no locks, or if the folder cannot
     be created.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -36,3 +39,13 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        _remove_if_empty(made)
+
+
+def _remove_if_empty(made: list[Path]) -> None:
+    """Remove the folders that were made, the innermost first, if nothing was written there."""
+    with contextlib.suppress(OSError):
+        for path in made:
+            if path == made[0] and [entry.name for entry in path.iterdir()] == [".lock"]:
+                (path / ".lock").unlink()
+            path.rmdir()

@@ -23,17 +23,17 @@ from mobilenet_exp.core.errors import InputError
         ("model.width_mult=abc", "model.width_mult=abc: must be a number"),
         ("train.epochs=1.5", "train.epochs=1.5: must be a whole number"),
         ("data.download=7.5", "data.download=7.5: must be true or false"),
-        ("model.width_mult=0", "model.width_mult=0.0: must be a number > 0"),
-        ("model.width_mult=nan", "model.width_mult=nan: must be a number > 0"),
+        ("model.width_mult=0", "model.width_mult=0.0: must be a number from 0.01 to 16"),
+        ("model.width_mult=nan", "model.width_mult=nan: must be a number from 0.01 to 16"),
         (
             "model.width_mult=1,2",
             "model.width_mult=1,2: several values are a sweep",
         ),
-        ("train.epochs=0", "train.epochs=0: must be a whole number > 0"),
-        ("data.resolution=31", "data.resolution=31: must be a whole number of pixels >= 32"),
+        ("train.epochs=0", "train.epochs=0: must be a whole number from 1"),
+        ("data.resolution=31", "data.resolution=31: must be a whole number of pixels from 32"),
         ("run.device=tpu", "run.device=tpu: not known; allowed: auto, cpu, cuda, mps"),
         ("run.precision=half", "run.precision=half: not known; allowed: auto, float32, bfloat16"),
-        ("run.threads=0", "run.threads=0: must be a whole number > 0"),
+        ("run.threads=0", "run.threads=0: must be a whole number from 1"),
         ("run.wandb=maybe", "run.wandb=maybe: not known; allowed: auto, online"),
         ("optimizer.args.beta=1", "+optimizer.args.beta=... adds an argument"),
         ("data.mean=[a,b,c]", "data.mean=[a,b,c]: must be a list of numbers, as [a,b]"),
@@ -139,8 +139,28 @@ def test_a_folder_of_one_s_own_files_hides_no_value(tmp_path):
 
 
 def test_only_the_bad_word_is_shown():
-    with pytest.raises(ValueError, match=r"^data.root=/a/epoch=9: not understood; .*quote"):
-        compose("model=v2", "data.root=/a/epoch=9", "train.epochs=3")
+    with pytest.raises(ValueError, match=r"^train.epochs=\(3: not understood; .*quote"):
+        compose("model=v2", "train.epochs=(3", "data.root=/a")
+
+
+@pytest.mark.parametrize(
+    "text", ["2024_01_05", "1e3", "007", "true", "/a/epoch=9", "/a (1)/b", "it's", "/ö/猫", "~name",
+             "C:\\new\\", "null_", "a b"],
+)  # fmt: skip
+def test_a_text_stays_as_it_was_typed(text):
+    assert compose(f"data.root={text}").data.root == text
+
+
+def test_the_home_folder_is_expanded_in_places(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    train = compose("data.root=~/photos", "run.root=~", "weights=~/w.pth")
+    assert (train.data.root, train.run.root, train.weights) == (
+        "/home/me/photos", "/home/me", "/home/me/w.pth",
+    )  # fmt: skip
+    scored = compose("checkpoint=~/a=1.pt", "image=~/p.jpg", "data.labels=~/l", program="eval")
+    assert (scored.checkpoint, scored.image, scored.data.labels) == (
+        "/home/me/a=1.pt", "/home/me/p.jpg", "/home/me/l",
+    )  # fmt: skip
 
 
 def test_what_compose_is_asked_for_is_checked(tmp_path):

@@ -30,7 +30,7 @@ def test_a_width_sweep_in_parallel_runs_only_what_is_missing(tmp_path):
     words = ("experiment=width_sweep", "hydra/launcher=joblib", "model.width_mult=0.35,-1,0.5")
     done = _sweep(tmp_path, *words)
     assert done.returncode == 1
-    assert "error: model.width_mult=-1.0: must be a number > 0" in done.stderr
+    assert "error: model.width_mult=-1.0: must be a number from 0.01" in done.stderr
     assert "sweep of 3 runs" in done.stdout
     assert [bool(job["error"]) for job in _jobs(tmp_path)] == [False, True, False]
     runs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/v3*/checkpoints/last.pt")}
