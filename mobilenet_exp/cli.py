@@ -30,6 +30,7 @@ from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
 from mobilenet_exp.config.schema import AnyConfig, BenchConfig, Config, EvalConfig
 from mobilenet_exp.config.words import check_flags, check_words, keep_text
+from mobilenet_exp.core.console import discard_output, escape_what_cannot_be_shown
 from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
 from mobilenet_exp.machine.launched import adopt_slurm, is_first, place
 from mobilenet_exp.machine.preemption import Preempted, requeue
@@ -187,6 +188,7 @@ def _varied(words: list[str]) -> tuple[str, ...]:
 
 def _main(composing: Callable[[], None], name: str, about: str) -> None:
     """Run a program from the command line, and exit with its code."""
+    escape_what_cannot_be_shown()
     code = 0
     try:
         if {"-h", "--help"} & set(sys.argv[1:]):
@@ -197,8 +199,6 @@ def _main(composing: Callable[[], None], name: str, about: str) -> None:
     except BrokenPipeError:
         if not _has_lost_its_reader():
             raise
-        from mobilenet_exp.core.console import discard_output
-
         discard_output()
     if code:
         sys.exit(code)

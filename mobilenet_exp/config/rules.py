@@ -21,9 +21,6 @@ def check(config: AnyConfig) -> None:
                 raise InputError(key, getattr(config, key), "needs weights=FILE")
     if isinstance(config, Config):
         distill = config.distill
-        if config.train.bn == "frozen" and not config.weights and not config.run.smoke:
-            problem = "keeps the statistics of given weights, so it needs weights=..."
-            raise InputError("train.bn", "frozen", problem)
         if distill.teacher is None and distill != DistillConfig():
             raise InputError("distill.teacher", None, "required when another distill.* key is set")
 

@@ -244,6 +244,9 @@ class RunConfig(EvalRunConfig):
     max_restarts: int = 1
     # minutes between two checkpoints within an epoch; 0: every update; null: none
     save_every_minutes: float | None = 10.0
+    # minutes between two lines about an epoch under way, where there is no terminal to draw
+    # a bar in; 0: every update; null: none
+    log_every_minutes: float | None = 5.0
     # use only algorithms that give the same bits each time; slower on a GPU
     deterministic: bool = False
     # keep freed memory for the next step (Linux, CPU): faster, but more memory is held

@@ -1,6 +1,7 @@
 """What a person sees in the terminal: lines, a progress bar, tables. Knows only text."""
 
 import functools
+import io
 import os
 import sys
 import unicodedata
@@ -10,12 +11,17 @@ from typing import TypeVar
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 T = TypeVar("T")
+# what a bar is called, looked at again with each batch
+Label = str | Callable[[], str]
 # `show(batches, label, total)` passes batches on and may draw a bar
-Show = Callable[[Iterable[T], str, int], Iterable[T]]
+Show = Callable[[Iterable[T], Label, int], Iterable[T]]
+# columns of what is no terminal and does not say how many it has
+FILE_WIDTH = 120
 
 
 class _Terminal(Console):
@@ -34,7 +40,23 @@ def discard_output() -> None:
 
 @functools.cache
 def _terminal() -> Console:
-    return _Terminal()
+    found = _Terminal()
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        return _Terminal(width=FILE_WIDTH)
+    return found
+
+
+def is_terminal() -> bool:
+    """Return whether a person looks on while it is printed; not so for a file or a pipe."""
+    return _terminal().is_terminal
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Print characters that the output's encoding lacks as `\\u732b`, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        # none under pythonw, another kind in a notebook
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def line(text: str) -> None:
@@ -42,20 +64,24 @@ def line(text: str) -> None:
     _terminal().print(escape(text), highlight=False, soft_wrap=True)
 
 
-def progress(batches: Iterable[T], label: str, total: int) -> Iterable[T]:
+def progress(batches: Iterable[T], label: Label, total: int) -> Iterable[T]:
     """Pass `batches` on, with a bar that goes away at the end; no bar in a file or pipe."""
-    terminal = _terminal()
-    return track(
-        batches,
-        label,
-        total=total,
-        console=terminal,
-        transient=True,
-        disable=not terminal.is_terminal,
-    )
+    if not is_terminal():
+        yield from batches
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_terminal(), transient=True) as bar:
+        task = bar.add_task(_words(label), total=total)
+        for batch in batches:
+            yield batch
+            bar.update(task, advance=1, description=_words(label))
 
 
-def no_progress(batches: Iterable[T], label: str, total: int) -> Iterable[T]:
+def _words(label: Label) -> str:
+    return escape(label if isinstance(label, str) else label())
+
+
+def no_progress(batches: Iterable[T], label: Label, total: int) -> Iterable[T]:
     """Pass `batches` on and show nothing: what processes other than the first one do."""
     return batches
 
@@ -63,19 +89,41 @@ def no_progress(batches: Iterable[T], label: str, total: int) -> Iterable[T]:
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()
 ) -> None:
-    """Print a table, its first column to the left and figures to the right, then the notes."""
+    """Print a table, its first column to the left and figures to the right, then the notes.
+
+    Where it is too wide for the terminal, each row is printed below its name instead.
+    """
+    rows = [tuple(row) for row in rows]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        grid.add_column(
-            column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold"
-        )
+        grid.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         grid.add_row(*(escape(cell) for cell in row))
     # not the grid's own title, which wraps to the grid's width
-    _terminal().print(f"[bold]{escape(title)}[/bold]", highlight=False)
-    _terminal().print(grid)
+    line_of_title = f"[bold]{escape(title)}[/bold]"
+    _terminal().print(line_of_title, highlight=False, soft_wrap=True)
+    endless = _terminal().options.update(width=10_000)
+    if Measurement.get(_terminal(), endless, grid).maximum <= _terminal().width:
+        _terminal().print(grid)
+    else:
+        for row in rows:
+            for each in _stacked(columns, row, _terminal().width):
+                line(each)
     for note in notes:
         line(note)
+
+
+def _stacked(columns: Sequence[str], row: Sequence[str], width: int) -> list[str]:
+    """Return a row as lines: its name, then every figure behind its column's name."""
+    name, *cells = row
+    lines = [name or " ".join(columns[0].split())]
+    for column, cell in zip(columns[1:], cells, strict=True):
+        pair = f"{' '.join(column.split())} {cell}"
+        if lines[1:] and len(lines[-1]) + len(pair) + 2 <= width:
+            lines[-1] += f", {pair}"
+        else:
+            lines.append(f"  {pair}")
+    return lines
 
 
 def figure(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
@@ -93,6 +141,17 @@ def plural(count: int, noun: str) -> str:
     """Return a count with its noun: `1 image`, `2 images`, `2 processes`."""
     ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
     return f"{count:,} {noun}" + ("" if count == 1 else ending)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two units that matter: `45 s`, `4 min`, `5 h 12 min`, `3 d 4 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def printable(text: str) -> str:

@@ -112,6 +112,7 @@ RANGES = {
     "run.devices": up_to(1024),
     "run.max_restarts": COUNT,
     "run.save_every_minutes": FROM_0,
+    "run.log_every_minutes": FROM_0,
     "run.precision": one_of("auto", "float32", "bfloat16"),
     "run.memory_format": one_of("channels_last", "contiguous"),
     "run.wandb_project": Range(

@@ -44,7 +44,8 @@ def odd_lines(row: dict[str, float], left_out: Mapping[str, str]) -> list[str]:
     lines = []
     if count := int(row.get("data/num_left_out", 0)):
         lines.append(f"  {plural(count, 'image')} left out; so far: {console.examples(left_out)}")
-    if count := int(row.get("data/num_unturned", 0)):
+    count = int(row.get("data/num_unturned", 0))
+    if count and row["epoch"] == 1:
         words = "is on its side" if count == 1 else "are on their sides"
         lines.append(
             f"  {plural(count, 'image')} {words} by EXIF orientation; data.exif=apply turns them"

@@ -35,6 +35,9 @@ def train(
     the first an empty dict. Raises InputError before anything is written, RunError for a
     run that cannot continue, and Preempted once a run that was asked to stop has saved.
     """
+    if config.train.bn == "frozen" and not config.weights and not config.run.smoke:
+        problem = "keeps the statistics of given weights, so it needs weights=..."
+        raise InputError("train.bn", "frozen", problem)
     if config.run.devices > 1 and place().size > 1:
         problem = "torchrun or srun has started the processes, so it must be 1"
         raise InputError("run.devices", config.run.devices, problem)

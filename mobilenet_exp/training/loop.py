@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mobilenet_exp.core.console import Show
+from mobilenet_exp.core.console import Show, duration
 from mobilenet_exp.core.errors import NonFiniteLossError, RunError
 from mobilenet_exp.data.views import BAD_IMAGE_ADVICE, Odd, name_of
 from mobilenet_exp.evaluation import metrics
@@ -43,10 +43,13 @@ def train_epochs(session: Session, checkpointer: Checkpointer, record: Record) -
 def train_epoch(session: Session, checkpointer: Checkpointer, record: Record) -> None:
     """Run one epoch, or what is left of it: updates, evaluation, log, checkpoint."""
     for _ in make_updates(session, record.show):
+        record.update()
         checkpointer.after_update()
+    started = time.perf_counter()
     found, is_best = finish_epoch(session)
     session.team.together(lambda: record.epoch(found))
     checkpointer.after_epoch(is_best=is_best)
+    session.pace.closing = time.perf_counter() - started
 
 
 def make_updates(session: Session, show: Show) -> Iterator[None]:
@@ -62,13 +65,15 @@ def make_updates(session: Session, show: Show) -> Iterator[None]:
     session.meter.to(learner.device)
     engine.set_training_mode(learner)
     check_every = 1 if learner.device.type == "cpu" else CHECK_EVERY
-    batches = show(_batches(session), f"epoch {progress.epoch + 1}", len(sampler))
+    session.pace.begin_epoch()
+    batches = show(_batches(session), lambda: _label(session), len(sampler))
     started = time.perf_counter()
     for parts in zip(*[iter(batches)] * learner.accumulate, strict=True):
         engine.update(learner, parts, session.step, session.meter)
         progress.update += 1
         now = time.perf_counter()
         session.meter.seconds += now - started
+        session.pace.add(now - started, sampler.batch_size)
         progress.seconds += now - started
         started = now
         if progress.update % check_every == 0 or progress.update == sampler.num_updates:
@@ -76,10 +81,23 @@ def make_updates(session: Session, show: Show) -> Iterator[None]:
         yield
 
 
+def _label(session: Session) -> str:
+    """Return what the bar of an epoch is called."""
+    epoch = f"epoch {session.progress.epoch + 1}/{session.config.train.epochs}"
+    if not session.pace.updates:
+        return epoch
+    return f"{epoch}, {duration(session.pace.left(*session.to_come)[1])} left of the run"
+
+
 def _batches(session: Session) -> Iterator:
     """Pass the training batches on; one that cannot be loaded in one process ends all."""
     batches = iter(session.loaders.train)
-    while (batch := session.team.together(lambda: next(batches, None))) is not None:
+    while True:
+        asked = time.perf_counter()
+        batch = session.team.together(lambda: next(batches, None))
+        if batch is None:
+            return
+        session.pace.waiting += time.perf_counter() - asked
         *tensors, odd = batch
         session.meter.note(odd)
         yield tensors

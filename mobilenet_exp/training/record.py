@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,12 @@ class Record:
     def line(self, text: str) -> None:
         """Print one line."""
 
-    def show(self, batches: Iterable, label: str, total: int) -> Iterable:
+    def show(self, batches: Iterable, label: console.Label, total: int) -> Iterable:
         """Pass batches on, and show how far they are."""
         return console.no_progress(batches, label, total)
+
+    def update(self) -> None:
+        """Print a line about an epoch under way, if it is time to and there is no bar."""
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Log an epoch. Comes before saving: a crash repeats an epoch, skips none."""
@@ -50,12 +54,27 @@ class FirstRecord(Record):
     ) -> None:
         self.session, self.tracker = session, tracker
         self.profile, self.comparison = profile, comparison
+        self._spoke_at = time.monotonic()
 
     def line(self, text: str) -> None:
         console.line(text)
 
-    def show(self, batches: Iterable, label: str, total: int) -> Iterable:
+    def show(self, batches: Iterable, label: console.Label, total: int) -> Iterable:
         return console.progress(batches, label, total)
+
+    def update(self) -> None:
+        session, every = self.session, self.session.config.run.log_every_minutes
+        is_due = every is not None and time.monotonic() - self._spoke_at >= 60 * every
+        if not is_due or console.is_terminal():
+            return
+        self._spoke_at = time.monotonic()
+        progress, meter = session.progress, session.meter
+        loss = meter.loss_sum.item() / max(meter.num_images, 1)
+        console.line(
+            f"epoch {progress.epoch + 1}/{session.config.train.epochs}, update {progress.update} "
+            f"of {session.loaders.sampler.num_updates}: loss {loss:.3f}, "
+            f"{session.pace.words(*session.to_come)}"
+        )
 
     def epoch(self, metrics: dict[str, float]) -> None:
         progress = self.session.progress
@@ -65,10 +84,11 @@ class FirstRecord(Record):
             "best/top5": progress.top5,
             "best/epoch": progress.best_epoch,
         }
+        self._spoke_at = time.monotonic()
         self.tracker.set_summary(best | self.comparison.summary(progress.top1, progress.top5))
         epochs = self.session.config.train.epochs
         console.line(terminal.epoch_line(progress.epoch, epochs, metrics))
-        for line in terminal.odd_lines(metrics, progress.left_out):
+        for line in terminal.odd_lines(metrics | {"epoch": progress.epoch}, progress.left_out):
             console.line(line)
 
     def close(self) -> dict[str, Any]:

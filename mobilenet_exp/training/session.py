@@ -21,6 +21,7 @@ from mobilenet_exp.training.distillation import build_teacher
 from mobilenet_exp.training.ema import Average
 from mobilenet_exp.training.engine import Learner, TrainMeter
 from mobilenet_exp.training.optim import build_optimizer
+from mobilenet_exp.training.pace import Pace
 from mobilenet_exp.training.schedule import build_schedule
 from mobilenet_exp.training.synced_bn import synchronise_bn
 from mobilenet_exp.weights.loaded import adopt_asked, config_model, weights_and_model
@@ -78,6 +79,7 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     # sums over the current epoch, of this process
     meter: TrainMeter = field(default_factory=TrainMeter)
+    pace: Pace = field(default_factory=Pace)
     # what there is to know about the weights it starts from, a line each
     notes: tuple[str, ...] = ()
 
@@ -89,6 +91,13 @@ class Session:
     def step(self) -> int:
         """Return the updates made so far."""
         return self.progress.epoch * self.loaders.sampler.num_updates + self.progress.update
+
+    @property
+    def to_come(self) -> tuple[int, int, int]:
+        """Return what `Pace` asks for: updates and epochs to come, and an epoch's updates."""
+        whole = self.loaders.sampler.num_updates
+        epochs = self.config.train.epochs - self.progress.epoch - 1
+        return whole - self.progress.update, epochs, whole
 
     @property
     def last_lr(self) -> float:

@@ -182,6 +182,9 @@ def _become(order: dict, handles: list[int]) -> None:
     for handle, number in zip(handles, (1, 2), strict=True):
         os.dup2(handle, number)
         os.close(handle)
+    encoding = order["env"].get("PYTHONIOENCODING", "utf-8")
+    sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115 - kept open
+    sys.stderr = open(2, "w", 1, encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["env"])
