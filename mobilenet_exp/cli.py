@@ -15,9 +15,11 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -30,11 +32,11 @@ from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
 from mobilenet_exp.config.schema import AnyConfig, BenchConfig, Config, EvalConfig
 from mobilenet_exp.config.words import check_flags, check_words, keep_text
-from mobilenet_exp.core.console import discard_output, escape_what_cannot_be_shown
 from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
+from mobilenet_exp.core.streams import discard_output, escape_what_cannot_be_shown
 from mobilenet_exp.machine.launched import adopt_slurm, is_first, place
 from mobilenet_exp.machine.preemption import Preempted, requeue
-from mobilenet_exp.tracking.sweeps import Sweep
+from mobilenet_exp.tracking.sweeps import Sweep, file_name
 
 # in a wheel the YAML files lie in the package, in a checkout beside it
 _HERE = Path(__file__).resolve().parent
@@ -174,11 +176,32 @@ class SweepCallback(Callback):
             # each job is composed anew, from these words
             quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
-        sweep.begin()
+        sweep.begin(*_plan(config, words))
         SweepCallback.sweep = sweep
         # jobs that a launcher starts in other processes must find this package
         places = [str(_HERE.parent), os.environ.get("PYTHONPATH", "")]
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+
+
+def _plan(config: DictConfig, words: Iterable[str]) -> tuple[str, list[tuple[str, ...]]]:
+    """Return a sweep's group, and the words of its jobs where no search finds them.
+
+    The group names the keys that vary without their values: a sweep that is extended
+    stays in it.
+    """
+    sweeper = config.hydra.sweeper
+    params = sweeper.get("params") or {}
+    all_words = [*(f"{key}={value}" for key, value in params.items()), *words]
+    parsed = OverridesParser.create().parse_overrides(all_words)
+    typed = {str(each.input_line): each for each in parsed}
+    names = [
+        typed[word].key_or_group if typed[word].is_sweep_override() else word
+        for word in _varied(list(typed))
+    ]
+    if not sweeper._target_.endswith("BasicSweeper"):
+        return file_name(names), []
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return file_name(names), [tuple(job) for batch in batches for job in batch]
 
 
 def _varied(words: list[str]) -> tuple[str, ...]:
@@ -327,20 +350,21 @@ def _run_sweep_job(
     sweep, number = Sweep(Path(hydra_config.sweep.dir)), hydra_config.job.num
     results: dict[str, Any] | None = None
     error_line: str | None = "interrupted"
-    is_bad_input = False
+    is_bad_input, is_stopped = False, True
     try:
         _check_groups(overrides)
-        results = job(to_config(composed), overrides=overrides, group=sweep.folder.name)
-        error_line = None
+        results = job(to_config(composed), overrides=overrides, group=sweep.group)
+        error_line, is_stopped = None, False
     except Preempted as stop:
         error_line = stop.line
         _report_stop(stop)
         raise
     except Exception as error:
-        error_line = _report(error, overrides, Config)
+        error_line, is_stopped = _report(error, overrides, Config), False
         is_bad_input = isinstance(error, BAD_INPUT_ERRORS)
     finally:
-        sweep.record(number, overrides, results, error_line, is_bad_input=is_bad_input)
+        kind = {"is_bad_input": is_bad_input, "is_stopped": is_stopped}
+        sweep.record(number, overrides, results, error_line, **kind)
     return results["top1"] if results else None
 
 
@@ -359,7 +383,7 @@ def _close_sweep(sweep: Sweep) -> int:
     if jobs:
         from mobilenet_exp.tracking.terminal import print_sweep
 
-        print_sweep(jobs)
+        print_sweep(jobs, sweep.not_begun())
     found = sweep.folder / "optimization_results.yaml"
     if found.exists():
         best = OmegaConf.load(found)

@@ -35,7 +35,7 @@ MAY_IMPORT = {
 DOORS = {
     "hydra": {"cli"},
     "omegaconf": {"cli", "config.convert"},
-    "wandb": {"tracking.tracker"},
+    "wandb": {"tracking.tracker", "tracking.environment"},
     "timm": {
         "data.imagenet", "data.transforms", "data.mixing", "training.optim", "training.ema",
         "weights.published",

@@ -27,6 +27,26 @@ def run_title(config: Config) -> str:
     )
 
 
+# keys that the title shows already
+IN_TITLE = {
+    "model", "model.name", "model.width_mult", "data", "data.name", "data.resolution",
+    "optimizer", "optimizer.name", "train.seed",
+}  # fmt: skip
+
+
+def run_label(config: Config, overrides: tuple[str, ...] | list[str]) -> str:
+    """Return the title with what else the command varies, as `... lr=0.1`: a name for people."""
+    words = [word.lstrip("+") for word in learned_words(overrides)]
+    varied = [word for word in words if word.partition("=")[0] not in IN_TITLE]
+    return " ".join([run_title(config), *(short_word(word) for word in varied)])
+
+
+def short_word(word: str) -> str:
+    """Return a word without its section: `optimizer.lr=0.1` reads `lr=0.1`."""
+    key, equals, value = word.partition("=")
+    return f"{key.rpartition('.')[2]}{equals}{value}"
+
+
 def identity(config: Config) -> dict[str, Any]:
     """Return what is learned, by section: the values that are not the schema's defaults.
 

@@ -232,8 +232,8 @@ class EvalRunConfig(BenchRunConfig):
     # Weights & Biases: online, offline, disabled, or auto: online where there is a key and
     # a network, else offline
     wandb: str = "auto"
-    # the project in Weights & Biases
-    wandb_project: str = "mobilenet_exp"
+    # the project in Weights & Biases; null: WANDB_PROJECT, else mobilenet_exp
+    wandb_project: str | None = None
 
 
 @dataclass(kw_only=True)

@@ -1,11 +1,8 @@
 """What a person sees in the terminal: lines, a progress bar, tables. Knows only text."""
 
 import functools
-import io
 import os
-import sys
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from rich import box
@@ -14,6 +11,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from mobilenet_exp.core.streams import discard_output
 
 T = TypeVar("T")
 # what a bar is called, looked at again with each batch
@@ -31,13 +30,6 @@ class _Terminal(Console):
         discard_output()
 
 
-def discard_output() -> None:
-    """Send what is printed from here on nowhere, because nobody reads it any more."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
 @functools.cache
 def _terminal() -> Console:
     found = _Terminal()
@@ -49,14 +41,6 @@ def _terminal() -> Console:
 def is_terminal() -> bool:
     """Return whether a person looks on while it is printed; not so for a file or a pipe."""
     return _terminal().is_terminal
-
-
-def escape_what_cannot_be_shown() -> None:
-    """Print characters that the output's encoding lacks as `\\u732b`, instead of failing."""
-    for stream in (sys.stdout, sys.stderr):
-        # none under pythonw, another kind in a notebook
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def line(text: str) -> None:
@@ -124,50 +108,3 @@ def _stacked(columns: Sequence[str], row: Sequence[str], width: int) -> list[str
         else:
             lines.append(f"  {pair}")
     return lines
-
-
-def figure(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
-    """Format a number, or `-` where there is none."""
-    return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
-
-
-def examples(found: Mapping[str, str], most: int = 3) -> str:
-    """Return the first few names with their reasons: `a.jpg (truncated), b.jpg (empty), ...`."""
-    first = [f"{name} ({reason})" for name, reason in list(found.items())[:most]]
-    return ", ".join([*first, "..."] if len(found) > most else first)
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun: `1 image`, `2 images`, `2 processes`."""
-    ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
-    return f"{count:,} {noun}" + ("" if count == 1 else ending)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the two units that matter: `45 s`, `4 min`, `5 h 12 min`, `3 d 4 h`."""
-    minutes = round(seconds / 60)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
-def printable(text: str) -> str:
-    """Return a name in characters that can be shown, the others escaped as `\\xe9` or `\\n`.
-
-    A file's name may be bytes of no encoding, which Python keeps as surrogates.
-    """
-    if text.isprintable():
-        return text
-    return "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    # controls, surrogates, separators of lines and paragraphs
-    if unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp"):
-        return character
-    if "\udc80" <= character <= "\udcff":
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()

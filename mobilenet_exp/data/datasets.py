@@ -13,10 +13,10 @@ from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets
 
 from mobilenet_exp.config.schema import ImagesConfig
-from mobilenet_exp.core.console import printable
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import WHOLE
 from mobilenet_exp.core.registry import Registry
+from mobilenet_exp.core.text import printable
 from mobilenet_exp.data.folders import find_classes, list_images, walk_images
 from mobilenet_exp.data.imagenet import class_ids, flat_images
 from mobilenet_exp.data.images import ImageFiles

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from timm.data import ImageNetInfo, RealLabelsImagenet
 
-from mobilenet_exp.core.console import printable
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.text import printable
 from mobilenet_exp.data.folders import list_images
 from mobilenet_exp.data.images import ImageFiles
 

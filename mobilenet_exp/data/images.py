@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from mobilenet_exp.core.console import printable
+from mobilenet_exp.core.text import printable
 from mobilenet_exp.data.folders import HEIC, NEEDS_HEIC, image_endings
 
 # as phones and burst modes write JPEG

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mobilenet_exp.core import console
-from mobilenet_exp.core.console import figure
+from mobilenet_exp.core.text import figure
 from mobilenet_exp.tracking.terminal import MILLION
 
 

@@ -15,7 +15,7 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.evaluation import tables
 from mobilenet_exp.evaluation.photos import classify_photos
-from mobilenet_exp.evaluation.results import eval_name, eval_results, files_of
+from mobilenet_exp.evaluation.results import eval_label, eval_name, eval_results, files_of
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
 from mobilenet_exp.machine.device import (
     describe_device,
@@ -44,7 +44,8 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
     set_threads(config.run.threads)
     loaded = load_model(config)
     precision = select_precision(config.run.precision, device, is_training=False)
-    config = replace(config, run=replace(config.run, precision=precision_name(precision)))
+    settled = {"precision": precision_name(precision), "device": device.type}
+    config = replace(config, run=replace(config.run, **settled))
     if config.image is not None:
         return _classify(loaded, config, device, precision)
     data = eval_data(config, loaded)
@@ -101,8 +102,14 @@ def _record(
     )
     tracker = Tracker(
         folder,
-        config=to_dict(config) | {"data": asdict(data), "model": asdict(loaded.config)},
-        title=f"eval {name}",
+        config=to_dict(config)
+        | {
+            "data": asdict(data),
+            "model": asdict(loaded.config) | {"num_classes": loaded.num_classes},
+        },
+        title=eval_label(loaded, data),
+        # beside the run that it scores, or other weights of its network
+        group=loaded.folder.name if loaded.folder else loaded.config.name,
         mode=config.run.wandb,
         project=config.run.wandb_project,
         tags=(loaded.config.name, *learned_words(overrides)),

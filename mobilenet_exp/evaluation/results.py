@@ -33,6 +33,13 @@ def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
     return f"eval-{net}-r{data.resolution}-{data.name}-{digest}"
 
 
+def eval_label(loaded: LoadedModel, data: EvalImages) -> str:
+    """Return the evaluation's name for people: net, width, side, data, and which weights."""
+    net = f"{loaded.config.name}-w{loaded.config.width_mult:g}-r{data.resolution}-{data.name}"
+    words = f"eval {net} {Path(loaded.origin).name}"
+    return words if loaded.epoch is None else f"{words} epoch {loaded.epoch}"
+
+
 def eval_results(
     loaded: LoadedModel, data: EvalImages, found: EvalResult, profile: Profile
 ) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_exp.core import console
-from mobilenet_exp.core.console import figure, plural
+from mobilenet_exp.core.text import examples, figure, plural
 from mobilenet_exp.tracking.terminal import MILLION, ROWS, printed
 
 
@@ -65,7 +65,7 @@ def _odd_images(results: dict[str, Any]) -> list[str]:
     ):
         if not found:
             continue
-        names = console.examples(found)
+        names = examples(found)
         lines.append(f"{plural(len(found), kind)} {words}: {names}; all in odd_images.csv")
     if results["num_missing"]:
         missing = plural(results["num_missing"], "labelled image")

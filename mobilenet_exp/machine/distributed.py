@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mobilenet_exp.core.console import plural
 from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, in_plain_words
+from mobilenet_exp.core.text import plural
 from mobilenet_exp.machine.launched import Place, place
 from mobilenet_exp.machine.preemption import ASKING, END_OF_TIME, Preempted
 

@@ -11,8 +11,8 @@ import matplotlib
 import torch
 
 from mobilenet_exp.core import console
-from mobilenet_exp.core.console import plural
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.text import plural
 from mobilenet_exp.models import MobileNet, build_model, list_models
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.rows import AUTHORS, NOT_BUILT, PaperRow, paper_rows

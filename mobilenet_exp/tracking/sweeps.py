@@ -3,16 +3,28 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 MAX_NAME = 100
+PLAN = "sweep.json"
+
+
+def file_name(words: Iterable[str]) -> str:
+    """Return a name for a set of words that any file system takes."""
+    text = "_".join(sorted(words)) or "defaults"
+    name = re.sub(r"[^A-Za-z0-9.,=_+-]+", "_", text)
+    if name != text or len(name) > MAX_NAME:
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        name = f"{name[:MAX_NAME]}-{digest}"
+    return name
 
 
 @dataclass
 class Sweep:
-    """`folder` holds `job-N.json` files; its name is the sweep's group in W&B."""
+    """`folder` holds `job-N.json` files, and `sweep.json`: the group in W&B, the jobs to run."""
 
     folder: Path
     # folders that were not there before this sweep, the innermost first
@@ -24,18 +36,36 @@ class Sweep:
 
         The same words give the same folder, so repeating a sweep finds its records.
         """
-        text = "_".join(sorted(words)) or "defaults"
-        name = re.sub(r"[^A-Za-z0-9.,=_+-]+", "_", text)
-        if name != text or len(name) > MAX_NAME:
-            digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-            name = f"{name[:MAX_NAME]}-{digest}"
-        return cls(folder.parent / name)
+        return cls(folder.parent / file_name(words))
 
-    def begin(self) -> None:
-        """Forget the records of an earlier sweep in this folder."""
+    def begin(self, group: str, planned: list[tuple[str, ...]]) -> None:
+        """Forget the records of an earlier sweep in this folder, and note what is to run.
+
+        `planned` are the words of each job, none where a search finds them.
+        """
         self._made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         for path in self.folder.glob("job-*.json"):
             path.unlink()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"group": group, "planned": planned}, indent=2)
+        (self.folder / PLAN).write_text(text + "\n")
+
+    @property
+    def group(self) -> str:
+        """Return the group of all runs in W&B."""
+        return self._plan()["group"]
+
+    def _plan(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / PLAN).read_text())
+        except (OSError, ValueError):
+            return {"group": self.folder.name, "planned": []}
+
+    def not_begun(self) -> list[tuple[str, ...]]:
+        """Return the words of the planned jobs that have no record."""
+        begun = {job["number"] for job in self.jobs()}
+        planned = self._plan()["planned"]
+        return [tuple(words) for number, words in enumerate(planned) if number not in begun]
 
     def record(
         self,
@@ -44,15 +74,17 @@ class Sweep:
         results: dict[str, Any] | None,
         error: str | None,
         *,
-        is_bad_input: bool,
+        is_bad_input: bool = False,
+        is_stopped: bool = False,
     ) -> None:
-        """Keep what became of job `number`: its results, or the line of its error."""
+        """Keep what became of job `number`: its results, or the line that says why none."""
         job = {
             "number": number,
             "overrides": overrides,
             "results": results,
             "error": error,
             "is_bad_input": is_bad_input,
+            "is_stopped": is_stopped,
         }
         (self.folder / f"job-{number}.json").write_text(json.dumps(job, indent=2) + "\n")
 
@@ -63,7 +95,8 @@ class Sweep:
 
     def discard(self) -> None:
         """Remove the records, and the folders that this sweep made if they are empty."""
-        for path in (*self.folder.glob("job-*.json"), self.folder / "multirun.yaml"):
+        files = (self.folder / name for name in (PLAN, "multirun.yaml"))
+        for path in (*self.folder.glob("job-*.json"), *files):
             path.unlink(missing_ok=True)
         for path in self._made:
             if path.is_dir() and not any(path.iterdir()):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_exp.core import console
-from mobilenet_exp.core.console import figure, plural
+from mobilenet_exp.core.text import examples, figure, plural
 
 MILLION = 1e6
 SWEEP_COLUMNS = ("top-1 %", "madds M", "params M")
@@ -43,7 +43,7 @@ def odd_lines(row: dict[str, float], left_out: Mapping[str, str]) -> list[str]:
     """Say what was odd about the images of an epoch; `left_out` names those of the run so far."""
     lines = []
     if count := int(row.get("data/num_left_out", 0)):
-        lines.append(f"  {plural(count, 'image')} left out; so far: {console.examples(left_out)}")
+        lines.append(f"  {plural(count, 'image')} left out; so far: {examples(left_out)}")
     count = int(row.get("data/num_unturned", 0))
     if count and row["epoch"] == 1:
         words = "is on its side" if count == 1 else "are on their sides"
@@ -98,31 +98,43 @@ def millions(counts: dict[str, int]) -> list[float]:
     return [counts["madds"] / MILLION, counts["params"] / MILLION]
 
 
-def print_sweep(jobs: Sequence[dict[str, Any]]) -> None:
-    """Print one table of all jobs of a sweep, as its folder records them."""
-    common = set.intersection(*(set(job["overrides"]) for job in jobs))
+def print_sweep(jobs: Sequence[dict[str, Any]], not_begun: Sequence[tuple[str, ...]] = ()) -> None:
+    """Print one table of all jobs of a sweep, as its folder records them.
+
+    `not_begun` are the words of those that a stop has kept from starting.
+    """
+    words = [*(job["overrides"] for job in jobs), *not_begun]
+    common = set.intersection(*map(set, words))
     columns = ("run", *(f"{side}\n{what}" for side in ("ours", "paper") for what in SWEEP_COLUMNS))
     notes = ["paper: published for the same net and width, on ImageNet with 1000 classes"]
-    notes += [f"job {job['number']} failed: {job['error']}" for job in jobs if job["error"]]
+    for job in jobs:
+        if job["error"]:
+            state = "stopped" if job["is_stopped"] else "failed"
+            notes.append(f"job {job['number']} {state}: {job['error']}")
+    if not_begun:
+        notes.append(f"{plural(len(not_begun), 'run')} not begun; repeat the command to go on")
     reasons = {job["results"]["paper_reason"] for job in jobs if job["results"]} - {None}
     notes += [f"not compared: {reason}" for reason in sorted(reasons)]
-    rows = [_sweep_row(job, common) for job in jobs]
-    console.table(f"sweep of {plural(len(jobs), 'run')}", columns, rows, notes)
+    rows = [(_sweep_label(job["overrides"], common), *_sweep_figures(job)) for job in jobs]
+    rows += [(_sweep_label(each, common), "not begun", *["-"] * 5) for each in not_begun]
+    console.table(f"sweep of {plural(len(words), 'run')}", columns, rows, notes)
 
 
-def _sweep_row(job: dict[str, Any], common: set[str]) -> Sequence[str]:
+def _sweep_label(overrides: Sequence[str], common: set[str]) -> str:
     # model=v2 reads v2 and model.width_mult=0.5 reads width_mult=0.5: the column is narrow
-    varied = [word.lstrip("+") for word in job["overrides"] if word not in common]
+    varied = [word.lstrip("+") for word in overrides if word not in common]
     label = " ".join(re.sub(r"^(?:\w+=(?:\w+/)*|(?:\w+\.)+)", "", word) for word in varied)
     # a search's numbers have more digits than the column
-    label = re.sub(r"\d+\.\d{6,}", lambda number: f"{float(number[0]):.4g}", label)
+    return re.sub(r"\d+\.\d{6,}", lambda number: f"{float(number[0]):.4g}", label) or "defaults"
+
+
+def _sweep_figures(job: dict[str, Any]) -> Sequence[str]:
     results = job["results"]
     if results is None:
-        return (label or "defaults", "failed", *["-"] * 5)
+        return ("stopped" if job["is_stopped"] else "failed", *["-"] * 5)
     row = (results["reference"] or {}).get("row")
     published = [row["top1"], row["madds_m"], row["params_m"]] if row else [None] * 3
     return (
-        label or "defaults",
         figure(results["top1"]),
         figure(results["madds"] / MILLION),
         figure(results["params"] / MILLION, 3),

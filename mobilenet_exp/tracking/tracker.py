@@ -6,22 +6,25 @@ Knows neither torch nor loops. The file is the durable record; W&B shows the sam
 import contextlib
 import json
 import os
+import signal
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import wandb
-
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.core.text import printable
 from mobilenet_exp.machine.preemption import Preempted
 from mobilenet_exp.machine.provenance import git_commit, versions
+from mobilenet_exp.tracking import environment
+from mobilenet_exp.tracking.environment import Mode
 
-# seconds to wait for W&B's server to open a run
-INIT_TIMEOUT = 20
-Mode = Literal["online", "offline", "disabled"]
-MODES: tuple[Mode, ...] = ("online", "offline", "disabled")
+# characters that W&B shows of a name
+MAX_NAME = 128
+# the exit code that W&B shows as stopped by hand
+KILLED = 255
 
 
 class Tracker:
@@ -43,7 +46,7 @@ class Tracker:
         config: dict[str, Any],
         title: str,
         mode: str,
-        project: str,
+        project: str | None = None,
         group: str | None = None,
         tags: tuple[str, ...] = (),
         job_type: str = "train",
@@ -56,23 +59,22 @@ class Tracker:
         self._run: wandb.Run | None = None
         self.status = ""
         self._mode = mode
-        self._init_args = {
+        self._init_args: dict[str, Any] = {
             "project": project,
             "id": run_id or folder.name,
             "name": title,
             "group": group,
-            # W&B refuses tags over 64 characters
-            "tags": [tag[:64] for tag in tags],
+            "tags": tags,
             "job_type": job_type,
-            "config": {**config, "git_commit": git_commit(), "versions": versions()},
-            "dir": str(root or folder.parent),
+            "config": _shown({**config, "git_commit": git_commit(), "versions": versions()}),
+            # W&B's service has a current folder of its own
+            "dir": str((root or folder.parent).resolve()),
             "resume": "allow",
             "reinit": "create_new",
-            "settings": _settings(),
         }
 
     def __enter__(self) -> "Tracker":
-        mode, reason = self._settle_mode()
+        mode, reason = environment.settle_mode(self._mode)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -81,6 +83,9 @@ class Tracker:
         self._run = self._start(mode, reason)
         try:
             self._run.define_metric("*", step_metric="epoch")
+            if mode != "disabled":
+                group = self._init_args["group"]
+                self.write(environment.KEPT, environment.kept_text(self._run, group))
             (self.folder / "error.txt").unlink(missing_ok=True)
         except BaseException:
             self._run.finish(exit_code=1)
@@ -88,16 +93,25 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        code = 1 if kind else 0
         try:
             self._close()
             if isinstance(error, Preempted):
-                self._tell("mark_preempting")
+                self.set_summary({"run/stopped": error.line})
+                code = self._stop(error)
             elif error is not None:
                 # a full disk must not hide the error itself
                 with contextlib.suppress(RunError):
                     self.write("error.txt", "".join(traceback.format_exception(error)))
         finally:
-            self._tell("finish", exit_code=1 if kind else 0)
+            self._tell("finish", exit_code=code)
+
+    def _stop(self, stop: Preempted) -> int:
+        """Say how a run was stopped, and return the exit code by which W&B shows that."""
+        if stop.number == signal.SIGINT:
+            return KILLED
+        self._tell("mark_preempting")
+        return 1
 
     def _tell(self, method: str, *args: Any, **options: Any) -> None:
         """Call a method of W&B's run; after the first call that fails, do without W&B.
@@ -127,10 +141,19 @@ class Tracker:
     def keep_until(self, epoch: int) -> None:
         """Drop the rows of epochs after `epoch`: they were logged but not saved."""
         path = self.folder / "metrics.jsonl"
-        rows = _read_rows(path) if path.exists() else []
-        kept = [row for row in rows if row["epoch"] <= epoch]
+        kept = [row for row in self.rows() if row["epoch"] <= epoch]
         self._close()
         _write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows that the folder keeps, by epoch."""
+        path = self.folder / "metrics.jsonl"
+        return _read_rows(path) if path.exists() else []
+
+    def repeat(self, rows: list[dict[str, Any]]) -> None:
+        """Show rows in W&B that the folder has from an earlier run."""
+        for row in rows:
+            self._tell("log", row)
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Record the figures of a completed epoch, counted from 1, in both places."""
@@ -165,43 +188,42 @@ class Tracker:
         """Put a small file into the run's folder, whole or not at all."""
         _write_text(self.folder / name, text)
 
-    def _settle_mode(self) -> tuple[Mode, str]:
-        """Return online, offline or disabled, and the reason if it is not what was asked for."""
-        key, mode = "run.wandb", self._mode
-        if mode == "auto" and os.environ.get("WANDB_MODE"):
-            key, mode = "WANDB_MODE", os.environ["WANDB_MODE"]
-            if mode not in MODES:
-                raise InputError(key, mode, f"not known; allowed: {', '.join(MODES)}")
-        for fixed in MODES:
-            if mode == fixed != "online":
-                return fixed, ""
-        wandb.setup(self._init_args["settings"])
-        try:
-            # asks the server before init does: an init that fails holds on to the run's id
-            reason = "" if wandb.login(prompt=False, verify=True) else "no W&B key here"
-        except wandb.errors.CommError as error:
-            reason = f"W&B was not reached or refused the key: {str(error).splitlines()[0]}"
-        if reason and mode == "online":
-            raise InputError(key, mode, f"{reason}; `wandb login` stores a key")
-        return ("offline" if reason else "online"), reason
-
     def _start(self, mode: Mode, reason: str) -> "wandb.Run":
+        args = self._init_args | {"settings": environment.settings()}
+        if mode != "disabled":
+            args |= self._named(environment.read_surroundings())
         try:
-            run = wandb.init(mode=mode, **self._init_args)
+            run = wandb.init(mode=mode, **args)
         except wandb.errors.CommError as error:
             reason = f"W&B opened no run: {str(error).splitlines()[0]}"
             if self._mode == "online":
                 raise InputError("run.wandb", mode, reason) from error
             # lets go of the run's id, which the failed init still holds
             wandb.teardown()
-            mode, run = "offline", wandb.init(mode="offline", **self._init_args)
+            mode, run = "offline", wandb.init(mode="offline", **args)
         if mode == "online":
             self.status = f"W&B: {run.url}"
         elif mode == "offline":
             self.status = _offline_line(run) + (f" ({reason})" if reason else "")
         else:
             self.status = "W&B: disabled"
+        self._init_args = args
         return run
+
+    def _named(self, told: environment.Surroundings) -> dict[str, Any]:
+        """Return the arguments by which W&B files the run, settled."""
+        args = self._init_args
+        found: dict[str, Any] = {
+            "project": args["project"] or told.project or environment.DEFAULT_PROJECT,
+            "id": told.run_id or args["id"],
+            "name": printable(told.name or args["name"])[:MAX_NAME],
+            "group": told.group or environment.known_group(self.folder, args["group"]),
+            # W&B refuses tags over 64 characters
+            "tags": [printable(tag)[:64] for tag in dict.fromkeys((*args["tags"], *told.tags))],
+            "dir": str(Path(os.environ.get("WANDB_DIR") or args["dir"]).resolve()),
+        }
+        Path(found["dir"]).mkdir(parents=True, exist_ok=True)
+        return found
 
 
 def _offline_line(run: "wandb.Run") -> str:
@@ -211,12 +233,11 @@ def _offline_line(run: "wandb.Run") -> str:
     return f"W&B: offline, in {folder}"
 
 
-def _settings() -> "wandb.Settings":
-    settings = wandb.Settings(init_timeout=INIT_TIMEOUT, silent=True, console="off")
-    # flush rows each second, not each 15: a killed run keeps them. The setting is private.
-    if hasattr(settings, "x_transaction_log_flush_interval"):
-        settings.x_transaction_log_flush_interval = 1.0
-    return settings
+def _shown(value: Any) -> Any:
+    """Return a configuration whose texts can be sent: a path may be bytes of no encoding."""
+    if isinstance(value, dict):
+        return {key: _shown(each) for key, each in value.items()}
+    return printable(value) if isinstance(value, str) else value
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -234,7 +255,7 @@ def _write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     partial = path.with_name(path.name + ".tmp")
     with _writing(path):
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
 
 

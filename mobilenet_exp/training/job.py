@@ -45,7 +45,7 @@ def train(
         folder = Path(config.run.root) / run_name(config)
         results = record.finished(config, folder)
         if results is not None:
-            record.show_finished(results, folder)
+            record.show_finished(results, config, folder)
             return results
     if config.run.devices == 1:
         return _train(config, overrides, group)
@@ -74,7 +74,7 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
         team.check_alike("data.root", config.data.root, describe_task(session))
         results = team.share(lambda: record.finished_with(session, folder))
         if results is not None:
-            team.share(lambda: record.show_finished(results, folder))
+            team.share(lambda: record.show_finished(results, config, folder))
             return results if team.is_first else {}
         connect(session)
         team.share(lambda: opened.enter_context(locked(folder)))

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mobilenet_exp.core.console import Show, duration
+from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import NonFiniteLossError, RunError
+from mobilenet_exp.core.text import duration
 from mobilenet_exp.data.views import BAD_IMAGE_ADVICE, Odd, name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.predict import predict

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mobilenet_exp.core.console import duration
+from mobilenet_exp.core.text import duration
 
 
 @dataclass

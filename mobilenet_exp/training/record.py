@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mobilenet_exp.config.convert import read_config, to_dict, to_yaml
-from mobilenet_exp.config.identity import learned_words, run_title
+from mobilenet_exp.config.identity import learned_words, run_label
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
@@ -16,6 +18,7 @@ from mobilenet_exp.machine.device import describe_device, precision_name
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
 from mobilenet_exp.tracking import terminal
+from mobilenet_exp.tracking.environment import is_under_agent
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.training.saving import check_config, check_images
 from mobilenet_exp.training.session import Session
@@ -119,8 +122,8 @@ def open_record(
     )
     tracker = Tracker(
         folder,
-        config=to_dict(config),
-        title=run_title(config),
+        config=what_runs(session),
+        title=run_label(config, overrides),
         mode=config.run.wandb,
         project=config.run.wandb_project,
         group=group,
@@ -140,6 +143,24 @@ def open_record(
     if config.run.deterministic:
         console.line("using deterministic algorithms (slower on a GPU)")
     return FirstRecord(session, tracker, profile, comparison)
+
+
+def what_runs(session: Session) -> dict[str, Any]:
+    """Return the configuration with the values that run in place of those left open."""
+    found = to_dict(session.config)
+    learner, loaders = session.learner, session.loaders
+    found["model"]["num_classes"] = session.num_classes
+    data = found["data"]
+    data["train_resolution"] = data["train_resolution"] or data["resolution"]
+    data["batch_size"] = loaders.sampler.batch_size
+    found["run"] |= {
+        "device": learner.device.type,
+        "devices": session.team.size,
+        "workers": loaders.train.num_workers,
+        "threads": torch.get_num_threads(),
+        "precision": precision_name(learner.precision),
+    }
+    return found
 
 
 def stored_config(folder: Path) -> Config | None:
@@ -175,8 +196,18 @@ def finished_with(session: Session, folder: Path) -> dict[str, Any] | None:
     return results
 
 
-def show_finished(results: dict[str, Any], folder: Path) -> None:
-    """Say that a run is done, and print its table."""
+def show_finished(results: dict[str, Any], config: Config, folder: Path) -> None:
+    """Say that a run is done, and print its table; `wandb agent`'s run gets its results."""
+    if is_under_agent():
+        title = run_label(config, ())
+        tracker = Tracker(folder, config=to_dict(config), title=title, mode=config.run.wandb)
+        with tracker:
+            tracker.repeat(tracker.rows())
+            keys = ("top1", "top5", "epoch")
+            best = (results["top1"], results["top5"], results["best_epoch"])
+            figures = {f"best/{key}": value for key, value in zip(keys, best, strict=True)}
+            figures |= {f"model/{key}": results[key] for key in ("madds", "params")}
+            tracker.set_summary(figures)
     console.line(f"{folder} is already finished; train.seed=N starts a new run; its results:")
     terminal.print_comparison(results)
 

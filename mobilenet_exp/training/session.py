@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.core.console import examples, plural
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
+from mobilenet_exp.core.text import examples, plural
 from mobilenet_exp.data.loaders import Loaders, build_loaders
 from mobilenet_exp.data.mixing import build_mixing
 from mobilenet_exp.machine.device import memory_format, select_device, select_precision

@@ -34,7 +34,8 @@ class LoadedModel:
     `origin` is the path or name as given, `digest` what tells its content apart;
     `classes` are names by label, None if the weights have none; `source` is the source of
     published weights' rows; `folder` is the folder of the run that trained them, and
-    `trained_by` its configuration, None without a run; `notes` say where settings are from.
+    `trained_by` its configuration and `epoch` the epochs completed, None without a run;
+    `notes` say where settings are from.
     """
 
     model: MobileNet
@@ -47,6 +48,7 @@ class LoadedModel:
     source: str | None = None
     folder: Path | None = None
     trained_by: Config | None = None
+    epoch: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -155,6 +157,7 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
         classes=state["classes"],
         folder=folder.parent if folder.name == "checkpoints" else folder,
         trained_by=trained,
+        epoch=state["epoch"],
     )
 
 

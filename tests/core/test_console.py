@@ -5,6 +5,7 @@ import functools
 import pytest
 
 from mobilenet_exp.core import console
+from mobilenet_exp.core.text import duration, printable
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_a_narrow_table_keeps_names_and_units(terminal, capsys, width):
     [(0.4, "0 s"), (45, "45 s"), (240, "4 min"), (18_720, "5 h 12 min"), (273_600, "3 d 4 h")],
 )
 def test_times_have_the_units_that_matter(seconds, words):
-    assert console.duration(seconds) == words
+    assert duration(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -58,4 +59,4 @@ def test_times_have_the_units_that_matter(seconds, words):
     ],
 )
 def test_what_cannot_be_shown_is_escaped(name, shown):
-    assert console.printable(name) == shown
+    assert printable(name) == shown

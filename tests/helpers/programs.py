@@ -102,7 +102,9 @@ def start(folder: Path, script: str, *words: str, env: dict | None = None, **opt
 
 def environment(**env: str) -> dict[str, str]:
     """Return the environment of a program: one thread, and the tests' modules to import."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)} | env
+    # W&B's service, if this process has started one, is not the program's
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    return own | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)} | env
 
 
 def run(folder: Path, script: str, *words: str, **env: str) -> subprocess.CompletedProcess:
