@@ -76,13 +76,14 @@ def build_loaders(
     pin_memory: bool = False,
     rank: int = 0,
     processes: int = 1,
-    local_ranks: int = 1,
+    sharing: int = 1,
 ) -> Loaders:
     """Build the training and evaluation loaders of a data set by `data.name`.
 
-    Of `processes` that train together this is number `rank`, one of `local_ranks` on this
-    machine; `epochs` is how long a progressive side takes to rise. `workers` is explained
-    in `num_workers`. Raises InputError for an unknown name or option and for missing files.
+    Of `processes` that train together this is number `rank`, whose cores are those of
+    `sharing` processes; `epochs` is how long a progressive side takes to rise. `workers` is
+    explained in `num_workers`. Raises InputError for an unknown name or option and for
+    missing files.
     """
     train, val = build_image_set(data, "train"), build_image_set(data, "val")
     _check_classes(data, train, val)
@@ -99,7 +100,7 @@ def build_loaders(
     )
     _check_sides(data, sampler)
     view = NotedView(val.images, eval_transform(data), data.resolution)
-    workers = num_workers(train, workers, local_ranks)
+    workers = num_workers(train, workers, sharing)
     return Loaders(
         train=Loader(
             SeededView(train.images, data),
@@ -154,7 +155,7 @@ def build_eval_loader(
     pin_memory: bool = False,
     first: int = 0,
     step: int = 1,
-    local_ranks: int = 1,
+    sharing: int = 1,
 ) -> tuple[DataLoader, ImageSet]:
     """Build the loader of an evaluation, and the whole set; needs no training images.
 
@@ -168,7 +169,7 @@ def build_eval_loader(
     loader = Loader(
         share,
         images=val.images,
-        workers=num_workers(val, workers, local_ranks),
+        workers=num_workers(val, workers, sharing),
         pin_memory=pin_memory,
         batch_size=data.batch_size,
     )

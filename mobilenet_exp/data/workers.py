@@ -22,14 +22,14 @@ from mobilenet_exp.data.views import Odd, Unreadable, name_of
 from mobilenet_exp.machine.preemption import ASKING
 
 
-def num_workers(images: ImageSet, workers: int | None, local_ranks: int) -> int:
+def num_workers(images: ImageSet, workers: int | None, sharing: int) -> int:
     """Return the loading processes of one training process.
 
     None: none for data in memory, else this process's share of the cores, at least one;
-    `local_ranks` processes train on this machine.
+    `sharing` processes have the same cores.
     """
     if workers is None:
-        return 0 if images.in_memory else max(1, _num_cores() // local_ranks)
+        return 0 if images.in_memory else max(1, _num_cores() // sharing)
     return workers
 
 

@@ -101,7 +101,7 @@ def score(
         pin_memory=device.type == "cuda",
         first=team.rank,
         step=team.size,
-        local_ranks=team.local_size,
+        sharing=team.sharing,
     )
     unread, others = _unread(images, data)
     key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)

@@ -20,7 +20,7 @@ from torch import nn
 
 from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, in_plain_words
 from mobilenet_exp.core.text import plural
-from mobilenet_exp.machine.launched import Place, place
+from mobilenet_exp.machine.launched import Place, cores_shared_by, place
 from mobilenet_exp.machine.preemption import ASKING, END_OF_TIME, Preempted
 
 T = TypeVar("T")
@@ -45,8 +45,8 @@ class Team:
 
     rank: int = 0
     size: int = 1
-    # of these on this machine
-    local_size: int = 1
+    # among how many processes this one's cores are shared
+    sharing: int = 1
     # Gloo, so that what is agreed on the CPU does not wait for a GPU
     group: Any = None
 
@@ -161,7 +161,7 @@ def joined(device: torch.device) -> Iterator[Team]:
     _meet(device, here)
     group = dist.new_group(backend="gloo") if device.type == "cuda" else None
     try:
-        yield Team(here.rank, here.size, here.local_size, group)
+        yield Team(here.rank, here.size, cores_shared_by(), group)
     except Exception as error:
         found = _as_lost_peer(error)
         # what the others do not know, this process says itself

@@ -41,6 +41,16 @@ def place() -> Place:
     return Place(rank, size, local_rank, local_size)
 
 
+def cores_shared_by() -> int:
+    """Return how many processes share the cores that this one may use.
+
+    Those of its machine, but where srun has given each task CPUs of its own.
+    """
+    here, env = place(), os.environ
+    has_its_own = "SLURM_CPUS_PER_TASK" in env and env.get("SLURM_PROCID") == env.get("RANK")
+    return 1 if has_its_own else here.local_size
+
+
 def is_first() -> bool:
     """Return whether this process speaks for all; one with a bad place speaks for itself."""
     try:

@@ -122,7 +122,7 @@ def build_session(config: Config, team: Team | None = None, *, is_new: bool = Tr
         pin_memory=device.type == "cuda",
         rank=team.rank,
         processes=team.size,
-        local_ranks=team.local_size,
+        sharing=team.sharing,
     )
     num_classes = _num_classes(config, loaders)
     if train.trainable == "classifier" and not config.weights and not config.run.smoke:

@@ -6,14 +6,18 @@ network connection.
 
 import difflib
 import re
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
 import torch
 import torchvision
+from huggingface_hub import constants
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
@@ -74,13 +78,31 @@ class Published:
 
 @contextmanager
 def _fetching(name: str, key: str) -> Iterator[None]:
-    """Turn whatever a download raises into an InputError."""
+    """Turn whatever a download raises into an InputError, and raise it soon."""
     try:
-        yield
+        with _quickly():
+            yield
     except Exception as error:
         # the libraries raise urllib's, requests', huggingface_hub's and their own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(key, name, f"could not be fetched: {reason}") from error
+
+
+@contextmanager
+def _quickly() -> Iterator[None]:
+    """Use the cache alone where the hub cannot be reached: it would be tried for a minute."""
+    hub = urlsplit(constants.ENDPOINT)
+    kept = constants.HF_HUB_OFFLINE
+    try:
+        if not getproxies():
+            port = hub.port or (80 if hub.scheme == "http" else 443)
+            socket.create_connection((hub.hostname or "", port), timeout=5).close()
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = kept
 
 
 def find_published(

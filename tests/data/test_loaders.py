@@ -109,14 +109,14 @@ def test_a_loading_process_that_dies_names_its_image_and_what_to_do(folder, monk
 
 
 @pytest.mark.parametrize(
-    ("cores", "local_ranks", "asked", "expected"),
+    ("cores", "sharing", "asked", "expected"),
     [(16, 1, None, (16, 4)), (128, 8, None, (16, 4)), (2, 8, None, (1, 1)), (16, 2, 6, (6, 1)),
      (16, 1, 0, (0, 0))],
 )  # fmt: skip
 def test_loading_processes_are_shared_among_the_machine_s_ranks(
-    folder, monkeypatch, cores, local_ranks, asked, expected
+    folder, monkeypatch, cores, sharing, asked, expected
 ):
     monkeypatch.setattr(workers, "_num_cores", lambda: cores)
     data = _data("imagefolder", root=str(folder))
-    loaders = build_loaders(data, seed=0, workers=asked, local_ranks=local_ranks)
+    loaders = build_loaders(data, seed=0, workers=asked, sharing=sharing)
     assert (loaders.train.num_workers, loaders.val.num_workers) == expected

@@ -70,6 +70,9 @@ def test_tasks_of_srun_are_one_job(environment, monkeypatch, has_srun):
     adopt_slurm()
     assert place() == Place(9, 11, 1, 3)
     assert launched.os.environ["MASTER_ADDR"] == "g07"
+    assert launched.cores_shared_by() == 3
+    environment(SLURM_CPUS_PER_TASK="12")
+    assert launched.cores_shared_by() == 1
     assert 20_000 <= int(launched.os.environ["MASTER_PORT"]) < 40_000
     for name in (*ALL, "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name)
