@@ -18,6 +18,7 @@ from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -176,7 +177,12 @@ class SweepCallback(Callback):
             # each job is composed anew, from these words
             quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
-        sweep.begin(*_plan(config, words))
+        try:
+            group, planned = _plan(config, words)
+        except HydraException:
+            # the sweeper itself says what is wrong with its words
+            group, planned = file_name(_varied(words)), []
+        sweep.begin(group, planned)
         SweepCallback.sweep = sweep
         # jobs that a launcher starts in other processes must find this package
         places = [str(_HERE.parent), os.environ.get("PYTHONPATH", "")]
@@ -192,7 +198,8 @@ def _plan(config: DictConfig, words: Iterable[str]) -> tuple[str, list[tuple[str
     sweeper = config.hydra.sweeper
     params = sweeper.get("params") or {}
     all_words = [*(f"{key}={value}" for key, value in params.items()), *words]
-    parsed = OverridesParser.create().parse_overrides(all_words)
+    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().hydra else None
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(all_words)
     typed = {str(each.input_line): each for each in parsed}
     names = [
         typed[word].key_or_group if typed[word].is_sweep_override() else word
@@ -254,8 +261,8 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
     typed, schema = sys.argv[1:], PROGRAMS[name][1]
     code = 0
     try:
-        _check_command(name, typed, schema)
-        sys.argv[1:] = [keep_text(word, schema) for word in typed]
+        ordered = _check_command(name, typed, schema)
+        sys.argv[1:] = [keep_text(word, schema) for word in ordered]
         composing()
     except Preempted as stop:
         # a sweep ends with its run
@@ -284,24 +291,32 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
     return code
 
 
-def _check_command(name: str, words: list[str], schema: type) -> None:
-    """Refuse flags that do not exist or do not fit, and a place among processes that cannot be."""
+def _check_command(name: str, words: list[str], schema: type) -> list[str]:
+    """Return the words with Hydra's flags first, where alone it understands them.
+
+    Raises InputError for flags that do not exist or do not fit, and for a place among
+    processes that cannot be.
+    """
     adopt_slurm()
     place()
     parser = get_args_parser()
     parser.error = _refuse
     check_flags(words, set(parser._option_string_actions), schema)
     check_words(words, schema)
-    asked = parser.parse_args(words)
+    asked = parser.parse_intermixed_args(words)
     if name != "train" and asked.multirun:
         raise InputError("--multirun", "", "only train.py sweeps")
+    if asked.multirun and place().size > 1:
+        raise InputError("--multirun", "", "a sweep is started as one process, not as several")
     if asked.resolve and not asked.cfg:
         raise InputError("--resolve", "", "goes with --cfg job")
+    return [word for word in words if word not in asked.overrides] + asked.overrides
 
 
 def _refuse(message: str) -> NoReturn:
     flag, _, problem = message.removeprefix("argument ").partition(": ")
-    raise InputError(flag.split("/")[0], "", problem or "not understood; --help lists the words")
+    flag = flag.split("/")[0] if flag[0] == "-" else f"'{flag}'"
+    raise InputError(flag, "", problem or "not understood; --help lists the words")
 
 
 def _is_ours(error: BaseException) -> bool:
@@ -324,6 +339,8 @@ def _is_bad_input(error: Exception) -> bool:
 
 
 def _run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
+    # a launcher's process has streams of its own
+    escape_what_cannot_be_shown()
     hydra_config = HydraConfig.get()
     # the words as they are: one may hold an interpolation
     overrides = tuple(OmegaConf.to_container(hydra_config.overrides.task, resolve=False))

@@ -27,6 +27,7 @@ def shrunk(config: Config) -> Config:
             name="fake",
             root=None,
             labels=None,
+            val_share=None,
             batch_size=max(8 // parts, 1) * parts,
             resolution=SIDE,
             train_resolution=data.train_resolution and SIDE // 2,

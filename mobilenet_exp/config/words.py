@@ -11,7 +11,9 @@ from mobilenet_exp.core.errors import InputError
 
 # what Hydra takes unquoted
 PLAIN = re.compile(r"[\w/\-\\+.$%*@?|:][\w/\-\\+.$%*@?|: ]*", re.ASCII)
-CALL = re.compile(r"\w+\(.*\)")
+CALL = re.compile(
+    r"(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\(.*\)"
+)
 
 
 def annotation_of(key: str, schema: type) -> Any:
@@ -42,14 +44,16 @@ def keep_text(word: str, schema: type) -> str:
     if not equals or annotation_of(key.lstrip("+~"), schema) not in (str, str | None):
         return word
     is_special = value[:1] in ("", "[", "{", "'", '"') or "${" in value or CALL.fullmatch(value)
-    if is_special or value == "null":
+    if is_special:
         return word
-    if "," in value:
-        parts = value.split(",")
-        if not all(PLAIN.fullmatch(part) for part in parts):
-            return word
-        return f"{key}={','.join(_quoted(part) if _is_no_text(part) else part for part in parts)}"
-    return f"{key}={_quoted(value)}" if _is_no_text(value) or not PLAIN.fullmatch(value) else word
+    return f"{key}={','.join(map(_kept, value.split(',')))}"
+
+
+def _kept(value: str) -> str:
+    """Quote one value where Hydra would not take it as it was typed; null stays null."""
+    is_plain = value.lower() == "null" or (PLAIN.fullmatch(value) and not _is_no_text(value))
+    is_quoted = value[:1] in ("'", '"')
+    return value if is_plain or is_quoted else _quoted(value)
 
 
 def unquoted(word: str) -> str:
@@ -93,7 +97,7 @@ def check_words(words: list[str], schema: type) -> None:
 
 def _is_no_text(value: str) -> bool:
     """Return whether Hydra would read a number, true, false or null."""
-    if value.lower() in ("true", "false", "null"):
+    if value.lower() in ("true", "false"):
         return True
     try:
         float(value.replace("_", ""))

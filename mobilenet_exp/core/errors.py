@@ -1,6 +1,7 @@
 """The errors that a person is meant to read. Knows nothing of where they came from."""
 
 import re
+from typing import TypeVar
 
 
 class InputError(ValueError):
@@ -43,6 +44,7 @@ class LostPeerError(RunError):
     """Another process of the same job has ended, or cannot be reached."""
 
 
+E = TypeVar("E", bound=InputError | RunError)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "multiplication overflow", "overflowed")
 
 
@@ -56,4 +58,13 @@ def in_plain_words(error: BaseException) -> BaseException:
     advice = "choose a smaller batch (data.batch_size, batch_sizes), resolution or network"
     asked = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
     of = f" for another {asked[1]}" if asked else ""
-    return RunError(f"memory does not suffice{of}; {advice}")
+    plain = RunError(f"memory does not suffice{of}; {advice}")
+    plain.is_known_to_all = getattr(error, "is_known_to_all", False)
+    plain.is_own = getattr(error, "is_own", False)
+    return plain
+
+
+def known_to_all(error: E) -> E:
+    """Mark an error that every process of a job raises alike; the first one says it."""
+    error.is_known_to_all = True
+    return error

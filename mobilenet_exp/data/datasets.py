@@ -16,7 +16,7 @@ from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import WHOLE
 from mobilenet_exp.core.registry import Registry
-from mobilenet_exp.core.text import printable
+from mobilenet_exp.core.text import examples, printable
 from mobilenet_exp.data.folders import find_classes, list_images, walk_images
 from mobilenet_exp.data.imagenet import class_ids, flat_images
 from mobilenet_exp.data.images import ImageFiles
@@ -101,14 +101,17 @@ def _no_split(folder: Path) -> str:
 def _share_of_tree(data: ImagesConfig, split: str) -> ImageSet:
     """Split each class of one tree in two, by a hash of the files' names and the seed.
 
-    An image that is added later does not move the others.
+    An image that is added later moves one other at most.
     """
     root = Path(str(data.root))
     if not root.is_dir():
         raise InputError("data.root", data.root, "no such folder")
-    if {"train", "val"} <= set(find_classes(root)):
-        problem = "is for class folders without a split; data.root has train/ and val/"
-        raise InputError("data.val_share", data.val_share, problem)
+    for name in set(find_classes(root)) & {"train", "val"}:
+        if find_classes(root / name):
+            problem = f"is for class folders without a split; did you mean data.root={root}/train?"
+            if name == "val":
+                problem = "is for class folders without a split; data.root has val/"
+            raise InputError("data.val_share", data.val_share, problem)
     whole = _image_tree(data, root)
     files = whole.images
     assert isinstance(files, ImageFiles)
@@ -172,16 +175,16 @@ def _image_tree(data: ImagesConfig, folder: Path) -> ImageSet:
         raise InputError("data.root", data.root, f"{folder} has no class folders of images")
     samples: list[tuple[str, int]] = []
     others: dict[Path, str] = {}
-    empty: list[str] = []
+    empty: dict[str, str] = {}
     for label, name in enumerate(names):
         found = walk_images(folder / name)
         samples += [(str(path), label) for path in found.images]
         others |= found.others
-        empty += [] if found.images else [name]
+        reason = next(iter(found.others.values()), "empty")
+        empty |= {} if found.images else {printable(name): reason}
     if empty:
-        listed = ", ".join(map(printable, empty[:3]))
-        problem = f"class folders of {folder} without an image: {listed}; fill or remove them"
-        raise InputError("data.root", data.root, problem)
+        problem = f"class folders of {folder} without an image: {examples(empty)}"
+        raise InputError("data.root", data.root, f"{problem}; fill or remove them")
     images = ImageFiles(
         folder,
         samples,

@@ -46,7 +46,7 @@ def _register_heic() -> None:
 
 def list_images(folder: Path) -> Files:
     """Sort out the files that lie directly in a folder, by name."""
-    files = [entry for entry in _entries(folder) if not entry.is_dir()]
+    files = [entry for entry in _entries(folder) if not _is_dir(entry)]
     return _sorted_out(Path(entry.path) for entry in files)
 
 
@@ -62,7 +62,7 @@ def find_classes(root: Path) -> list[str]:
     return [
         entry.name
         for entry in _entries(root)
-        if entry.is_dir() and not (entry.is_symlink() and Path(os.path.realpath(entry)) in above)
+        if _is_dir(entry) and not (entry.is_symlink() and Path(os.path.realpath(entry)) in above)
     ]
 
 
@@ -81,13 +81,21 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     return [entry for entry in entries if entry.name[0] != "." and entry.name != "__MACOSX"]
 
 
+def _is_dir(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # a link that leads to itself, or where this process may not look
+        return False
+
+
 def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
     """Yield the files of a folder, then of its folders; `seen` are real paths of folders."""
     entries = _entries(folder)
-    yield from (Path(entry.path) for entry in entries if not entry.is_dir())
+    yield from (Path(entry.path) for entry in entries if not _is_dir(entry))
     above = os.path.realpath(folder) + os.sep
     for entry in entries:
-        if not entry.is_dir():
+        if not _is_dir(entry):
             continue
         real = os.path.realpath(entry.path) if entry.is_symlink() else above + entry.name
         # a link to a folder around this one, or to one that was visited
@@ -99,7 +107,7 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
 def _sorted_out(paths: Iterator[Path]) -> Files:
     files = Files([], {})
     for path in paths:
-        if path.suffix.lower() in image_endings() or _is_image(path):
+        if path.suffix.lower() in image_endings() or (path.is_file() and _is_image(path)):
             files.images.append(path)
         else:
             files.others[path] = _reason(path)
@@ -119,6 +127,7 @@ def _is_image(path: Path) -> bool:
 def _reason(path: Path) -> str:
     if path.suffix.lower() in HEIC:
         return NEEDS_HEIC
-    if not path.exists():
-        return "a link to a file that is not there"
+    if not path.is_file():
+        is_link = path.is_symlink() and not path.exists()
+        return "a link to a file that is not there" if is_link else "not a regular file"
     return f"Pillow cannot read {path.suffix} files" if is_meant_as_image(path) else "not an image"

@@ -50,8 +50,10 @@ def read_picture(path: str | Path, *, upright: bool = True) -> Picture:
         with Image.open(path) as image:
             kind, mode = image.format, image.mode
             is_16_bit = mode.startswith("I") or any(";16" in str(tile[3]) for tile in image.tile)
+            asked = _orientation(image)
             image.load()
-            turned = _orientation(image)
+            # PNG's is known now; Pillow has turned a TIFF by itself
+            left = _orientation(image)
             rgb = (_to_8_bits(image) if mode.startswith(("I", "F")) else image).convert("RGB")
     except UnidentifiedImageError as error:
         reason = NEEDS_HEIC if Path(path).suffix.lower() in HEIC else "not an image"
@@ -66,10 +68,14 @@ def read_picture(path: str | Path, *, upright: bool = True) -> Picture:
         notes.append(odd)
     if misnamed := _misnamed(Path(path), kind or "", known):
         notes.append(misnamed)
-    if turned is not None:
-        rgb = rgb.transpose(turned) if upright else rgb
+    is_turned = asked is not None or left is not None
+    if upright and left is not None:
+        rgb = rgb.transpose(left)
+    elif not upright and left is None and asked is not None:
+        rgb = rgb.transpose(_BACK.get(asked, asked))
+    if is_turned:
         notes.append("turned upright" if upright else "EXIF orientation ignored")
-    return Picture(rgb, ", ".join(notes), is_unturned=turned is not None and not upright)
+    return Picture(rgb, ", ".join(notes), is_unturned=is_turned and not upright)
 
 
 _TURNS = {
@@ -80,6 +86,13 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+
+
+# what undoes a turn, where it is not the turn itself
+_BACK = {
+    Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
 }
 
 

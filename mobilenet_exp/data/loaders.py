@@ -119,16 +119,21 @@ def build_loaders(
         ),
         val_images=val.images,
         classes=val.classes,
-        others=_others(train.images, "train") | _others(val.images, "val"),
+        others=_others(train.images, val.images),
     )
 
 
-def _others(images: Dataset, split: str) -> dict[str, str]:
-    """Return the files of a split that are no images; both have the same where one is split."""
-    if not isinstance(images, ImageFiles):
+def _others(train: Dataset, val: Dataset) -> dict[str, str]:
+    """Return the files of both splits that are no images; one tree that was split has them once."""
+    if not isinstance(train, ImageFiles) or not isinstance(val, ImageFiles):
         return {}
-    prefix = f"{split}/" if images.root.name == split else ""
-    return {f"{prefix}{name}": why for name, why in images.others.items()}
+    if train.root == val.root:
+        return train.others
+    return {
+        f"{images.root.name}/{name}": why
+        for images in (train, val)
+        for name, why in images.others.items()
+    }
 
 
 def _check_classes(data: DataConfig, train: ImageSet, val: ImageSet) -> None:

@@ -65,9 +65,11 @@ def _begin_worker(places: Any, worker: int) -> None:
 
 def _num_cores() -> int:
     # those this process may use, where the system tells: a cluster's job has a share
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    share = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cores, int(share)) if share.isdecimal() and int(share) else cores
 
 
 # what torch says when a loading process died or could not hand over its batch
@@ -77,6 +79,7 @@ WORKER_DIED = (
     "No space left on device",
     "is killed by signal",
     "exited unexpectedly",
+    "Too many open files",
 )
 WORKER_ADVICE = (
     "memory or /dev/shm may be full: make it larger, or load fewer images at once with "
@@ -111,13 +114,14 @@ class Loader(DataLoader):
         )
 
     def __iter__(self) -> Iterator:
-        batches = super().__iter__()
+        batches: Any = None
         while True:
             try:
+                batches = batches or self._begun()
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 if any(sign in str(error) for sign in WORKER_DIED):
                     raise RunError(f"{self._who_died(batches)}; {WORKER_ADVICE}") from error
                 raise
@@ -125,9 +129,16 @@ class Loader(DataLoader):
                 raise RunError(batch.problem)
             yield batch
 
+    def _begun(self) -> Iterator:
+        batches = super().__iter__()
+        if self.num_workers and threading.current_thread() is threading.main_thread():
+            # torch's handler raises wherever this process is; a dead one is noticed in `next`
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return batches
+
     def _who_died(self, batches: Any) -> str:
         """Name the image that a dead loading process was at."""
-        processes = getattr(batches, "_workers", [])
+        processes = getattr(batches or self._iterator, "_workers", [])
         dead = [i for i, each in enumerate(processes) if each.exitcode not in (None, 0)]
         at = [self._places[i] for i in dead if self._places[i] >= 0]
         words = "a loading process died or could not hand over its batch"

@@ -24,7 +24,7 @@ from mobilenet_exp.machine.device import (
     select_precision,
     set_threads,
 )
-from mobilenet_exp.machine.distributed import joined
+from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.models.profiling import profile_model
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.tracking.tracker import Tracker
@@ -39,17 +39,18 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
     share, and rank 0 writes. Returns the content of results.json in every process; for
     photos only the numbers of images left out and missing.
     """
-    import_modules(config.run.imports)
-    device = select_device(config.run.device)
+    with said_by_each():
+        import_modules(config.run.imports)
+        device = select_device(config.run.device)
     set_threads(config.run.threads)
-    loaded = load_model(config)
     precision = select_precision(config.run.precision, device, is_training=False)
     settled = {"precision": precision_name(precision), "device": device.type}
     config = replace(config, run=replace(config.run, **settled))
     if config.image is not None:
-        return _classify(loaded, config, device, precision)
-    data = eval_data(config, loaded)
+        return _classify(load_model(config), config, device, precision)
     with joined(device) as team:
+        loaded = team.together(lambda: load_model(config))
+        data = team.together(lambda: eval_data(config, loaded))
         show = console.progress if team.is_first else console.no_progress
         if team.is_first:
             _announce(loaded, describe_device(device, team.size, precision))

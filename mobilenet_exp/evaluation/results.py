@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import json
-from dataclasses import asdict
+from dataclasses import MISSING, asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
         loaded.digest,
         asdict(loaded.config),
         asdict(loaded.model.dialect),
-        {**asdict(data), "batch_size": None, "on_bad_image": None},
+        _named(data),
     ]
     if precision != "float32":
         identity.append(precision)
@@ -31,6 +31,13 @@ def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
         return f"{Path(loaded.origin).stem}-{data.name}-r{data.resolution}-{digest}"
     net = f"{loaded.config.name}-w{loaded.config.width_mult:g}"
     return f"eval-{net}-r{data.resolution}-{data.name}-{digest}"
+
+
+def _named(data: EvalImages) -> dict[str, Any]:
+    """Return what names the images of an evaluation: not how they are read, nor new defaults."""
+    found = {**asdict(data), "batch_size": None, "on_bad_image": None}
+    later = {"exif": "ignore", "val_share": None, "val_seed": 0}
+    return {key: value for key, value in found.items() if value != later.get(key, MISSING)}
 
 
 def eval_label(loaded: LoadedModel, data: EvalImages) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobilenet_exp.config.schema import EvalConfig, EvalImages, ImagePlaces, ImagesConfig
 from mobilenet_exp.core.console import Show
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, known_to_all
 from mobilenet_exp.data import imagenet
 from mobilenet_exp.data.datasets import ImageSet
 from mobilenet_exp.data.folders import is_meant_as_image
@@ -74,7 +74,7 @@ def eval_data(config: EvalConfig, loaded: LoadedModel) -> EvalImages:
         # where the images are on this machine
         places = (*ImagePlaces.__dataclass_fields__, "exif", "val_share", "val_seed")
         batch_size = given["batch_size"] or own["batch_size"]
-        given |= images | {key: given[key] for key in places if given[key]}
+        given |= images | {key: given[key] for key in places if given[key] not in (None, False, {})}
     prepared = asdict(loaded.preprocessing)
     given |= {"exif": given["exif"] or "ignore", "val_seed": given["val_seed"] or 0}
     return EvalImages(**given | prepared | {"batch_size": batch_size})
@@ -103,9 +103,9 @@ def score(
         step=team.size,
         sharing=team.sharing,
     )
-    unread, others = _unread(images, data)
+    unread, others = team.together(lambda: _unread(images, data))
     key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)
-    check_classes(loaded, key, value, images.classes)
+    team.together(lambda: check_classes(loaded, key, value, images.classes))
     real = _real_labels(data, images) if data.real_labels else None
     model = loaded.model.to(device, memory_format=memory_format(config.run.memory_format))
     notes = Notes({}, {})
@@ -122,7 +122,7 @@ def score(
     if not len(answers.index):
         first = next(iter(left_out.items()), ("", "no images"))
         problem = f"no image could be scored; the first: {' '.join(first)}"
-        raise InputError("data.root", data.root, problem)
+        raise known_to_all(InputError("data.root", data.root, problem))
     if len(answers.index) + len(notes.bad) != len(images.images):
         raise RuntimeError("an image was neither scored nor reported")
     return EvalResult(

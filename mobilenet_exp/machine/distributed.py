@@ -1,5 +1,6 @@
 """Processes that share one job: started here or by `torchrun`. Knows no config and no loop."""
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -18,7 +19,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, in_plain_words
+from mobilenet_exp.core.errors import (
+    InputError,
+    LostPeerError,
+    RunError,
+    in_plain_words,
+    known_to_all,
+)
+from mobilenet_exp.core.streams import escape_what_cannot_be_shown
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.machine.launched import Place, cores_shared_by, place
 from mobilenet_exp.machine.preemption import ASKING, END_OF_TIME, Preempted
@@ -30,8 +38,10 @@ SAVE_WITHIN = 120
 JOIN_WITHIN = timedelta(minutes=10)
 # what torch says when another process has ended
 PEER_IS_LOST = (
-    "onnection closed", "onnection reset", "onnection refused", "imed out", "NCCL", "Broken pipe",
+    "onnection closed", "onnection reset", "onnection refused", "imed out", "Broken pipe",
+    "ncclRemoteError", "communicator was aborted",
 )  # fmt: skip
+PLACE_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_")
 # new processes are forked from a server that has imported everything once; spawned where
 # the system has no such thing
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -72,8 +82,7 @@ class Team:
             refusal = error
         if self.any(refusal is not None)[0]:
             shared = next(each for each in self.gather(refusal) if each is not None)
-            shared.is_known_to_all = True
-            raise shared
+            raise known_to_all(shared)
         return result
 
     def share(self, action: Callable[[], T]) -> T:
@@ -105,9 +114,7 @@ class Team:
             problem = f"process 0 has {words[0]}, process {rank} {words[1]}"
             if words[0] == words[1]:
                 problem = f"processes 0 and {rank} have {words[0]}, but not the same ones"
-            refusal = InputError(key, value, f"{problem}; all must see the same")
-            refusal.is_known_to_all = True
-            raise refusal
+            raise known_to_all(InputError(key, value, f"{problem}; all must have the same"))
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the first one's BatchNorm statistics."""
@@ -143,6 +150,16 @@ def own_gpu(place: Place, num_gpus: int, *, sees_one: bool) -> int:
 
 
 @contextmanager
+def said_by_each() -> Iterator[None]:
+    """Let each process say itself what fails before it has joined the others."""
+    try:
+        yield
+    except (InputError, RunError) as error:
+        error.is_own = True
+        raise
+
+
+@contextmanager
 def joined(device: torch.device) -> Iterator[Team]:
     """Join the processes that were started for this job; alone if it is the only one.
 
@@ -153,15 +170,20 @@ def joined(device: torch.device) -> Iterator[Team]:
     if here.size == 1:
         yield Team()
         return
-    if device.type == "cuda":
-        # the same in each process of a machine: none waits for another
-        sees_one = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) == 1
-        shown = sees_one and bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
-        torch.cuda.set_device(own_gpu(here, torch.cuda.device_count(), sees_one=shown))
-    _meet(device, here)
-    group = dist.new_group(backend="gloo") if device.type == "cuda" else None
     try:
+        if device.type == "cuda":
+            # the same in each process of a machine: none waits for another
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            sees_one = bool(visible) and "," not in visible
+            torch.cuda.set_device(own_gpu(here, torch.cuda.device_count(), sees_one=sees_one))
+        _meet(device, here)
+        group = dist.new_group(backend="gloo") if device.type == "cuda" else None
         yield Team(here.rank, here.size, cores_shared_by(), group)
+    except Preempted:
+        # all leave together, when the first one has closed what it keeps
+        with contextlib.suppress(RuntimeError):
+            dist.barrier(group)
+        raise
     except Exception as error:
         found = _as_lost_peer(error)
         # what the others do not know, this process says itself
@@ -170,13 +192,15 @@ def joined(device: torch.device) -> Iterator[Team]:
             raise
         raise found from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _meet(device: torch.device, here: Place) -> None:
     """Wait for all processes of the job, JOIN_WITHIN at most."""
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=JOIN_WITHIN))
+        with _ended_by_signals():
+            store, rank, size = next(dist.rendezvous("env://", timeout=JOIN_WITHIN))
         # processes that are started anew must not find the addresses of those that died
         start = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
         store = dist.PrefixStore(f"start-{start}", store)
@@ -189,8 +213,19 @@ def _meet(device: torch.device, here: Place) -> None:
         missing = RunError(
             f"process {here.rank} did not meet all {here.size} at {where}: {reason}; {advice}"
         )
-        missing.is_own = True
         raise missing from error
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end this process at once while it waits; there is nothing to save."""
+    is_main = threading.current_thread() is threading.main_thread()
+    kept = {each: signal.signal(each, signal.SIG_DFL) for each in (ASKING if is_main else ())}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def _as_lost_peer(error: Exception) -> Exception:
@@ -198,7 +233,8 @@ def _as_lost_peer(error: Exception) -> Exception:
     is_lost = isinstance(error, RuntimeError) and not isinstance(error, RunError)
     if not is_lost or not any(sign in str(error) for sign in PEER_IS_LOST):
         return error
-    words = "another process of this run has ended or does not answer; see its output"
+    reason = str(error).splitlines()[0][:100]
+    words = f"another process of this run has ended or does not answer ({reason}); see its output"
     return LostPeerError(f"{words}; the same command resumes from the last checkpoint")
 
 
@@ -274,7 +310,11 @@ def _start_fork_server(module: str) -> None:
 def _worker(job: Callable, args: tuple, processes: int, environment: dict[str, str]) -> bytes:
     """Run the job; what a person should read is a result, not a reason to restart."""
     # the fork server has the environment in which it was started, perhaps for another job
-    os.environ.update(environment)
+    # but this process's place, which the agent has set
+    os.environ.update(
+        {key: value for key, value in environment.items() if not key.startswith(PLACE_VARIABLES)}
+    )
+    escape_what_cannot_be_shown()
     # the fork server ignores these
     for number in ASKING:
         signal.signal(
@@ -289,7 +329,7 @@ def _worker(job: Callable, args: tuple, processes: int, environment: dict[str, s
         # the process that was lost is the reason to start again, and has said why
         sys.exit(1)
     except (InputError, RunError) as error:
-        refusal = error
+        refusal = _said_if_own(error)
     except Preempted as stop:
         sys.exit(stop.exit_code)
     except Exception as error:
@@ -297,8 +337,16 @@ def _worker(job: Callable, args: tuple, processes: int, environment: dict[str, s
         if not isinstance(plain, RunError):
             traceback.print_exc()
             raise
-        refusal = plain
+        refusal = _said_if_own(plain)
     return pickle.dumps((result, refusal))
+
+
+def _said_if_own(error: InputError | RunError) -> InputError | RunError:
+    """Return what all processes know, which the first one reports; say what they do not."""
+    if error.is_own and place().size > 1:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    return error
 
 
 def _pass_on_early_signals() -> dict[Any, Any]:

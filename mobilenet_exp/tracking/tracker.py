@@ -64,7 +64,8 @@ class Tracker:
             "id": run_id or folder.name,
             "name": title,
             "group": group,
-            "tags": tags,
+            # W&B refuses tags over 64 characters
+            "tags": [printable(tag)[:64] for tag in tags],
             "job_type": job_type,
             "config": _shown({**config, "git_commit": git_commit(), "versions": versions()}),
             # W&B's service has a current folder of its own
@@ -83,6 +84,9 @@ class Tracker:
         self._run = self._start(mode, reason)
         try:
             self._run.define_metric("*", step_metric="epoch")
+            if (self.folder / environment.KEPT).exists():
+                # what an earlier start has left
+                self.set_summary({"run/stopped": ""})
             if mode != "disabled":
                 group = self._init_args["group"]
                 self.write(environment.KEPT, environment.kept_text(self._run, group))
@@ -218,11 +222,14 @@ class Tracker:
             "id": told.run_id or args["id"],
             "name": printable(told.name or args["name"])[:MAX_NAME],
             "group": told.group or environment.known_group(self.folder, args["group"]),
-            # W&B refuses tags over 64 characters
-            "tags": [printable(tag)[:64] for tag in dict.fromkeys((*args["tags"], *told.tags))],
+            "tags": list(dict.fromkeys((*args["tags"], *told.tags))),
             "dir": str(Path(os.environ.get("WANDB_DIR") or args["dir"]).resolve()),
         }
-        Path(found["dir"]).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(found["dir"]).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"cannot hold W&B's files: {error.strerror}"
+            raise InputError("WANDB_DIR", found["dir"], problem) from error
         return found
 
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import update_bn
 
-from mobilenet_exp.core.errors import NonFiniteLossError
+from mobilenet_exp.core.errors import NonFiniteLossError, known_to_all
 from mobilenet_exp.data.mixing import Mixing
 from mobilenet_exp.data.views import Odd
 from mobilenet_exp.evaluation.predict import Batches
@@ -181,7 +181,7 @@ def _count_skipped(meter: TrainMeter, step: int) -> None:
     meter.skipped_in_a_row += 1
     if meter.skipped_in_a_row >= MAX_SKIPS:
         problem = f"{MAX_SKIPS} updates in a row, up to step {step}, were not finite"
-        raise NonFiniteLossError(problem)
+        raise known_to_all(NonFiniteLossError(problem))
 
 
 def _mixed(seed: int, step: int, part: int) -> int:

@@ -15,7 +15,7 @@ from mobilenet_exp.machine.device import (
     set_determinism,
     set_threads,
 )
-from mobilenet_exp.machine.distributed import joined, launch
+from mobilenet_exp.machine.distributed import joined, launch, said_by_each
 from mobilenet_exp.machine.launched import place
 from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.machine.preemption import listening
@@ -59,8 +59,9 @@ def train(
 
 def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict[str, Any]:
     """Train in this process, one of as many as were launched."""
-    import_modules(config.run.imports)
-    device = select_device(config.run.device)
+    with said_by_each():
+        import_modules(config.run.imports)
+        device = select_device(config.run.device)
     set_threads(config.run.threads)
     if config.run.keep_memory and device.type == "cpu":
         keep_freed_memory()
@@ -71,6 +72,7 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
         is_new, stem_stride = team.share(lambda: _settled(config, folder))
         config = replace(config, model=replace(config.model, stem_stride=stem_stride))
         session = team.together(lambda: build_session(config, team, is_new=is_new))
+        team.check_alike("run.root", config.run.root, f"the run {run_name(config)}")
         team.check_alike("data.root", config.data.root, describe_task(session))
         results = team.share(lambda: record.finished_with(session, folder))
         if results is not None:

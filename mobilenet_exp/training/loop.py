@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mobilenet_exp.core.console import Show
-from mobilenet_exp.core.errors import NonFiniteLossError, RunError
+from mobilenet_exp.core.errors import NonFiniteLossError, RunError, known_to_all
 from mobilenet_exp.core.text import duration
 from mobilenet_exp.data.views import BAD_IMAGE_ADVICE, Odd, name_of
 from mobilenet_exp.evaluation import metrics
@@ -90,8 +90,11 @@ def _label(session: Session) -> str:
     return f"{epoch}, {duration(session.pace.left(*session.to_come)[1])} left of the run"
 
 
-def _batches(session: Session) -> Iterator:
-    """Pass the training batches on; one that cannot be loaded in one process ends all."""
+def _batches(session: Session, *, is_counted: bool = True) -> Iterator:
+    """Pass the training batches on; one that cannot be loaded in one process ends all.
+
+    `is_counted`: whether the epoch's figures are about these batches.
+    """
     batches = iter(session.loaders.train)
     while True:
         asked = time.perf_counter()
@@ -100,7 +103,7 @@ def _batches(session: Session) -> Iterator:
             return
         session.pace.waiting += time.perf_counter() - asked
         *tensors, odd = batch
-        session.meter.note(odd)
+        session.meter.note(odd if is_counted else Odd(odd.left_out))
         yield tensors
 
 
@@ -159,7 +162,7 @@ def _train_metrics(session: Session) -> dict[str, float]:
     meters = session.team.gather(session.meter.state_dict())
     num_images = sum(each["num_images"] for each in meters)
     if not num_images and not session.progress.rollbacks:
-        raise NonFiniteLossError("no update of the epoch was finite")
+        raise known_to_all(NonFiniteLossError("no update of the epoch was finite"))
     found: dict[str, Any] = {"lr": session.last_lr}
     # there are none where the epoch's last update made the run go back to its start
     if num_images:
@@ -180,7 +183,7 @@ def _score(session: Session, model: nn.Module) -> dict[str, float]:
     if num_batches and not learner.frozen_bn:
         loaders.sampler.set_position(session.progress.epoch + 1)
         torch.manual_seed(session.config.train.seed)
-        batches, precision = _batches(session), session.eval_precision
+        batches, precision = _batches(session, is_counted=False), session.eval_precision
         engine.reestimate_bn(
             model, batches, learner.device, num_batches=num_batches, precision=precision
         )
@@ -198,5 +201,5 @@ def _score(session: Session, model: nn.Module) -> dict[str, float]:
     )
     merged = metrics.merge(team.gather(answers))
     if not len(merged.index):
-        raise RunError("no validation image can be read")
+        raise known_to_all(RunError("no validation image can be read"))
     return metrics.scores(merged)

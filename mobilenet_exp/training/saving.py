@@ -10,7 +10,7 @@ from typing import Any
 
 from mobilenet_exp.config.convert import to_dict, to_train_config
 from mobilenet_exp.config.identity import differences
-from mobilenet_exp.core.errors import InputError, NonFiniteLossError
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError, known_to_all
 from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import engine
 from mobilenet_exp.training.engine import TrainMeter
@@ -102,9 +102,8 @@ class Checkpointer:
     def _with_advice(self, error: NonFiniteLossError) -> NonFiniteLossError:
         last = self.folder / "last.pt"
         saved = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
-        return NonFiniteLossError(
-            f"{error}; {saved}; a lower optimizer.lr or train.on_nonfinite=skip may help"
-        )
+        advice = "a lower optimizer.lr or train.on_nonfinite=skip may help"
+        return known_to_all(NonFiniteLossError(f"{error}; {saved}; {advice}"))
 
 
 def save(session: Session, folder: Path, *, is_best: bool = False) -> None:
@@ -118,7 +117,8 @@ def save(session: Session, folder: Path, *, is_best: bool = False) -> None:
     check_finite(session)
     (is_bad,) = session.team.any(not engine.is_finite(session.model))
     if is_bad:
-        raise NonFiniteLossError(f"the weights are not finite after step {session.step - 1}")
+        problem = f"the weights are not finite after step {session.step - 1}"
+        raise known_to_all(NonFiniteLossError(problem))
     session.team.share(lambda: _write(session, meters, folder, is_best))
 
 
@@ -158,8 +158,9 @@ def resume(session: Session, folder: Path) -> list[str]:
     if state is None:
         return lines
     path = folder / "last.pt"
-    check_config(session.config, to_train_config(state["config"]), path)
-    check_images(session, state["images"], path)
+    theirs = to_train_config(state["config"])
+    session.team.together(lambda: check_config(session.config, theirs, path))
+    session.team.together(lambda: check_images(session, state["images"], path))
     _restore(session, state, path)
     session.progress = Progress(**state["progress"])
     session.meter = _own_meter(session, _meters(state))

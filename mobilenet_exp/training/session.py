@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.core.errors import InputError, NonFiniteLossError
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError, known_to_all
 from mobilenet_exp.core.text import examples, plural
 from mobilenet_exp.data.loaders import Loaders, build_loaders
 from mobilenet_exp.data.mixing import build_mixing
@@ -165,7 +164,7 @@ def describe_task(session: Session) -> str:
         return ""
     counts = f"{len(loaders.train.dataset)} + {loaders.num_val} images"
     words = f"{counts} of {plural(len(loaders.classes), 'class')}"
-    return f"{words}; {loaders.fingerprint()}; {run_name(session.config)}"
+    return f"{words}; {loaders.fingerprint()}"
 
 
 def connect(session: Session) -> None:
@@ -179,7 +178,8 @@ def check_finite(session: Session) -> None:
     (is_bad,) = session.team.any(not session.meter.loss_sum.isfinite().item())
     if is_bad:
         where = f"epoch {session.progress.epoch + 1}, step {session.step - 1}"
-        raise NonFiniteLossError(f"the loss is not finite at {where}, lr {session.last_lr:.3g}")
+        problem = f"the loss is not finite at {where}, lr {session.last_lr:.3g}"
+        raise known_to_all(NonFiniteLossError(problem))
 
 
 def _build_model(

@@ -43,6 +43,8 @@ class WeightFile:
     extras: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     prefix: str = ""
+    # where the state dict lay in the file
+    name: str = ""
 
 
 def read_file(path: str | Path, *, key: str | None = None) -> WeightFile:
@@ -74,6 +76,7 @@ def read_file(path: str | Path, *, key: str | None = None) -> WeightFile:
         extras if name else {},
         (*notes, *removed),
         prefix,
+        name,
     )
 
 

@@ -138,10 +138,13 @@ def _layout_of(keys: set[str]) -> Layout | None:
     return next((layout for layout in LAYOUTS.values() if layout.is_of(keys)), None)
 
 
-def take_net(tensors: Tensors, path: str, asked: str = "") -> tuple[Tensors, list[str]]:
+def take_net(
+    tensors: Tensors, path: str, asked: str = "", name: str = ""
+) -> tuple[Tensors, list[str]]:
     """Return the tensors of the network among those of a larger module, and notes.
 
-    Trainers keep a network as `model.` or `net.` beside others; `asked` is such a prefix.
+    Trainers keep a network as `model.` or `net.` beside others; `asked` is such a prefix, and
+    `name` where the tensors lay in the file.
     Tensors of no known layout come back as they are. Raises InputError if there are several
     networks and none was asked for, or if there is none under `asked`.
     """
@@ -154,7 +157,8 @@ def take_net(tensors: Tensors, path: str, asked: str = "") -> tuple[Tensors, lis
         if asked:
             nets = {each: net for each, net in nets.items() if each == asked}
         if len(nets) > 1:
-            problem = f"holds {' and '.join(nets)}; choose one, as weights_key={next(iter(nets))}"
+            names = [f"{name}.{each}".lstrip(".") for each in nets]
+            problem = f"holds {' and '.join(names)}; choose one, as weights_key={names[0]}"
             raise InputError("weights", path, problem)
         for prefix, net in nets.items():
             others = len(tensors) - len(net)

@@ -214,7 +214,8 @@ def load_teacher(teacher: str, distill: DistillConfig) -> LoadedModel:
         try:
             return load_published(teacher, model)
         except InputError as error:
-            raise InputError("distill.teacher", teacher, error.problem) from error
+            problem = error.problem.partition("; choose one, as weights_key")[0]
+            raise InputError("distill.teacher", teacher, problem) from error
     if not Path(teacher).is_file():
         problem = "no such file; for torchvision's weights give distill.model, for timm's timm:..."
         raise InputError("distill.teacher", teacher, problem)

@@ -126,7 +126,7 @@ def read_weights(
             source=published.name,
         )
     file = read_file(origin, key=key)
-    tensors, removed = take_net(file.tensors, origin, file.prefix)
+    tensors, removed = take_net(file.tensors, origin, file.prefix, file.name)
     file = replace(file, notes=(*file.notes, *removed))
     layout = recognise(set(tensors), origin)
     weights = Weights(

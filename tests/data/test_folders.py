@@ -90,7 +90,7 @@ def test_names_that_are_not_utf8_are_shown_escaped(tmp_path):
 def test_a_folder_without_images_is_one_line(tmp_path):
     _save(tmp_path / "cat" / "a.jpg")
     (tmp_path / "dog").mkdir()
-    with pytest.raises(InputError, match=r"class folders of .* without an image: dog; fill or"):
+    with pytest.raises(InputError, match=r"folders of .* without an image: dog \(empty\); fill or"):
         _set(tmp_path)
     with pytest.raises(InputError, match="has no class folders of images"):
         _set(tmp_path / "dog")
@@ -153,7 +153,8 @@ def test_a_folder_without_a_split_says_how_to_split_it(tmp_path):
     with pytest.raises(InputError, match=r"no folder val/.*data.root=\S*/train data.val_share=0.2"):
         _set(tmp_path, "val")
     (tmp_path / "val").mkdir()
-    with pytest.raises(InputError, match="val_share=0.5: is for class folders without a split"):
+    _save(tmp_path / "train" / "cat" / "a.png")
+    with pytest.raises(InputError, match=r"val_share=0.5: is for .*did you mean \S*/train"):
         _set(tmp_path, "val", val_share=0.5)
     with pytest.raises(InputError, match="val_share=0.5: is only for data=imagefolder"):
         build_image_set(ImagesConfig(name="digits", val_share=0.5), "val")

@@ -45,7 +45,7 @@ def test_ranks_that_see_other_images_say_so_before_the_first_update(tmp_path):
     assert [each.returncode for each in ranks] == [2, 2], first + second
     expected = "process 0 has 8 + 4 images of 2 classes, process 1 10 + 4 images of 2 classes"
     (line,) = first.splitlines()
-    assert line.endswith(f"/a/photos: {expected}; all must see the same")
+    assert line.endswith(f"/a/photos: {expected}; all must have the same")
     # what all know, the first one says
     assert second == ""
     assert not (tmp_path / "runs").exists()

@@ -1,5 +1,7 @@
 """A process knows its place among others, or says at once what it was not told."""
 
+import os
+
 import pytest
 import torch
 
@@ -20,7 +22,10 @@ def environment(monkeypatch):
         for name, value in values.items():
             monkeypatch.setenv(name, value)
 
-    return set_all
+    yield set_all
+    # what adopt_slurm has set
+    for name in (*ALL, "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +79,6 @@ def test_tasks_of_srun_are_one_job(environment, monkeypatch, has_srun):
     environment(SLURM_CPUS_PER_TASK="12")
     assert launched.cores_shared_by() == 1
     assert 20_000 <= int(launched.os.environ["MASTER_PORT"]) < 40_000
-    for name in (*ALL, "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name)
 
 
 def test_each_process_takes_a_gpu_of_its_own():

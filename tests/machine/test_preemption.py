@@ -1,5 +1,6 @@
 """Asked to stop, out of disk, without its dashboard: each has one known outcome."""
 
+import errno
 import json
 import os
 import signal
@@ -45,8 +46,12 @@ def test_asked_to_stop_a_run_saves_and_asks_to_be_run_again(tmp_path, sent):
     assert f"after epoch {progress['epoch']}{update}; run the same command again" in errors
     assert len(rows(folder)) == progress["epoch"]
     (stored,) = tmp_path.glob("runs/wandb/offline-run-*")
+    # by hand it reads as killed, by a scheduler as preempted
     records = _inspect(stored)
-    assert any("preempting" in record for record in records)
+    assert any("preempting" in record for record in records) == (sent == signal.SIGTERM)
+    if sent == signal.SIGINT:
+        (code,) = [json.loads(each)["exit"] for each in records if '"exit"' in each]
+        assert code["exit_code"] == 255
 
 
 def _inspect(stored) -> list[str]:
@@ -212,3 +217,25 @@ def test_a_full_disk_ends_the_run_at_its_metrics_too(quick, tmp_path, monkeypatc
     monkeypatch.setattr("mobilenet_exp.tracking.tracker.os.fsync", full)
     with pytest.raises(RunError, match="metrics.jsonl could not be written: No space left"):
         train(quick(*SMALL))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with (
+        pytest.raises(InputError, match=r"run.root=.*cannot lock files \(.*\); choose a run.root"),
+        locked(tmp_path / "runs" / "name"),
+    ):
+        pass
+
+
+def test_a_folder_made_for_nothing_is_removed_again(tmp_path):
+    with locked(tmp_path / "runs" / "a"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with locked(tmp_path / "runs" / "a"):
+        (tmp_path / "runs" / "a" / "config.yaml").write_text("")
+    assert [path.name for path in tmp_path.rglob("*.yaml")] == ["config.yaml"]

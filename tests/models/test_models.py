@@ -208,7 +208,7 @@ def test_paper_values_are_the_defaults_and_yield_to_options(name, dropout, eps, 
     ("options", "message"),
     [
         ({"name": "v9"}, "model.name=v9: not known; allowed: v1, v1_full_conv"),
-        ({"name": "v1", "width_mult": 0}, "model.width_mult=0: must be a number > 0"),
+        ({"name": "v1", "width_mult": 0}, "model.width_mult=0: must be a number from 0.01"),
         ({"name": "v1", "width_mult": float("nan")}, "model.width_mult=nan: must be"),
         ({"name": "v1", "num_classes": 0}, "model.num_classes=0: must be"),
         ({"name": "v1", "dropout": 1.0}, "model.dropout=1.0: must be in"),

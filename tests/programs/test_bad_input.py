@@ -19,6 +19,7 @@ from mobilenet_exp import cli
 from mobilenet_exp.core.ranges import RANGES
 from mobilenet_exp.deploy import job as deploy_job
 from mobilenet_exp.evaluation import job as evaluation_job
+from mobilenet_exp.models import MODELS
 from mobilenet_exp.training import job as training_job
 
 RUN = {"train": cli.train, "eval": cli.evaluate, "bench": cli.bench}
@@ -49,6 +50,8 @@ def _as_a_program(tmp_path, monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)
+    sys.modules.pop("tiny_net", None)
+    MODELS._builders.pop("tiny", None)
 
 
 def _command(program: str, *words: str) -> tuple[int, str, str]:

@@ -1,10 +1,13 @@
 """Sweeps in parallel, on a scheduler, by search; repeated, they run only what is missing."""
 
 import json
+import signal
+import subprocess
 
 import programs
 import pytest
 import yaml
+from hard_run import WORDS, wait_for
 from hydra import compose, initialize_config_dir
 
 from mobilenet_exp import cli
@@ -102,3 +105,39 @@ def test_a_list_for_a_group_is_refused_in_a_sweep_too(tmp_path):
     done = _sweep(tmp_path, "-m", "model=[v2,v3_small]", "train.seed=0,1")
     assert done.returncode == 2
     assert done.stderr.count("error: model=[v2,v3_small]: takes one option") == 2
+
+
+def test_a_stopped_sweep_says_what_ran_stopped_and_had_not_begun(tmp_path):
+    words = (*WORDS, "run.workers=0", f"run.root={tmp_path}/runs")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    sweep = ("-m", "train.seed=1,2,3", "train.epochs=2,400")
+    process = programs.start(tmp_path, "train.py", *words, *sweep, **pipes)
+    # the second job is under way
+    wait_for(lambda: len(list(tmp_path.glob("runs/*/checkpoints/last.pt"))) == 2, process)
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert errors.startswith("stopped by SIGINT after epoch")
+    table = out[out.index("sweep of 6 runs") :]
+    rows = [line for line in table.splitlines() if "seed=" in line and "not compared" not in line]
+    states = ["stopped" in line or 2 * ("not begun" in line) for line in rows[-6:]]
+    assert states == [0, 1, 2, 2, 2, 2], table
+    assert "4 runs not begun; repeat the command to go on" in table
+
+
+def test_a_sweep_that_is_extended_keeps_its_group(tmp_path):
+    groups = []
+    for values in ("0.1,0.2", "0.1,0.2,0.4"):
+        words = ("-m", f"optimizer.lr={values}", "model.name=nope", f"run.root={tmp_path}")
+        sweep = _composed_sweep(*words)
+        groups.append(sweep)
+    assert groups[0][0] == groups[1][0] == "model.name=nope_optimizer.lr"
+    assert [len(planned) for _, planned in groups] == [2, 3]
+    assert groups[0][1][1] == ("optimizer.lr=0.2", "model.name=nope", f"run.root={tmp_path}")
+
+
+def _composed_sweep(*words: str):
+    """Return group and planned jobs of a sweep, from Hydra's own configuration of it."""
+    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+        config = compose("config", [], return_hydra_config=True)
+    return cli._plan(config, words[1:])

@@ -200,7 +200,7 @@ def test_of_several_candidates_the_choice_is_said_and_can_be_made(tmp_path):
         first()
     assert first(key="dis.net")[0] == weight + 1
     torch.save({"state_dict": {**_prefixed("student."), **_prefixed("teacher.")}}, path)
-    with pytest.raises(InputError, match="holds student and teacher; choose one, as weights_key="):
+    with pytest.raises(InputError, match="holds state_dict.student and state_dict.teacher; choose"):
         first()
     assert first(key="state_dict.teacher")[0] == weight
     with pytest.raises(InputError, match="weights_key=x: .* has no network of a known layout"):
