@@ -21,6 +21,8 @@ Label = str | Callable[[], str]
 Show = Callable[[Iterable[T], Label, int], Iterable[T]]
 # columns of what is no terminal and does not say how many it has
 FILE_WIDTH = 120
+# columns of a table's first column, below which its rows are stacked instead
+NAME_WIDTH = 20
 
 
 class _Terminal(Console):
@@ -80,14 +82,19 @@ def table(
     rows = [tuple(row) for row in rows]
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="right" if index else "left", no_wrap=True)
+        grid.add_column(
+            column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold"
+        )
     for row in rows:
         grid.add_row(*(escape(cell) for cell in row))
     # not the grid's own title, which wraps to the grid's width
     line_of_title = f"[bold]{escape(title)}[/bold]"
     _terminal().print(line_of_title, highlight=False, soft_wrap=True)
     endless = _terminal().options.update(width=10_000)
-    if Measurement.get(_terminal(), endless, grid).maximum <= _terminal().width:
+    needed = Measurement.get(_terminal(), endless, grid).maximum
+    # names may be folded, a little
+    longest = max((len(row[0]) for row in rows), default=0)
+    if needed - max(0, longest - NAME_WIDTH) <= _terminal().width:
         _terminal().print(grid)
     else:
         for row in rows:
@@ -102,6 +109,8 @@ def _stacked(columns: Sequence[str], row: Sequence[str], width: int) -> list[str
     name, *cells = row
     lines = [name or " ".join(columns[0].split())]
     for column, cell in zip(columns[1:], cells, strict=True):
+        if cell == "-":
+            continue
         pair = f"{' '.join(column.split())} {cell}"
         if lines[1:] and len(lines[-1]) + len(pair) + 2 <= width:
             lines[-1] += f", {pair}"

@@ -57,7 +57,7 @@ RANGES = {
     "model.bn_eps": ABOVE_0,
     "model.bn_momentum": PORTION,
     "model.stochastic_depth": SHARE,
-    "optimizer.lr": Range(lambda v: 0 < v <= 1000, "must be a number in (0, 1000]"),
+    "optimizer.lr": ABOVE_0,
     "optimizer.weight_decay": Range(lambda v: 0 <= v <= 1000, "must be a number in [0, 1000]"),
     "schedule.warmup_epochs": FROM_0,
     "schedule.warmup_from": SHARE,

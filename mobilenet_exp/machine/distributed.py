@@ -187,7 +187,7 @@ def joined(device: torch.device) -> Iterator[Team]:
     except Exception as error:
         found = _as_lost_peer(error)
         # what the others do not know, this process says itself
-        found.is_own = not getattr(found, "is_known_to_all", False)  # type: ignore[attr-defined]
+        vars(found)["is_own"] = not getattr(found, "is_known_to_all", False)
         if found is error:
             raise
         raise found from error

@@ -5,6 +5,7 @@ process, as a program does.
 """
 
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -48,7 +49,11 @@ def _as_a_program(tmp_path, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.delenv("WANDB_MODE", raising=False)
     handler = signal.getsignal(signal.SIGTERM)
+    # composing makes so much garbage that looking through everything else would be most of it
+    gc.collect()
+    gc.freeze()
     yield
+    gc.unfreeze()
     signal.signal(signal.SIGTERM, handler)
     sys.modules.pop("tiny_net", None)
     MODELS._builders.pop("tiny", None)
