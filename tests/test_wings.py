@@ -27,14 +27,15 @@ MAY_IMPORT = {
     "training": (*BELOW_EVALUATION, "evaluation"),
     "reports": ("core", "models", "papers", "tracking", "training.optim"),
     # the roof; the programs import jobs when they are asked for
-    "cli": ("core", "config", "machine.preemption", "machine.launched", "tracking",
-            "training.job", "evaluation.job", "deploy.job"),
+    "command": ("core", "config", "machine.preemption", "machine.launched", "tracking"),
+    "cli": ("core", "config", "command", "training.job", "evaluation.job", "deploy.job"),
     "__main__": ("core", "reports"),
 }  # fmt: skip
 
+COMMAND = {"command.reporting", "command.sweeping", "command.running"}
 DOORS = {
-    "hydra": {"cli"},
-    "omegaconf": {"cli", "config.convert"},
+    "hydra": {"cli", *COMMAND, "command.programs"},
+    "omegaconf": {"cli", "config.convert", *COMMAND},
     "wandb": {"tracking.tracker", "tracking.environment"},
     "timm": {
         "data.imagenet", "data.transforms", "data.mixing", "training.optim", "training.ema",
@@ -49,10 +50,10 @@ DOORS = {
     "matplotlib": {"reports.zoo", "reports.rmsprop"},
     "sklearn": {"data.datasets"},
     "rich": {"core.console"},
-    "yaml": {"cli", "reports.rmsprop"},
+    "yaml": {"command.reporting", "reports.rmsprop"},
 }  # fmt: skip
 # answer before torch is loaded: composing, completing, explaining, printing
-WITHOUT_TORCH = {"core", "config", "tracking", "cli", "__main__"}
+WITHOUT_TORCH = {"core", "config", "tracking", "command", "cli", "__main__"}
 WITHOUT_TORCH_MODULES = {
     "machine.preemption", "machine.lock", "machine.provenance", "papers.rows", "training.schedule",
 }  # fmt: skip

@@ -17,6 +17,8 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from mobilenet_exp import cli
+from mobilenet_exp.command.programs import PROGRAMS
+from mobilenet_exp.command.sweeping import SweepCallback
 from mobilenet_exp.core.ranges import RANGES
 from mobilenet_exp.deploy import job as deploy_job
 from mobilenet_exp.evaluation import job as evaluation_job
@@ -62,7 +64,7 @@ def _as_a_program(tmp_path, monkeypatch):
 def _command(program: str, *words: str) -> tuple[int, str, str]:
     """Run a program on words; return its exit code and what it printed."""
     GlobalHydra.instance().clear()
-    cli.SweepCallback.sweep = None
+    SweepCallback.sweep = None
     out, errors, argv = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = [f"{program}.py", *words]
     code: object = 0
@@ -105,7 +107,7 @@ def _kind(annotation) -> tuple[type, bool]:
 
 def _grown(program: str):
     """Yield bad commands for each key, and what their line must name."""
-    for number, (key, annotation) in enumerate(_keys(cli.PROGRAMS[program][1])):
+    for number, (key, annotation) in enumerate(_keys(PROGRAMS[program][1])):
         kind, is_optional = _kind(annotation)
         for value in WRONG[kind][number % 2 :][:1] or WRONG[kind][:1]:
             yield (f"{key}={value}",), key

@@ -10,7 +10,8 @@ import yaml
 from hard_run import WORDS, wait_for
 from hydra import compose, initialize_config_dir
 
-from mobilenet_exp import cli
+from mobilenet_exp.command.programs import CONF
+from mobilenet_exp.command.sweeping import plan_of
 
 SMALL = (
     "data=fake", "data.resolution=32", "data.args.num_images=32", "data.batch_size=16",
@@ -84,7 +85,7 @@ def test_a_search_in_which_everything_fails_ends_in_words(tmp_path):
     ],
 )
 def test_a_sweep_is_a_file_with_a_name(experiment, key, values):
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("config", [f"experiment={experiment}"], return_hydra_config=True)
     assert composed.hydra.mode.name == "MULTIRUN"
     assert composed.hydra.sweeper.params[key] == values
@@ -92,7 +93,7 @@ def test_a_sweep_is_a_file_with_a_name(experiment, key, values):
 
 def test_the_cluster_s_file_composes_and_queues_again():
     """What sbatch would be asked for; there is no Slurm here."""
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         words = ["experiment=width_sweep", "hydra/launcher=slurm"]
         composed = compose("config", words, return_hydra_config=True)
     launcher = composed.hydra.launcher
@@ -137,6 +138,6 @@ def test_a_sweep_that_is_extended_keeps_its_group(tmp_path):
 
 def _composed_sweep(*words: str):
     """Return group and planned jobs of a sweep, from Hydra's own configuration of it."""
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [], return_hydra_config=True)
-    return cli._plan(config, words[1:])
+    return plan_of(config, words[1:])

@@ -1,0 +1,1 @@
+"""From words to a job, and to its exit code; with `cli`, all that knows Hydra."""

@@ -1,0 +1,28 @@
+"""The three programs: the files they compose, their schemas, their exit codes. Runs nothing."""
+
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+
+from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig
+
+# in a wheel the YAML files lie in the package, in a checkout beside it
+PACKAGE = Path(__file__).resolve().parents[1]
+CONF = next(each for each in (PACKAGE / "conf", PACKAGE.parent / "conf") if each.is_dir())
+# name of the program: its file in conf/ and its schema
+PROGRAMS = {
+    "train": ("config", Config),
+    "eval": ("eval", EvalConfig),
+    "bench": ("bench", BenchConfig),
+}
+GROUPS = {
+    "train": ("model", "optimizer", "schedule", "data", "train", "experiment", "hydra/launcher"),
+    "eval": ("model", "data"),
+    "bench": (),
+}
+BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+# done, but not with everything that was asked for
+INCOMPLETE = 3
+
+for _program, (_, _schema) in PROGRAMS.items():
+    ConfigStore.instance().store(f"{_program}_schema", _schema)

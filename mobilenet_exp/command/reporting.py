@@ -1,0 +1,57 @@
+"""What is said when something goes wrong: one line for a person, a traceback for a defect."""
+
+import sys
+import traceback
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mobilenet_exp.command.programs import PACKAGE
+from mobilenet_exp.config.explain import explain
+from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
+from mobilenet_exp.machine.launched import is_first
+from mobilenet_exp.machine.preemption import Preempted, requeue
+
+BAD_INPUT_ERRORS = (InputError, HydraException, OmegaConfBaseException, YAMLError)
+
+
+def report_error(error: BaseException, overrides: tuple[str, ...], schema: type) -> str:
+    """Print an error, with its traceback if no person was meant to read it; return its line."""
+    error = in_plain_words(error)
+    if isinstance(error, RunError):
+        print_error(str(error), is_own=error.is_own)
+        return str(error)
+    if not isinstance(error, BAD_INPUT_ERRORS):
+        traceback.print_exception(error)
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    text = explain(error, list(overrides), schema)
+    print_error(text, is_own=getattr(error, "is_own", False))
+    return text
+
+
+def print_error(text: str, *, is_own: bool = False) -> None:
+    # of processes that share a job, the first says what they all know
+    if is_own or is_first():
+        print(f"error: {text}", file=sys.stderr)
+
+
+def report_stop(stop: Preempted) -> None:
+    """Say that a run was stopped and saved, and have a scheduler run it again."""
+    # one process speaks, and asks, for all that share the job
+    if is_first():
+        print(stop.line, file=sys.stderr)
+        if line := requeue(stop):
+            print(line, file=sys.stderr)
+
+
+def is_bad_input(error: Exception) -> bool:
+    # Hydra raises a plain ValueError for a group's option that is no word
+    return isinstance(error, BAD_INPUT_ERRORS) or "Config group" in str(error)
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return whether our own code raised an error, and so has a defect."""
+    innermost = traceback.extract_tb(error.__traceback__)[-1:]
+    return any(Path(frame.filename).is_relative_to(PACKAGE) for frame in innermost)

@@ -1,0 +1,131 @@
+"""A sweep: its folder and plan before the first job, a record of each, the table at its end."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from mobilenet_exp.command.programs import BAD_INPUT, CONF, FAILED, PACKAGE
+from mobilenet_exp.command.reporting import BAD_INPUT_ERRORS, report_error, report_stop
+from mobilenet_exp.config.convert import to_config
+from mobilenet_exp.config.schema import Config
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.machine.preemption import Preempted
+from mobilenet_exp.tracking.sweeps import Sweep, file_name
+
+
+class SweepCallback(Callback):
+    """Gives a sweep its folder, before its first job; Hydra calls it, see conf/config.yaml."""
+
+    # the sweep of this process, for the table at its end
+    sweep: Sweep | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        words = list(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+        given = [word for word in config.hydra.overrides.hydra if "hydra.sweep.dir=" in word]
+        folder = Path(config.hydra.sweep.dir)
+        sweep = Sweep(folder) if given else Sweep.named_by(varied(words), folder)
+        with read_write(config), open_dict(config):
+            config.hydra.sweep.dir = str(sweep.folder)
+            # each job is composed anew, from these words
+            quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+        try:
+            group, planned = plan_of(config, words)
+        except HydraException:
+            # the sweeper itself says what is wrong with its words
+            group, planned = file_name(varied(words)), []
+        sweep.begin(group, planned)
+        SweepCallback.sweep = sweep
+        # jobs that a launcher starts in other processes must find this package
+        places = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+
+
+def plan_of(config: DictConfig, words: Iterable[str]) -> tuple[str, list[tuple[str, ...]]]:
+    """Return a sweep's group, and the words of its jobs where no search finds them.
+
+    The group names the keys that vary without their values: a sweep that is extended
+    stays in it.
+    """
+    sweeper = config.hydra.sweeper
+    params = sweeper.get("params") or {}
+    all_words = [*(f"{key}={value}" for key, value in params.items()), *words]
+    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().hydra else None
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(all_words)
+    typed = {str(each.input_line): each for each in parsed}
+    names = [
+        typed[word].key_or_group if typed[word].is_sweep_override() else word
+        for word in varied(list(typed))
+    ]
+    if not sweeper._target_.endswith("BasicSweeper"):
+        return file_name(names), []
+    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return file_name(names), [tuple(job) for batch in batches for job in batch]
+
+
+def varied(words: list[str]) -> tuple[str, ...]:
+    """Return the words that name a sweep: all but those that say how it runs."""
+    return tuple(word for word in words if not word.lstrip("+~").startswith("run."))
+
+
+def check_groups(words: Iterable[str]) -> None:
+    """Refuse a list for a group: Hydra would take its last option alone."""
+    for word in words:
+        key, _, value = word.partition("=")
+        if (CONF / key).is_dir() and value.startswith("["):
+            raise InputError(key, value, "takes one option; several are a sweep, which needs -m")
+
+
+def run_sweep_job(
+    job: Callable, composed: DictConfig, overrides: tuple[str, ...], hydra_config: DictConfig
+) -> Any:
+    """Run one job of a sweep and record it; a failed one does not stop the others.
+
+    Returns its top-1, which a sweeper that searches may go by; None if it failed.
+    """
+    sweep, number = Sweep(Path(hydra_config.sweep.dir)), hydra_config.job.num
+    results: dict[str, Any] | None = None
+    error_line: str | None = "interrupted"
+    is_bad_input, is_stopped = False, True
+    try:
+        check_groups(overrides)
+        results = job(to_config(composed), overrides=overrides, group=sweep.group)
+        error_line, is_stopped = None, False
+    except Preempted as stop:
+        error_line = stop.line
+        report_stop(stop)
+        raise
+    except Exception as error:
+        error_line, is_stopped = report_error(error, overrides, Config), False
+        is_bad_input = isinstance(error, BAD_INPUT_ERRORS)
+    finally:
+        kind = {"is_bad_input": is_bad_input, "is_stopped": is_stopped}
+        sweep.record(number, overrides, results, error_line, **kind)
+    return results["top1"] if results else None
+
+
+def close_sweep(sweep: Sweep) -> int:
+    """Print the table of all jobs and return the exit code they add up to."""
+    jobs = sweep.jobs()
+    if jobs:
+        from mobilenet_exp.tracking.terminal import print_sweep
+
+        print_sweep(jobs, sweep.not_begun())
+    found = sweep.folder / "optimization_results.yaml"
+    if found.exists():
+        best = OmegaConf.load(found)
+        words = " ".join(f"{key}={value:.6g}" for key, value in best.best_params.items())
+        print(f"best: {words}, top-1 {best.best_value:.2f}; in {found}")
+    if all(job["is_bad_input"] for job in jobs):
+        # no job got past its own input
+        sweep.discard()
+        return BAD_INPUT
+    return FAILED if any(job["error"] for job in jobs) else 0
