@@ -129,8 +129,10 @@ def test_offline_segments_are_synced_into_one_run(tmp_path, server):
     segments = sorted(tmp_path.glob("runs/wandb/offline-run-*"))
     assert len(segments) == 2
     command = [sys.executable, "-m", "wandb", "sync", *map(str, segments)]
+    env = os.environ | server.environment
+    # it writes a log into the folder it is run in
     done = subprocess.run(
-        command, env=os.environ | server.environment, capture_output=True, text=True, timeout=120
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     (stored,) = server.runs.values()
