@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import wandb
+
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.core.text import printable
