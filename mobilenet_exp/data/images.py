@@ -1,5 +1,6 @@
 """Image files decoded into RGB, with a note on what was odd about them. Knows no data set."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -157,4 +158,4 @@ class ImageFiles(Dataset):
 
     def name(self, index: int) -> str:
         """Return a file's path below the root, in characters that can be shown."""
-        return printable(str(Path(self.samples[index][0]).relative_to(self.root)))
+        return printable(self.samples[index][0].removeprefix(f"{self.root}{os.sep}"))

@@ -117,7 +117,8 @@ class Loader(DataLoader):
         batches: Any = None
         while True:
             try:
-                batches = batches or self._begun()
+                # not its truth: an iterator of torch's has a length
+                batches = self._begun() if batches is None else batches
                 batch = next(batches)
             except StopIteration:
                 return
@@ -138,7 +139,7 @@ class Loader(DataLoader):
 
     def _who_died(self, batches: Any) -> str:
         """Name the image that a dead loading process was at."""
-        processes = getattr(batches or self._iterator, "_workers", [])
+        processes = getattr(self._iterator if batches is None else batches, "_workers", [])
         dead = [i for i, each in enumerate(processes) if each.exitcode not in (None, 0)]
         at = [self._places[i] for i in dead if self._places[i] >= 0]
         words = "a loading process died or could not hand over its batch"

@@ -74,10 +74,15 @@ def eval_data(config: EvalConfig, loaded: LoadedModel) -> EvalImages:
         # where the images are on this machine
         places = (*ImagePlaces.__dataclass_fields__, "exif", "val_share", "val_seed")
         batch_size = given["batch_size"] or own["batch_size"]
-        given |= images | {key: given[key] for key in places if given[key] not in (None, False, {})}
+        given |= images | {key: given[key] for key in places if _is_given(given[key])}
     prepared = asdict(loaded.preprocessing)
     given |= {"exif": given["exif"] or "ignore", "val_seed": given["val_seed"] or 0}
     return EvalImages(**given | prepared | {"batch_size": batch_size})
+
+
+def _is_given(value: object) -> bool:
+    # 0 is: it may be a seed
+    return value is not None and value is not False and value != {}
 
 
 def score(

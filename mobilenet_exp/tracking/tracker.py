@@ -60,9 +60,10 @@ class Tracker:
         self._run: wandb.Run | None = None
         self.status = ""
         self._mode = mode
+        self._own_id = run_id or folder.name
         self._init_args: dict[str, Any] = {
             "project": project,
-            "id": run_id or folder.name,
+            "id": self._own_id,
             "name": title,
             "group": group,
             # W&B refuses tags over 64 characters
@@ -88,7 +89,8 @@ class Tracker:
             if (self.folder / environment.KEPT).exists():
                 # what an earlier start has left
                 self.set_summary({"run/stopped": ""})
-            if mode != "disabled":
+            # under an agent, W&B may know this folder as several runs; the first one stays
+            if mode != "disabled" and self._init_args["id"] == self._own_id:
                 group = self._init_args["group"]
                 self.write(environment.KEPT, environment.kept_text(self._run, group))
             (self.folder / "error.txt").unlink(missing_ok=True)

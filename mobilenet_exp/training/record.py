@@ -199,8 +199,13 @@ def finished_with(session: Session, folder: Path) -> dict[str, Any] | None:
 def show_finished(results: dict[str, Any], config: Config, folder: Path) -> None:
     """Say that a run is done, and print its table; `wandb agent`'s run gets its results."""
     if is_under_agent():
-        title = run_label(config, ())
-        tracker = Tracker(folder, config=to_dict(config), title=title, mode=config.run.wandb)
+        tracker = Tracker(
+            folder,
+            config=to_dict(config),
+            title=run_label(config, ()),
+            mode=config.run.wandb,
+            project=config.run.wandb_project,
+        )
         with tracker:
             tracker.repeat(tracker.rows())
             keys = ("top1", "top5", "epoch")
