@@ -15,7 +15,8 @@ from mobilenet_exp.machine.device import (
     set_determinism,
     set_threads,
 )
-from mobilenet_exp.machine.distributed import joined, launch, said_by_each
+from mobilenet_exp.machine.distributed import joined, said_by_each
+from mobilenet_exp.machine.elastic import launch
 from mobilenet_exp.machine.launched import place
 from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.machine.preemption import listening

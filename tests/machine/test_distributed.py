@@ -13,7 +13,8 @@ from programs import ROOT, environment
 from mobilenet_exp import train
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.machine.distributed import joined, launch
+from mobilenet_exp.machine.distributed import joined
+from mobilenet_exp.machine.elastic import launch
 from mobilenet_exp.training.loop import finish_epoch, make_updates
 from mobilenet_exp.training.session import build_session, connect
 
