@@ -8,8 +8,16 @@ from importlib import import_module
 
 from mobilenet_exp.core.errors import InputError
 
+# composed by Hydra, with a --help and errors of its own
+PROGRAMS = {"pack": ("WORDS", "pack folders of images into shards; see pack --help")}
+
 # command: its module, what it takes, what it does
 COMMANDS = {
+    "photos": (
+        "mobilenet_exp.data.photos",
+        "FOLDER",
+        "write a small set of real photographs, for data=photos",
+    ),
     "zoo": ("mobilenet_exp.reports.zoo", "", "write docs/MODEL_ZOO.md and its picture"),
     "rmsprop": (
         "mobilenet_exp.reports.rmsprop",
@@ -22,7 +30,8 @@ COMMANDS = {
 def usage() -> str:
     """Return the text of `--help`."""
     lines = ["usage: python -m mobilenet_exp COMMAND", ""]
-    for name, (_, takes, about) in COMMANDS.items():
+    listed = {name: entry[1:] for name, entry in COMMANDS.items()} | PROGRAMS
+    for name, (takes, about) in listed.items():
         lines.append(f"  {f'{name} {takes}':<24}{about}")
     return "\n".join(
         [*lines, "", "python train.py, eval.py and bench.py have a --help of their own."]
@@ -35,8 +44,15 @@ def main(words: list[str]) -> int:
         print(usage())
         return 0
     name, *rest = words
+    if name in PROGRAMS:
+        sys.argv = [f"python -m mobilenet_exp {name}", *rest]
+        getattr(import_module("mobilenet_exp.cli"), name)()
+        return 0
     if name not in COMMANDS:
-        print(f"error: {name}: not a command; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"error: {name}: not a command; there are: {', '.join([*COMMANDS, *PROGRAMS])}",
+            file=sys.stderr,
+        )
         return 2
     module, takes, about = COMMANDS[name]
     if {"-h", "--help"} & set(rest):

@@ -1,4 +1,4 @@
-"""The door of the three programs: `train`, `evaluate`, `bench`, and `compose` for Python.
+"""The door of the programs: `train`, `evaluate`, `bench`, `pack`, and `compose` for Python.
 
 Imports no torch, so that `--help`, `--cfg job` and shell completion answer at once; the
 programs import their jobs when they are asked for.
@@ -20,7 +20,14 @@ from mobilenet_exp.command.running import run_job, run_program
 from mobilenet_exp.command.sweeping import check_groups
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
-from mobilenet_exp.config.schema import AnyConfig, BenchConfig, Config, EvalConfig
+from mobilenet_exp.config.schema import (
+    PREPARATION,
+    AnyConfig,
+    BenchConfig,
+    Config,
+    EvalConfig,
+    PackConfig,
+)
 from mobilenet_exp.config.words import check_words, keep_text
 from mobilenet_exp.core.errors import InputError
 
@@ -29,7 +36,7 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
     """Compose a checked configuration as the command line does, for use from Python.
 
     `compose("model=v2", "data=digits")` is what `python train.py model=v2 data=digits`
-    trains; `program` is train, eval or bench, and `config_dir` a folder of YAML files of
+    trains; `program` is train, eval, bench or pack, and `config_dir` a folder of YAML files of
     your own. Raises ValueError with the line that the command line would print.
     """
     if program not in PROGRAMS:
@@ -54,7 +61,7 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
 
 
 def program(name: str) -> Callable[[Callable], Callable[[], None]]:
-    """Decorate `job(config, overrides, group)` into one of the three command-line programs.
+    """Decorate `job(config, overrides, group)` into one of the command-line programs.
 
     `overrides` are the words that made this job, `group` names its sweep or is None. The
     job's docstring opens its `--help`. Bad input ends in one line and exit code 2, a
@@ -120,5 +127,23 @@ def bench(config: BenchConfig, overrides: tuple[str, ...], group: str | None) ->
     python bench.py run.device=cuda
     """
     from mobilenet_exp.deploy.job import bench as job
+
+    job(config)
+
+
+@program("pack")
+def pack(config: PackConfig, overrides: tuple[str, ...], group: str | None) -> None:
+    """Pack folders of images into shards, which are read at random, fast, from any place.
+
+    python -m mobilenet_exp pack data=imagefolder data.root=IMAGES out=FOLDER
+    python -m mobilenet_exp pack data=imagenet data.root=IMAGENET out=FOLDER side=256
+
+    The same command goes on with what was interrupted. Then: data=packed data.root=FOLDER
+    """
+    for word in overrides:
+        key, _, value = word.lstrip("+").partition("=")
+        if key.removeprefix("data.") in PREPARATION:
+            raise InputError(key, value, "is asked for where the packed set is read, not here")
+    from mobilenet_exp.data.packing import pack as job
 
     job(config)

@@ -1,10 +1,10 @@
-"""The three programs: the files they compose, their schemas, their exit codes. Runs nothing."""
+"""The programs: the files they compose, their schemas, their exit codes. Runs nothing."""
 
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
-from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig
+from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig, PackConfig
 
 # in a wheel the YAML files lie in the package, in a checkout beside it
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -14,11 +14,13 @@ PROGRAMS = {
     "train": ("config", Config),
     "eval": ("eval", EvalConfig),
     "bench": ("bench", BenchConfig),
+    "pack": ("pack", PackConfig),
 }
 GROUPS = {
     "train": ("model", "optimizer", "schedule", "data", "train", "experiment", "hydra/launcher"),
     "eval": ("model", "data"),
     "bench": (),
+    "pack": ("data",),
 }
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 # done, but not with everything that was asked for

@@ -16,6 +16,10 @@ PATH = {"path": True}
 ALWAYS = {"always": True}
 
 
+# keys of data that say how images are prepared for a network
+PREPARATION = ("resolution", "crop_pct", "interpolation", "resize", "mean", "std")
+
+
 def _mean() -> list[float]:
     return [0.485, 0.456, 0.406]
 
@@ -105,7 +109,7 @@ class ImagePlaces:
 class ImagesConfig(ImagePlaces):
     """Which images, and how they are prepared for evaluation."""
 
-    # registry name: digits, imagefolder, imagenet, cifar10, fake
+    # registry name: digits, imagefolder, imagenet, packed, ...; --help lists conf/data
     name: str
     # side of the input in pixels, >= 32
     resolution: int = field(default=224, metadata=ALWAYS)
@@ -113,6 +117,9 @@ class ImagesConfig(ImagePlaces):
     crop_pct: float = field(default=0.875, metadata=ALWAYS)
     # method of that resizing: bilinear or bicubic
     interpolation: str = "bilinear"
+    # how pixels are resized: fast, or exact, which is Pillow's way to the last bit; they
+    # differ by at most 2 of 255, nearly everywhere by 0
+    resize: str = "fast"
     # mean per colour channel, of pixels scaled to [0, 1]
     mean: list[float] = field(default_factory=_mean, metadata=ALWAYS)
     # standard deviation per colour channel
@@ -222,9 +229,14 @@ class BenchRunConfig:
 class EvalRunConfig(BenchRunConfig):
     # folder that holds the runs, sweeps and W&B's files
     root: str = field(default="runs", metadata=PATH)
-    # processes that load images, for each process that trains or evaluates, and a quarter as
-    # many for validation; null: none for data in memory, else its share of the cores
+    # threads that load images, for each process that trains or evaluates; null: none for
+    # data in memory, else its share of the cores
     workers: int | None = None
+    # what those are: threads, processes, or auto: processes only for what is not made for
+    # threads, as data.auto_augment and data sets of your own
+    loader: str = "auto"
+    # seconds that reading one image may take before the run ends and names it; null: any
+    image_timeout: float | None = 300.0
     # arithmetic precision: float32, bfloat16, or auto: bfloat16 for training on CUDA, else float32
     precision: str = "auto"
     # memory layout of images and weights: channels_last (faster nearly everywhere), contiguous
@@ -292,6 +304,8 @@ class EvalDataConfig(ImagePlaces):
     crop_pct: float | None = None
     # method of that resizing: bilinear or bicubic
     interpolation: str | None = None
+    # how pixels are resized: fast or exact
+    resize: str | None = None
     # mean per colour channel, of pixels scaled to [0, 1]
     mean: list[float] | None = None
     # standard deviation per colour channel
@@ -358,4 +372,25 @@ class BenchConfig:
     run: BenchRunConfig = field(default_factory=BenchRunConfig)
 
 
-AnyConfig = Config | EvalConfig | BenchConfig
+@dataclass(kw_only=True)
+class PackConfig:
+    """What `python -m mobilenet_exp pack` composes."""
+
+    # the images to pack; how they are prepared for a network is not looked at
+    data: ImagesConfig
+    # new folder for the shards, or one that was begun with the same images and settings
+    out: str = field(metadata=PATH)
+    # shorter side in pixels to which larger images are made smaller, e.g. 256; null: files
+    # stay as they are
+    side: int | None = None
+    # how smaller images are stored: jpeg, or raw: pixels, ten times as large and faster
+    form: str = "jpeg"
+    # JPEG's quality of smaller images
+    quality: int = 94
+    # images of one shard
+    shard_images: int = 4096
+    # threads that read and make smaller; null: as many as cores
+    threads: int | None = None
+
+
+AnyConfig = Config | EvalConfig | BenchConfig | PackConfig

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets
@@ -20,6 +21,8 @@ from mobilenet_exp.core.text import examples, printable
 from mobilenet_exp.data.folders import find_classes, list_images, walk_images
 from mobilenet_exp.data.imagenet import class_ids, flat_images
 from mobilenet_exp.data.images import ImageFiles
+from mobilenet_exp.data.names import Names
+from mobilenet_exp.data.packed import Folder, packed_images
 
 DATASETS: Registry = Registry("data.name")
 
@@ -31,11 +34,16 @@ Count = Annotated[int, WHOLE]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One split: pairs (image, label), and class names by label."""
+    """One split: pairs (image, label), and class names by label.
+
+    Images are Pillow's, or tensors (C, H, W): uint8, or floats in [0, 1]. `for_threads`:
+    several threads may ask for images, which draws from no global generator.
+    """
 
     images: Dataset
     classes: list[str]
     in_memory: bool = False
+    for_threads: bool = False
 
 
 def build_image_set(data: ImagesConfig, split: str) -> ImageSet:
@@ -65,7 +73,9 @@ def digits(data: ImagesConfig, split: str) -> ImageSet:
     parts = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     chosen = parts[0 if split == "train" else 1]
     classes = [str(digit) for digit in range(10)]
-    return ImageSet(TensorDataset(images[chosen], labels[chosen]), classes, in_memory=True)
+    return ImageSet(
+        TensorDataset(images[chosen], labels[chosen]), classes, in_memory=True, for_threads=True
+    )
 
 
 @DATASETS.register("imagefolder")
@@ -117,7 +127,7 @@ def _share_of_tree(data: ImagesConfig, split: str) -> ImageSet:
     assert isinstance(files, ImageFiles)
     assert data.val_share is not None
     by_class: dict[int, list[int]] = {}
-    for index, (_, label) in enumerate(files.samples):
+    for index, label in enumerate(files.labels.tolist()):
         by_class.setdefault(label, []).append(index)
     held_out: set[int] = set()
     for label, indices in by_class.items():
@@ -127,11 +137,47 @@ def _share_of_tree(data: ImagesConfig, split: str) -> ImageSet:
         count = min(max(1, round(data.val_share * len(indices))), len(indices) - 1)
         held_out |= set(sorted(indices, key=lambda i: _draw(files.name(i), data.val_seed))[:count])
     chosen = [i for i in range(len(files)) if (i in held_out) == (split == "val")]
-    return replace(whole, images=replace(files, samples=[files.samples[i] for i in chosen]))
+    return replace(whole, images=files.chosen(chosen))
 
 
 def _draw(name: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+
+
+@DATASETS.register("photos")
+def photos(data: ImagesConfig, split: str) -> ImageSet:
+    """Crops of photographs that packages ship, as `python -m mobilenet_exp photos` writes them."""
+    if data.root is not None and not Path(data.root).is_dir():
+        problem = f"is not there yet: python -m mobilenet_exp photos {data.root} writes it"
+        raise InputError("data.root", data.root, problem)
+    return imagefolder(data, split)
+
+
+@DATASETS.register("packed")
+def packed(
+    data: ImagesConfig,
+    split: str,
+    *,
+    classes: str | None = None,
+    verify: bool = True,
+) -> ImageSet:
+    """Shards of images, as `python -m mobilenet_exp pack` writes them, or from elsewhere.
+
+    `classes=imagenet` names the classes of shards whose labels are ImageNet's numbers.
+    `verify` looks at each image's checksum when it is read.
+    """
+    if data.root is None:
+        raise InputError("data.root", None, "must be given: the folder of the shards")
+    if classes not in (None, "imagenet"):
+        raise InputError("data.args.classes", classes, "not known; allowed: imagenet, null")
+    root = Path(data.root)
+    if not root.is_dir():
+        raise InputError("data.root", root, "no such folder")
+    upright = data.exif == "apply"
+    images, names = packed_images(
+        root, Folder(root), split, classes=classes, verify=verify, upright=upright
+    )
+    return ImageSet(images, names, for_threads=True)
 
 
 @DATASETS.register("imagenet")
@@ -148,7 +194,8 @@ def imagenet(data: ImagesConfig, split: str) -> ImageSet:
         raise InputError("data.root", data.root, NO_SPLIT.format(split))
     if split == "val" and data.labels:
         images = flat_images(folder, data.labels)
-        return ImageSet(replace(images, upright=data.exif == "apply"), class_ids())
+        images = replace(images, upright=data.exif == "apply")
+        return ImageSet(images, class_ids(), for_threads=True)
     if split == "val" and list_images(folder).images:
         problem = f"the images of one flat folder, {folder}, need data.labels=FILE"
         raise InputError("data.labels", data.labels, problem)
@@ -173,12 +220,14 @@ def _image_tree(data: ImagesConfig, folder: Path) -> ImageSet:
     names = find_classes(folder)
     if not names:
         raise InputError("data.root", data.root, f"{folder} has no class folders of images")
-    samples: list[tuple[str, int]] = []
+    files: list[str] = []
+    labels: list[int] = []
     others: dict[Path, str] = {}
     empty: dict[str, str] = {}
     for label, name in enumerate(names):
         found = walk_images(folder / name)
-        samples += [(str(path), label) for path in found.images]
+        files += [str(path.relative_to(folder)) for path in found.images]
+        labels += [label] * len(found.images)
         others |= found.others
         reason = next(iter(found.others.values()), "empty")
         empty |= {} if found.images else {printable(name): reason}
@@ -187,11 +236,12 @@ def _image_tree(data: ImagesConfig, folder: Path) -> ImageSet:
         raise InputError("data.root", data.root, f"{problem}; fill or remove them")
     images = ImageFiles(
         folder,
-        samples,
+        Names.of(files),
+        np.array(labels, np.int32),
         others={printable(str(path.relative_to(folder))): why for path, why in others.items()},
         upright=data.exif == "apply",
     )
-    return ImageSet(images, list(map(printable, names)))
+    return ImageSet(images, list(map(printable, names)), for_threads=True)
 
 
 @DATASETS.register("cifar10")
@@ -207,7 +257,7 @@ def cifar10(data: ImagesConfig, split: str) -> ImageSet:
     except OSError as error:
         problem = f"CIFAR-10 could not be downloaded ({error})"
         raise InputError("data.download", data.download, problem) from error
-    return ImageSet(images, images.classes)
+    return ImageSet(images, images.classes, for_threads=True)
 
 
 @DATASETS.register("fake")

@@ -7,12 +7,14 @@ copies.
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from timm.data import ImageNetInfo, RealLabelsImagenet
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.data.folders import list_images
 from mobilenet_exp.data.images import ImageFiles
+from mobilenet_exp.data.names import Names
 
 NUM_VAL = 50_000
 
@@ -42,7 +44,7 @@ def real_labels(images: ImageFiles) -> list[set[int]]:
     Raises InputError if no file has one of the validation set's names.
     """
     known = _real_labels()
-    names = [f"{Path(path).stem}.JPEG" for path, _ in images.samples]
+    names = [f"{Path(name).stem}.JPEG" for name in images.names]
     if not any(name in known for name in names):
         problem = "no file has a name of the validation set, as ILSVRC2012_val_00000001.JPEG"
         raise InputError("data.real_labels", True, problem)
@@ -61,18 +63,25 @@ def flat_images(folder: Path, labels: str) -> ImageFiles:
     if not paths:
         raise InputError("data.root", folder, "holds no images")
     given = _read_labels(labels, [path.stem for path in paths])
-    samples, problems = [], {}
+    numbers, problems = [], {}
     for index, path in enumerate(paths):
         label = given.get(path.stem, f"no label in {Path(labels).name}")
         if isinstance(label, str):
             problems[index], label = label, -1
-        samples.append((str(path), label))
+        numbers.append(label)
     stems = {path.stem for path in paths}
     if len(problems) == len(paths):
         problem = f"has no label for any file of {folder}, such as {paths[0].name}"
         raise InputError("data.labels", labels, problem)
     named = {printable(path.name): why for path, why in others.items()}
-    return ImageFiles(folder, samples, problems, sorted(set(given) - stems), named)
+    return ImageFiles(
+        folder,
+        Names.of(path.name for path in paths),
+        np.array(numbers, np.int32),
+        problems,
+        sorted(set(given) - stems),
+        named,
+    )
 
 
 def _read_labels(path: str, stems: list[str]) -> dict[str, int | str]:

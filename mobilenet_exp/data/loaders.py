@@ -5,20 +5,44 @@ epoch) alone, whatever the number of workers, so a resumed run needs no generato
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from torch.utils.data import DataLoader, Dataset, Subset
+import torch
+from torch.utils.data import Dataset
 
 from mobilenet_exp.config.schema import DataConfig, EvalImages
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.datasets import ImageSet, build_image_set
+from mobilenet_exp.data.feeding import Feed, Reader, ThreadReader
+from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.mixing import mixes
 from mobilenet_exp.data.sampler import BatchSampler
-from mobilenet_exp.data.transforms import eval_transform, side_of_epoch
-from mobilenet_exp.data.views import NotedView, SeededView
-from mobilenet_exp.data.workers import Loader, num_eval_workers, num_workers
+from mobilenet_exp.data.threads import EVALUATION, TRAINING, Threads
+from mobilenet_exp.data.transforms import EvalTransform, side_of_epoch
+from mobilenet_exp.data.views import EvalView, TrainView, View
+from mobilenet_exp.data.workers import ProcessReader, num_eval_workers, num_workers
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Who reads images and where they go; `workers` is explained in `num_workers`.
+
+    `loader` is auto, threads or processes. `image_timeout` is in seconds; None: no limit.
+    """
+
+    device: torch.device = CPU
+    workers: int | None = None
+    loader: str = "auto"
+    image_timeout: float | None = None
+    # processes that have the same cores
+    sharing: int = 1
+    # whether a batch's memory is used again once the next update's batches are asked for
+    reuses: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,39 +55,58 @@ class Loaders:
     `processes`, ... `others` are files that are no images, with the reason.
     """
 
-    train: DataLoader
+    train: Feed
     sampler: BatchSampler
-    val: DataLoader
-    val_images: Dataset
+    val: Feed
     classes: list[str]
     others: dict[str, str]
+    # as `16 loading threads`; empty where the process itself reads
+    readers: str
+
+    @property
+    def num_train(self) -> int:
+        return len(self.train.view.images)
+
+    @property
+    def val_images(self) -> Dataset:
+        return self.val.view.images
 
     @property
     def num_val(self) -> int:
         return len(self.val_images)
-
-    def workers(self) -> str:
-        """Say how many processes load images, or nothing where none does."""
-        counts = self.train.num_workers, self.val.num_workers
-        return f"{counts[0]} + {counts[1]} loading processes" if counts[0] else ""
 
     def identity(self) -> dict[str, object]:
         """Return what tells one set of images from another: its classes and counts."""
         names = "\n".join(self.classes).encode()
         return {
             "classes_sha256": hashlib.sha256(names).hexdigest(),
-            "num_train": len(self.train.dataset),
+            "num_train": self.num_train,
             "num_val": self.num_val,
         }
 
     def fingerprint(self) -> str:
         """Return a hash of all images' names and labels, which peers that train together share."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
-        for images in (self.train.dataset.images, self.val_images):
+        for images in (self.train.view.images, self.val_images):
             if isinstance(images, ImageFiles):
-                lines = (f"{images.name(i)} {images.samples[i][1]}" for i in range(len(images)))
-                digest.update("\n".join(lines).encode())
+                images.add_to(digest)
         return digest.hexdigest()
+
+
+class _Share:
+    """The images of an evaluation that one process scores, in batches."""
+
+    position = None
+
+    def __init__(self, size: int, batch_size: int, first: int = 0, step: int = 1) -> None:
+        self.indices, self.batch_size = range(first, size, step), batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first in range(0, len(self.indices), self.batch_size):
+            yield list(self.indices[first : first + self.batch_size])
 
 
 def build_loaders(
@@ -72,19 +115,17 @@ def build_loaders(
     seed: int,
     epochs: int = 1,
     accumulate: int = 1,
-    workers: int | None = None,
-    pin_memory: bool = False,
     rank: int = 0,
     processes: int = 1,
-    sharing: int = 1,
+    reading: Reading | None = None,
 ) -> Loaders:
-    """Build the training and evaluation loaders of a data set by `data.name`.
+    """Build the training and evaluation feeds of a data set by `data.name`.
 
-    Of `processes` that train together this is number `rank`, whose cores are those of
-    `sharing` processes; `epochs` is how long a progressive side takes to rise. `workers` is
-    explained in `num_workers`. Raises InputError for an unknown name or option and for
+    Of `processes` that train together this is number `rank`; `epochs` is how long a
+    progressive side takes to rise. Raises InputError for an unknown name or option and for
     missing files.
     """
+    reading = reading or Reading()
     train, val = build_image_set(data, "train"), build_image_set(data, "val")
     _check_classes(data, train, val)
     sampler = BatchSampler(
@@ -99,28 +140,53 @@ def build_loaders(
         pairs=mixes(data),
     )
     _check_sides(data, sampler)
-    view = NotedView(val.images, eval_transform(data), data.resolution)
-    workers = num_workers(train, workers, sharing)
+    view = TrainView(train.images, data)
+    val_view = EvalView(val.images, EvalTransform(data, exact=data.resize == "exact"))
+    threads = Threads(num_workers(train, reading.workers, reading.sharing), reading.image_timeout)
+    finisher = Finisher(data.mean, data.std, reading.device)
+    share = _Share(len(val.images), data.batch_size, rank, processes)
+    fits = train.for_threads and not view.draws_globally
+    if reading.loader == "threads" and threads.count and not fits:
+        what = "data.auto_augment" if view.draws_globally else f"data={data.name}"
+        problem = f"{what} draws from global generators, which needs processes"
+        raise InputError("run.loader", "threads", problem)
+    keep = accumulate if reading.reuses else 0
+    reader = _reader(view, threads, reading, finisher, TRAINING, fits=fits, keep=keep)
+    val_reader = _reader(
+        val_view,
+        threads,
+        reading,
+        finisher,
+        EVALUATION,
+        fits=val.for_threads,
+        keep=int(reading.reuses),
+    )
     return Loaders(
-        train=Loader(
-            SeededView(train.images, data),
-            images=train.images,
-            workers=workers,
-            pin_memory=pin_memory,
-            batch_sampler=sampler,
-        ),
+        train=Feed(view, sampler, reader, finisher),
         sampler=sampler,
-        val=Loader(
-            Subset(view, range(rank, len(view), processes)),
-            images=val.images,
-            workers=num_eval_workers(workers),
-            pin_memory=pin_memory,
-            batch_size=data.batch_size,
-        ),
-        val_images=val.images,
+        val=Feed(val_view, share, val_reader, finisher),
         classes=val.classes,
         others=_others(train.images, val.images),
+        readers=" + ".join(dict.fromkeys(filter(None, (reader.words, val_reader.words)))),
     )
+
+
+def _reader(
+    view: View,
+    threads: Threads,
+    reading: Reading,
+    finisher: Finisher,
+    priority: int,
+    *,
+    fits: bool,
+    keep: int,
+) -> Reader:
+    """Return what reads a view: threads where they fit, else processes."""
+    if not threads.count or (fits and reading.loader != "processes"):
+        return ThreadReader(view, threads, priority, finisher, keep=keep)
+    workers = threads.count if priority == TRAINING else num_eval_workers(threads.count)
+    pins = reading.device.type == "cuda"
+    return ProcessReader(view, workers, reading.image_timeout, pin_memory=pins)
 
 
 def _others(train: Dataset, val: Dataset) -> dict[str, str]:
@@ -154,28 +220,20 @@ def _check_sides(data: DataConfig, sampler: BatchSampler) -> None:
 
 
 def build_eval_loader(
-    data: EvalImages,
-    *,
-    workers: int | None = None,
-    pin_memory: bool = False,
-    first: int = 0,
-    step: int = 1,
-    sharing: int = 1,
-) -> tuple[DataLoader, ImageSet]:
-    """Build the loader of an evaluation, and the whole set; needs no training images.
+    data: EvalImages, *, first: int = 0, step: int = 1, reading: Reading | None = None
+) -> tuple[Feed, ImageSet]:
+    """Build the feed of an evaluation, and the whole set; needs no training images.
 
-    Its batches are images, labels and notes. An image that cannot be scored appears as
-    zeros labelled -1, with the reason as its note. The loader takes the images number
-    `first`, `first + step`, ... of the set.
+    Its batches are images, labels and notes. An image that cannot be scored is labelled -1,
+    with the reason as its note. The feed takes the images number `first`, `first + step`,
+    ... of the set.
     """
+    reading = reading or Reading()
     val = build_image_set(data, "val")
-    view = NotedView(val.images, eval_transform(data), data.resolution)
-    share = Subset(view, range(first, len(view), step))
-    loader = Loader(
-        share,
-        images=val.images,
-        workers=num_workers(val, workers, sharing),
-        pin_memory=pin_memory,
-        batch_size=data.batch_size,
-    )
-    return loader, val
+    view = EvalView(val.images, EvalTransform(data, exact=data.resize == "exact"))
+    threads = Threads(num_workers(val, reading.workers, reading.sharing), reading.image_timeout)
+    finisher, keep = Finisher(data.mean, data.std, reading.device), int(reading.reuses)
+    # nothing else is read meanwhile: as many processes as training has
+    reader = _reader(view, threads, reading, finisher, TRAINING, fits=val.for_threads, keep=keep)
+    share = _Share(len(val.images), data.batch_size, first, step)
+    return Feed(view, share, reader, finisher), val

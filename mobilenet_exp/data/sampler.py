@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import Sampler
+from torch import Tensor
 
 from mobilenet_exp.core.errors import InputError
 
@@ -21,8 +21,8 @@ class Key(NamedTuple):
     side: int
 
 
-class BatchSampler(Sampler):
-    """The training batches of one process, as lists of keys; a batch sampler.
+class BatchSampler:
+    """The training batches of one process, as lists of keys.
 
     An update takes `batch_size` images over all processes, cut into `accumulate` parts
     per process. From a smaller set it takes as many as divide evenly. Images that do not
@@ -74,12 +74,20 @@ class BatchSampler(Sampler):
     def __len__(self) -> int:
         return (self.num_updates - self.first_update) * self.accumulate
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """Return the epoch and update at which iteration begins."""
+        return self.epoch, self.first_update
+
     def __iter__(self) -> Iterator[list[Key]]:
-        keys = self._keys()
+        order, seeds = self._drawn()
+        side = self.side_at(self.epoch)
         for update in range(self.first_update, self.num_updates):
-            batch = keys[update * self.batch_size : (update + 1) * self.batch_size]
+            batch = slice(update * self.batch_size, (update + 1) * self.batch_size)
+            pairs = zip(order[batch].tolist(), seeds[batch].tolist(), strict=True)
+            keys = [Key(*pair, side) for pair in pairs]
             for part in range(self.accumulate):
-                yield self._cut(batch, self.rank * self.accumulate + part)
+                yield self._cut(keys, self.rank * self.accumulate + part)
 
     def _cut(self, batch: list[Key], part: int) -> list[Key]:
         size = self.part_size
@@ -89,12 +97,13 @@ class BatchSampler(Sampler):
         end = len(batch) - first
         return batch[first : first + half] + batch[end - half : end]
 
-    def _keys(self) -> list[Key]:
+    def _drawn(self) -> tuple[Tensor, Tensor]:
+        """Return the epoch's images in order, and a seed for each."""
         # a prime stride keeps the (seed, epoch) pairs apart
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.size, generator=generator)
-        seeds = torch.randint(2**62, (self.size,), generator=generator).tolist()
+        kind = torch.int32 if self.size < 2**31 else torch.int64
+        order = torch.randperm(self.size, generator=generator, dtype=kind)
+        seeds = torch.randint(2**62, (self.size,), generator=generator)
         if self.repeats > 1:
             order = order.repeat_interleave(self.repeats)[: self.size]
-        side = self.side_at(self.epoch)
-        return [Key(*pair, side) for pair in zip(order.tolist(), seeds, strict=True)]
+        return order, seeds

@@ -1,72 +1,138 @@
-"""From a decoded image to the network's input: augmentation, cropping, normalisation.
+"""From an opened image to the network's input in uint8: augmentation, resizing, cropping.
 
-Knows no data set and no loader. Everything random draws from the global generators of
-torch, numpy and random, which the loaders seed for each image.
+Knows no data set. What is random follows from the image's own draws; only the policies of
+`auto_augment` draw from the global generators of torch, numpy and random.
 """
 
 import math
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
-import torch
+import numpy as np
+from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
-from timm.data.random_erasing import RandomErasing
+from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from mobilenet_exp.config.schema import DataConfig, ImagesConfig
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.decode import Opened
+from mobilenet_exp.data.draws import Draws, Erasure
 from mobilenet_exp.data.preprocessing import Preprocessing
+from mobilenet_exp.data.resizing import Middle, as_image, as_pixels, resize
 
 # pixels of one step of a progressive side: the total stride of all networks
 SIDE_STEP = 32
 # timm's notation: magnitude, layers, probability, spread, maximum, whether it only increases
 RAND_AUGMENT = re.compile(r"rand(-(m|n|p|mstd|mmax)\d+(\.\d+)?|-inc[01])+")
+AUGMENTS = ("random_resized_crop", "inception", "pad_crop_flip", "affine", "none")
+FLIPS = ("random_resized_crop", "inception", "pad_crop_flip")
+FLIPPED = 0.5
 
 
-def train_transform(data: DataConfig, side: int | None = None) -> v2.Compose:
-    """Return the augmentation that `data` describes, then normalisation.
+class Late(NamedTuple):
+    """What is left to do with an input, where it is done for a whole batch."""
 
-    In this order: `augment`, `auto_augment`, normalisation, `random_erase`. `side` in
-    pixels replaces `train_resolution`, and that `resolution`.
+    is_flipped: bool = False
+    erasures: tuple[Erasure, ...] = ()
+
+
+class TrainTransform:
+    """The augmentation that `data` describes, up to normalisation.
+
+    In this order: `augment`, `auto_augment`; then `random_erase`, which is drawn here and
+    done after normalisation. `side` in pixels replaces `train_resolution`, and that
+    `resolution`.
     """
-    side = side or data.train_resolution or data.resolution
-    steps = [*_geometry(data, side), *_auto_augment(data), *_normalize(data)]
-    if data.random_erase:
-        erase = RandomErasing(data.random_erase, mode=data.erase_mode, device="cpu")
-        steps.append(erase)
-    return v2.Compose(steps)
+
+    def __init__(self, data: DataConfig, side: int | None = None) -> None:
+        self.data, self.exact = data, data.resize == "exact"
+        self.side = side or data.train_resolution or data.resolution
+        if data.augment not in AUGMENTS:
+            problem = f"not known; allowed: {', '.join(AUGMENTS)}"
+            raise InputError("data.augment", data.augment, problem)
+        self._policy = _auto_augment(data)
+
+    @property
+    def draws_globally(self) -> bool:
+        """Return whether it needs the global generators, so a process of its own."""
+        return bool(self._policy)
+
+    def __call__(self, image: Opened, draws: Draws, out: np.ndarray) -> Late:
+        """Write an input into `out` (side, side, 3) uint8; return what is left to do."""
+        is_flipped = self._augment(image, draws, out)
+        if self._policy:
+            out[:] = self._changed(_flipped(out) if is_flipped else out, draws)
+            is_flipped = False
+        noise = self.data.erase_mode == "pixel"
+        return Late(is_flipped, draws.erasures(self.side, self.data.random_erase, noise=noise))
+
+    def _augment(self, image: Opened, draws: Draws, out: np.ndarray) -> bool:
+        """Do what `augment` says, and return whether the input is to be flipped."""
+        name, box = self.data.augment, None
+        if name in ("random_resized_crop", "inception"):
+            box = draws.crop(image.height, image.width, self.data.min_crop_area)
+        resize(image.decode(box), out, exact=self.exact)
+        if name == "pad_crop_flip":
+            _shift(draws, out)
+        is_flipped = name in FLIPS and draws.chance(FLIPPED)
+        if name == "inception":
+            # slim's inception preprocessing: the same crop, with distorted colours
+            drawn = self._image(_flipped(out) if is_flipped else out)
+            out[:], is_flipped = as_pixels(_distorted(drawn, draws)), False
+        elif name == "affine":
+            # no flip: a mirrored digit is another sign
+            out[:] = as_pixels(_turned(self._image(out), draws, self.side))
+        return is_flipped
+
+    def _changed(self, pixels: np.ndarray, draws: Draws) -> np.ndarray:
+        """Apply the policy."""
+        image = self._image(pixels)
+        with draws.as_global():
+            for step in self._policy:
+                image = step(image)
+        return as_pixels(image)
+
+    def _image(self, pixels: np.ndarray) -> Tensor | Image.Image:
+        # of its own: what it becomes is written over the pixels
+        return as_image(pixels.copy(), exact=self.exact)
 
 
-def _geometry(data: DataConfig, side: int) -> list:
-    crop = v2.RandomResizedCrop(side, scale=(data.min_crop_area, 1.0))
-    augmentations = {
-        # torchvision's defaults: 8-100 % of the area, aspect 3:4 to 4:3
-        "random_resized_crop": [crop, v2.RandomHorizontalFlip()],
-        # slim's inception preprocessing: the same crop, with distorted colours
-        "inception": [crop, v2.RandomHorizontalFlip(), v2.ColorJitter(32 / 255, 0.5, 0.5, 0.2)],
-        "pad_crop_flip": [
-            v2.Resize((side, side)),
-            v2.RandomCrop(side, padding=side // 8),
-            v2.RandomHorizontalFlip(),
-        ],
-        # no flip: a mirrored digit is another sign
-        "affine": [
-            v2.Resize((side, side)),
-            v2.RandomAffine(
-                10,
-                translate=(0.1, 0.1),
-                scale=(0.9, 1.1),
-                interpolation=v2.InterpolationMode.BILINEAR,
-            ),
-        ],
-        "none": [v2.Resize((side, side))],
-    }
-    if data.augment not in augmentations:
-        problem = f"not known; allowed: {', '.join(augmentations)}"
-        raise InputError("data.augment", data.augment, problem)
-    return augmentations[data.augment]
+def _flipped(pixels: np.ndarray) -> np.ndarray:
+    return pixels[:, ::-1]
 
 
-def _auto_augment(data: DataConfig) -> list:
+def _shift(draws: Draws, out: np.ndarray) -> None:
+    """Pad by an eighth on all sides, and crop anywhere."""
+    pad = len(out) // 8
+    padded = np.pad(out, ((pad, pad), (pad, pad), (0, 0)))
+    top, left = draws.below(2 * pad + 1), draws.below(2 * pad + 1)
+    out[:] = padded[top : top + len(out), left : left + len(out)]
+
+
+def _turned(image: Tensor | Image.Image, draws: Draws, side: int) -> Tensor | Image.Image:
+    """Turn by up to 10 degrees, shift by up to a tenth, scale by 0.9 to 1.1."""
+    angle = draws.uniform(-10, 10)
+    shift = [round(draws.uniform(-0.1 * side, 0.1 * side)) for _ in "xy"]
+    scale, bilinear = draws.uniform(0.9, 1.1), v2.InterpolationMode.BILINEAR
+    return F.affine(image, angle, shift, scale, [0.0, 0.0], interpolation=bilinear, fill=None)
+
+
+def _distorted(image: Tensor | Image.Image, draws: Draws) -> Tensor | Image.Image:
+    """Change brightness by up to 32/255, contrast and saturation by 0.5, hue by 0.2."""
+    order = draws.order(4)
+    steps: list[Callable] = [F.adjust_brightness, F.adjust_contrast]
+    steps += [F.adjust_saturation, F.adjust_hue]
+    factors = [draws.uniform(1 - 32 / 255, 1 + 32 / 255), draws.uniform(0.5, 1.5)]
+    factors += [draws.uniform(0.5, 1.5), draws.uniform(-0.2, 0.2)]
+    for index in order:
+        image = steps[index](image, factors[index])
+    return image
+
+
+def _auto_augment(data: DataConfig) -> list[Callable]:
     """Return the policy by name: AutoAugment, TrivialAugment, or RandAugment as timm has it."""
     name = data.auto_augment
     if name is None:
@@ -85,33 +151,31 @@ def _auto_augment(data: DataConfig) -> list:
     except (ValueError, AssertionError, KeyError) as error:
         known = "imagenet, cifar10, ta_wide, or RandAugment in timm's notation, as rand-m9-mstd0.5"
         raise InputError("data.auto_augment", name, f"not understood; allowed: {known}") from error
-    # timm's operations are PIL's
-    return [v2.Lambda(_as_pil), policy]
+    # timm's operations are Pillow's
+    return [_as_pillow, policy]
 
 
-def _as_pil(image: object) -> object:
-    return v2.functional.to_pil_image(image) if isinstance(image, torch.Tensor) else image
+def _as_pillow(image: object) -> object:
+    return F.to_pil_image(image) if isinstance(image, Tensor) else image
 
 
-def eval_transform(data: ImagesConfig | Preprocessing) -> v2.Compose:
-    """Resize the shorter side to resolution / crop_pct, crop the centre, normalise.
+class EvalTransform:
+    """Resize the shorter side to resolution / crop_pct and crop the centre.
 
-    The resized side is cut to whole pixels, as timm does.
+    The resized side is cut to whole pixels, as timm does. What lies right of the centre and
+    below it is not decoded, unless `exact`.
     """
-    side = data.resolution
-    # 224 / (224 / 232) must stay 232
-    resized = math.floor(side / data.crop_pct + 1e-6)
-    interpolation = v2.InterpolationMode(data.interpolation)
-    steps = [v2.Resize(resized, interpolation), v2.CenterCrop(side)]
-    return v2.Compose(steps + _normalize(data))
 
+    def __init__(self, data: ImagesConfig | Preprocessing, *, exact: bool) -> None:
+        self.side, self.interpolation, self.exact = data.resolution, data.interpolation, exact
+        # 224 / (224 / 232) must stay 232
+        self.resized = math.floor(data.resolution / data.crop_pct + 1e-6)
 
-def _normalize(data: ImagesConfig | Preprocessing) -> list:
-    return [
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(data.mean), list(data.std)),
-    ]
+    def __call__(self, image: Opened, out: np.ndarray) -> None:
+        """Write an input into `out` (side, side, 3) uint8."""
+        middle = Middle.of(image.height, image.width, self.resized, self.side)
+        pixels = image.decode(middle.needed(self.interpolation, exact=self.exact))
+        middle.put(pixels, out, self.interpolation, exact=self.exact)
 
 
 def side_of_epoch(data: DataConfig, epoch: int, epochs: int) -> int:

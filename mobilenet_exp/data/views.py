@@ -1,32 +1,43 @@
-"""Data sets seen through a transform: one image at a time, in whichever process loads it."""
+"""Data sets seen through a transform, one image at a time, by whichever thread reads it."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.data.decode import Box, Opened
+from mobilenet_exp.data.draws import Draws
 from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.reading import begin_reading
 from mobilenet_exp.data.sampler import Key
-from mobilenet_exp.data.transforms import side_of_epoch, train_transform
+from mobilenet_exp.data.transforms import EvalTransform, Late, TrainTransform, side_of_epoch
 
 # images tried in the place of one that cannot be read
 MAX_TRIES = 100
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """Stands for an image that cannot be read, or for a batch that holds one."""
+NOTHING_LEFT = Late()
 
-    problem: str
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of one image beside its pixels.
+
+    `label` is -1 for an image that cannot be scored, and `note` then says why. `left_out`
+    are images that could not be read and whose place it takes. `problem` ends a run.
+    """
+
+    label: int
+    note: str = ""
+    is_unturned: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
+    late: Late = NOTHING_LEFT
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,22 +52,53 @@ class Odd:
     num_unturned: int = 0
 
 
-def read_image(images: Dataset, index: int) -> tuple[Any, int, str, bool]:
-    """Return image, label, note, and whether an EXIF orientation was ignored.
+class View(Protocol):
+    """What feeds read: keys to pixels and what is known of them."""
 
-    Image, label and note are None, -1 and the reason where the image cannot be read.
-    """
+    images: Dataset
+
+    def side(self, key: Any) -> int:
+        """Return the side in pixels of the input that a key asks for."""
+
+    def read(self, key: Any, out: np.ndarray) -> Seen:
+        """Write an image into `out` (side, side, 3) uint8."""
+
+    def told(self, seen: list[Seen]) -> Any:
+        """Return what a batch is accompanied by, besides its labels."""
+
+
+def open_item(images: Dataset, index: int) -> tuple[Opened, int]:
+    """Return an image and its label; raises OSError with the reason where it cannot be read."""
     begin_reading(index)
     if isinstance(images, ImageFiles):
-        picture, label, problem = images.read(index)
-        if picture is None:
-            return None, -1, problem, False
-        return picture.image, label, picture.note, picture.is_unturned
-    try:
-        image, label = images[index]
-    except OSError as error:
-        return None, -1, (str(error).splitlines() or [type(error).__name__])[0], False
-    return image, int(label), "", False
+        return images.open(index)
+    image, label = images[index]
+    return opened(image), int(label)
+
+
+def opened(image: Any) -> Opened:
+    """Return the image of a data set, Pillow's or a tensor (C, H, W), as if from a file.
+
+    A tensor of floats in [0, 1] is rounded to 8 bits, as all image files are.
+    """
+    if isinstance(image, Image.Image):
+        pixels = np.array(image.convert("RGB"))
+    else:
+        image = F.to_dtype(torch.as_tensor(image), torch.uint8, scale=True)
+        pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+    def decode(box: Box | None) -> np.ndarray:
+        if box is None:
+            return pixels
+        return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+
+    height, width, _ = pixels.shape
+    return Opened(height, width, decode)
+
+
+def reason_of(error: OSError) -> str:
+    """Return a decoder's message, which may have several lines, in one."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def name_of(images: Dataset, index: int) -> str:
@@ -64,54 +106,69 @@ def name_of(images: Dataset, index: int) -> str:
     return images.name(index) if isinstance(images, ImageFiles) else f"image {index}"
 
 
-class NotedView(Dataset):
-    """A view for evaluation: (image, label, note), and zeros labelled -1 for a bad image."""
+class EvalView:
+    """A view for evaluation; keys are numbers of images."""
 
-    def __init__(self, images: Dataset, transform: v2.Compose, resolution: int) -> None:
-        self.images, self.transform, self.resolution = images, transform, resolution
+    def __init__(self, images: Dataset, transform: EvalTransform) -> None:
+        self.images, self.transform = images, transform
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def side(self, key: int) -> int:
+        return self.transform.side
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
-        image, label, note, _ = read_image(self.images, index)
-        if image is None:
-            return torch.zeros(3, self.resolution, self.resolution), -1, note
-        return self.transform(image).as_subclass(Tensor), label, note
+    def read(self, key: int, out: np.ndarray) -> Seen:
+        try:
+            image, label = open_item(self.images, key)
+            self.transform(image, out)
+        except OSError as error:
+            out[:] = 0
+            return Seen(-1, reason_of(error))
+        return Seen(label, image.note, image.is_unturned)
+
+    def told(self, seen: list[Seen]) -> list[str]:
+        """Return the images' notes."""
+        return [each.note for each in seen]
 
 
-class SeededView(Dataset):
+class TrainView:
     """A training set whose random transforms follow a seed that comes with the index.
 
-    Samples are (image, label, odd). Where `data.on_bad_image` is skip, the next image that
-    can be read takes the place of one that cannot: the same in every process, and no batch
-    gets smaller.
+    Where `data.on_bad_image` is skip, the next image that can be read takes the place of
+    one that cannot: the same in every process, and no batch gets smaller.
     """
 
     def __init__(self, images: Dataset, data: DataConfig) -> None:
         self.images, self.data = images, data
         # by side; a bad description is refused here
         side = side_of_epoch(data, 1, 1)
-        self._transforms = {side: train_transform(data, side)}
+        self._transforms = {side: TrainTransform(data, side)}
+        self.draws_globally = self._transforms[side].draws_globally
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def side(self, key: Key) -> int:
+        return key.side
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, Odd] | Unreadable:
-        left_out: dict[str, str] = {}
+    def read(self, key: Key, out: np.ndarray) -> Seen:
+        count, left_out = len(self.images), {}
         tries = MAX_TRIES if self.data.on_bad_image == "skip" else 1
-        for index in range(key.image, key.image + min(tries, len(self))):
-            image, label, note, is_unturned = read_image(self.images, index % len(self))
-            if image is not None:
-                break
-            left_out[name_of(self.images, index % len(self))] = note
-        else:
-            return Unreadable(self._problem(left_out))
-        if key.side not in self._transforms:
-            self._transforms[key.side] = train_transform(self.data, key.side)
-        with seeded(key.seed):
-            transformed = self._transforms[key.side](image).as_subclass(Tensor)
-        return transformed, label, Odd(left_out, int(is_unturned))
+        transform = self._transforms.get(key.side)
+        if transform is None:
+            transform = self._transforms[key.side] = TrainTransform(self.data, key.side)
+        for number in range(key.image, key.image + min(tries, count)):
+            index = number % count
+            try:
+                image, label = open_item(self.images, index)
+                late = transform(image, Draws(key.seed), out)
+            except OSError as error:
+                left_out[name_of(self.images, index)] = reason_of(error)
+                continue
+            return Seen(label, image.note, image.is_unturned, left_out, late)
+        return Seen(-1, problem=self._problem(left_out))
+
+    def told(self, seen: list[Seen]) -> Odd:
+        """Return what was odd about the images."""
+        left_out: dict[str, str] = {}
+        for each in seen:
+            left_out |= each.left_out
+        return Odd(left_out, sum(each.is_unturned for each in seen))
 
     def _problem(self, left_out: dict[str, str]) -> str:
         if len(left_out) > 1:
@@ -133,18 +190,3 @@ BAD_IMAGE_ADVICE = (
 def first_of(left_out: dict[str, str]) -> str:
     """Return the first of several names with its reason."""
     return next(f"{name} {reason}" for name, reason in left_out.items())
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed what transforms draw from, on the CPU, and restore it afterwards."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])

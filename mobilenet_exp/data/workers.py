@@ -7,23 +7,27 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from mobilenet_exp.core.errors import RunError
+from mobilenet_exp.core.text import plural
 from mobilenet_exp.data.datasets import ImageSet
-from mobilenet_exp.data.reading import new_places, take_place
-from mobilenet_exp.data.views import Odd, Unreadable, name_of
+from mobilenet_exp.data.feeding import Raw
+from mobilenet_exp.data.reading import Places, begin_reading, new_places, take_place
+from mobilenet_exp.data.threads import too_slow
+from mobilenet_exp.data.views import Seen, View, name_of
 from mobilenet_exp.machine.preemption import ASKING
 
 
 def num_workers(images: ImageSet, workers: int | None, sharing: int) -> int:
-    """Return the loading processes of one training process.
+    """Return the loading threads or processes of one training process.
 
     None: none for data in memory, else this process's share of the cores, at least one;
     `sharing` processes have the same cores.
@@ -56,7 +60,7 @@ def _kill_workers() -> None:
             child.kill()
 
 
-def _begin_worker(places: Any, worker: int) -> None:
+def _begin_worker(places: Places, worker: int) -> None:
     """Let the training process alone decide what Ctrl-C and a scheduler's signals mean."""
     for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
@@ -81,80 +85,109 @@ WORKER_DIED = (
     "exited unexpectedly",
     "Too many open files",
 )
+TIMED_OUT = "DataLoader timed out"
 WORKER_ADVICE = (
     "memory or /dev/shm may be full: make it larger, or load fewer images at once with "
     "run.workers=0 or a lower run.workers"
 )
 
 
-class Loader(DataLoader):
-    """A DataLoader that raises a RunError in plain words for what a person should see.
+class _Whole(Dataset):
+    """A view's images, a batch at a time, for a loading process."""
 
-    That is an image that cannot be read, or a loading process that died; `images` is the
-    set that `dataset` shows. A loading process hands the reason over as a value: an
-    exception would arrive as the text of its traceback.
+    def __init__(self, view: View) -> None:
+        self.view = view
+
+    def __getitems__(self, keys: list) -> tuple[list, Tensor, list[Seen]]:
+        side = self.view.side(keys[0])
+        pixels = torch.empty((len(keys), side, side, 3), dtype=torch.uint8)
+        outs = pixels.numpy()
+        seen = [self.view.read(key, out) for key, out in zip(keys, outs, strict=True)]
+        begin_reading(-1)
+        return keys, pixels, seen
+
+
+class ProcessReader:
+    """Raw batches of a view, in order, read by processes ahead of who takes them.
+
+    Raises a RunError in plain words for what a person should see: a loading process that
+    died, or takes longer than `limit` seconds for a batch.
     """
 
-    def __init__(
-        self, dataset: Dataset, *, images: Dataset, workers: int, pin_memory: bool, **options: Any
-    ) -> None:
-        if workers:
-            _end_workers_at_exit()
-        self._images, self._places = images, new_places(workers)
-        super().__init__(
-            dataset,
-            collate_fn=_collate,
+    def __init__(self, view: View, workers: int, limit: float | None, *, pin_memory: bool) -> None:
+        _end_workers_at_exit()
+        self.view, self._workers = view, workers
+        self._asked: Iterable[list] = ()
+        self._places = new_places(workers)
+        self._loader: DataLoader = DataLoader(
+            _Whole(view),
+            batch_sampler=_Asked(self),
+            collate_fn=_as_it_is,
             num_workers=workers,
-            worker_init_fn=partial(_begin_worker, self._places) if workers else None,
-            persistent_workers=workers > 0,
+            worker_init_fn=partial(_begin_worker, self._places),
+            persistent_workers=True,
             pin_memory=pin_memory,
+            timeout=limit or 0,
             # its own: a loader would draw from the global generator, which dropout follows
             generator=torch.Generator(),
-            **options,
         )
 
-    def __iter__(self) -> Iterator:
-        batches: Any = None
+    @property
+    def workers(self) -> int:
+        return self._workers
+
+    @property
+    def words(self) -> str:
+        """Say who reads."""
+        return plural(self._workers, "loading process")
+
+    def __call__(self, batches: Iterable[list]) -> Iterator[Raw]:
+        """Return the raw batches."""
+        self._asked = batches
+        loaded: Any = None
         while True:
             try:
                 # not its truth: an iterator of torch's has a length
-                batches = self._begun() if batches is None else batches
-                batch = next(batches)
+                loaded = self._begun() if loaded is None else loaded
+                keys, pixels, seen = next(loaded)
             except StopIteration:
                 return
             except (RuntimeError, OSError) as error:
+                if TIMED_OUT in str(error):
+                    raise too_slow(self._places, self.view) from error
                 if any(sign in str(error) for sign in WORKER_DIED):
-                    raise RunError(f"{self._who_died(batches)}; {WORKER_ADVICE}") from error
+                    raise RunError(f"{self._who_died(loaded)}; {WORKER_ADVICE}") from error
                 raise
-            if isinstance(batch, Unreadable):
-                raise RunError(batch.problem)
-            yield batch
+            raw = Raw(self.view, keys, pixels)
+            raw.seen = seen
+            raw.check()
+            yield raw
 
     def _begun(self) -> Iterator:
-        batches = super().__iter__()
-        if self.num_workers and threading.current_thread() is threading.main_thread():
+        loaded = iter(self._loader)
+        if threading.current_thread() is threading.main_thread():
             # torch's handler raises wherever this process is; a dead one is noticed in `next`
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        return batches
+        return loaded
 
-    def _who_died(self, batches: Any) -> str:
+    def _who_died(self, loaded: Any) -> str:
         """Name the image that a dead loading process was at."""
-        processes = getattr(self._iterator if batches is None else batches, "_workers", [])
+        processes = getattr(self._loader._iterator if loaded is None else loaded, "_workers", [])
         dead = [i for i, each in enumerate(processes) if each.exitcode not in (None, 0)]
-        at = [self._places[i] for i in dead if self._places[i] >= 0]
+        at = [self._places.images[i] for i in dead if self._places.images[i] >= 0]
         words = "a loading process died or could not hand over its batch"
-        return f"{words}, at {name_of(self._images, at[0])}" if at else words
+        return f"{words}, at {name_of(self.view.images, at[0])}" if at else words
 
 
-def _collate(samples: list) -> Any:
-    """Join samples; what was odd about them is joined, too."""
-    for sample in samples:
-        if isinstance(sample, Unreadable):
-            return sample
-    if not isinstance(samples[0][-1], Odd):
-        return default_collate(samples)
-    left_out: dict[str, str] = {}
-    for *_, odd in samples:
-        left_out |= odd.left_out
-    tensors = default_collate([sample[:-1] for sample in samples])
-    return [*tensors, Odd(left_out, sum(odd.num_unturned for *_, odd in samples))]
+class _Asked:
+    """What a process reader is asked for now, as its loader's batch sampler."""
+
+    def __init__(self, reader: ProcessReader) -> None:
+        self.reader = reader
+
+    def __iter__(self) -> Iterator[list]:
+        return iter(self.reader._asked)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -6,12 +6,12 @@ Prints nothing.
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.folders import Files, is_meant_as_image, list_images
-from mobilenet_exp.data.images import read_picture
-from mobilenet_exp.data.transforms import eval_transform
+from mobilenet_exp.data.images import open_file
+from mobilenet_exp.data.transforms import EvalTransform
 from mobilenet_exp.machine.device import autocast
 from mobilenet_exp.weights.loaded import LoadedModel
 
@@ -35,17 +35,21 @@ def classify_photos(
     if not photos:
         first = next((f"; {each.name}: {why}" for each, why in others.items()), "")
         raise InputError("image", path, f"holds no images{first}")
-    transform, names = eval_transform(loaded.preprocessing), loaded.names()
+    prepared, names = loaded.preprocessing, loaded.names()
+    transform = EvalTransform(prepared, exact=False)
+    finish = Finisher(prepared.mean, prepared.std, device)
+    pixels = torch.empty((1, prepared.resolution, prepared.resolution, 3), dtype=torch.uint8)
     model = loaded.model.to(device)
     answers: list[Answer] = []
     unread = {str(each): why for each, why in others.items() if is_meant_as_image(each)}
     for photo in photos:
         try:
-            picture = read_picture(photo)
+            opened = open_file(photo)
+            transform(opened, pixels[0].numpy())
         except OSError as error:
             unread[str(photo)] = str(error).removeprefix(f"{photo} ")
             continue
-        images = transform(picture.image).as_subclass(Tensor)[None].to(device)
+        images = finish(pixels, [])
         with autocast(device, precision):
             logits = model(images).float()
         best = logits.softmax(1)[0].topk(min(5, logits.shape[1]))
@@ -53,5 +57,5 @@ def classify_photos(
             (names[index], 100 * probability)
             for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-        answers.append((str(photo), picture.note, guesses))
+        answers.append((str(photo), opened.note, guesses))
     return answers, unread

@@ -36,7 +36,7 @@ def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
 def _named(data: EvalImages) -> dict[str, Any]:
     """Return what names the images of an evaluation: not how they are read, nor new defaults."""
     found = {**asdict(data), "batch_size": None, "on_bad_image": None}
-    later = {"exif": "ignore", "val_share": None, "val_seed": 0}
+    later = {"exif": "ignore", "resize": "fast", "val_share": None, "val_seed": 0}
     return {key: value for key, value in found.items() if value != later.get(key, MISSING)}
 
 

@@ -18,7 +18,7 @@ from mobilenet_exp.data import imagenet
 from mobilenet_exp.data.datasets import ImageSet
 from mobilenet_exp.data.folders import is_meant_as_image
 from mobilenet_exp.data.images import ImageFiles
-from mobilenet_exp.data.loaders import build_eval_loader
+from mobilenet_exp.data.loaders import Reading, build_eval_loader
 from mobilenet_exp.data.views import first_of, name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
@@ -72,11 +72,15 @@ def eval_data(config: EvalConfig, loaded: LoadedModel) -> EvalImages:
         own = asdict(loaded.trained_by.data)
         images = {key: own[key] for key in ImagesConfig.__dataclass_fields__}
         # where the images are on this machine
-        places = (*ImagePlaces.__dataclass_fields__, "exif", "val_share", "val_seed")
+        places = (*ImagePlaces.__dataclass_fields__, "exif", "resize", "val_share", "val_seed")
         batch_size = given["batch_size"] or own["batch_size"]
         given |= images | {key: given[key] for key in places if _is_given(given[key])}
     prepared = asdict(loaded.preprocessing)
-    given |= {"exif": given["exif"] or "ignore", "val_seed": given["val_seed"] or 0}
+    given |= {
+        "exif": given["exif"] or "ignore",
+        "resize": given["resize"] or "fast",
+        "val_seed": given["val_seed"] or 0,
+    }
     return EvalImages(**given | prepared | {"batch_size": batch_size})
 
 
@@ -102,11 +106,16 @@ def score(
     """
     loader, images = build_eval_loader(
         data,
-        workers=config.run.workers,
-        pin_memory=device.type == "cuda",
         first=team.rank,
         step=team.size,
-        sharing=team.sharing,
+        reading=Reading(
+            device,
+            config.run.workers,
+            config.run.loader,
+            config.run.image_timeout,
+            team.sharing,
+            reuses=True,
+        ),
     )
     unread, others = team.together(lambda: _unread(images, data))
     key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)

@@ -67,7 +67,9 @@ def make_updates(session: Session, show: Show) -> Iterator[None]:
     engine.set_training_mode(learner)
     check_every = 1 if learner.device.type == "cpu" else CHECK_EVERY
     session.pace.begin_epoch()
-    batches = show(_batches(session), lambda: _label(session), len(sampler))
+    batches = show(
+        _batches(session, iter(session.loaders.train)), lambda: _label(session), len(sampler)
+    )
     started = time.perf_counter()
     for parts in zip(*[iter(batches)] * learner.accumulate, strict=True):
         engine.update(learner, parts, session.step, session.meter)
@@ -90,15 +92,14 @@ def _label(session: Session) -> str:
     return f"{epoch}, {duration(session.pace.left(*session.to_come)[1])} left of the run"
 
 
-def _batches(session: Session, *, is_counted: bool = True) -> Iterator:
+def _batches(session: Session, loaded: Iterator[list], *, is_counted: bool = True) -> Iterator:
     """Pass the training batches on; one that cannot be loaded in one process ends all.
 
     `is_counted`: whether the epoch's figures are about these batches.
     """
-    batches = iter(session.loaders.train)
     while True:
         asked = time.perf_counter()
-        batch = session.team.together(lambda: next(batches, None))
+        batch = session.team.together(lambda: next(loaded, None))
         if batch is None:
             return
         session.pace.waiting += time.perf_counter() - asked
@@ -183,12 +184,17 @@ def _score(session: Session, model: nn.Module) -> dict[str, float]:
     if num_batches and not learner.frozen_bn:
         loaders.sampler.set_position(session.progress.epoch + 1)
         torch.manual_seed(session.config.train.seed)
-        batches, precision = _batches(session, is_counted=False), session.eval_precision
+        loaded = loaders.train.first(num_batches)
+        batches, precision = _batches(session, loaded, is_counted=False), session.eval_precision
         engine.reestimate_bn(
             model, batches, learner.device, num_batches=num_batches, precision=precision
         )
         team.average_buffers(model)
     team.share_buffers(model)
+    if session.progress.epoch + 1 < session.config.train.epochs:
+        # the next epoch's first images are read while this one is scored
+        loaders.sampler.set_position(session.progress.epoch + 2)
+        loaders.train.begin()
     answers = team.together(
         lambda: predict(
             model,

@@ -134,8 +134,8 @@ def open_record(
     tracker.keep_until(session.progress.epoch)
     learner = session.learner
     device = describe_device(learner.device, session.team.size, learner.precision)
-    if workers := session.loaders.workers():
-        device += f", {workers}" + (" each" if session.team.size > 1 else "")
+    if readers := session.loaders.readers:
+        device += f", {readers}" + (" each" if session.team.size > 1 else "")
     tracker.set_summary(profile.summary() | comparison.summary() | {"run/device": device})
     terminal.announce(folder, tracker.status, device, profile, session.progress.words())
     for line in (*session.notes, *lines):
@@ -156,7 +156,7 @@ def what_runs(session: Session) -> dict[str, Any]:
     found["run"] |= {
         "device": learner.device.type,
         "devices": session.team.size,
-        "workers": loaders.train.num_workers,
+        "workers": loaders.train.reader.workers,
         "threads": torch.get_num_threads(),
         "precision": precision_name(learner.precision),
     }

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError, known_to_all
 from mobilenet_exp.core.text import examples, plural
-from mobilenet_exp.data.loaders import Loaders, build_loaders
+from mobilenet_exp.data.loaders import Loaders, Reading, build_loaders
 from mobilenet_exp.data.mixing import build_mixing
 from mobilenet_exp.machine.device import memory_format, select_device, select_precision
 from mobilenet_exp.machine.distributed import Team
@@ -117,11 +117,16 @@ def build_session(config: Config, team: Team | None = None, *, is_new: bool = Tr
         seed=train.seed,
         epochs=train.epochs,
         accumulate=train.accumulate,
-        workers=config.run.workers,
-        pin_memory=device.type == "cuda",
         rank=team.rank,
         processes=team.size,
-        sharing=team.sharing,
+        reading=Reading(
+            device,
+            config.run.workers,
+            config.run.loader,
+            config.run.image_timeout,
+            team.sharing,
+            reuses=True,
+        ),
     )
     num_classes = _num_classes(config, loaders)
     if train.trainable == "classifier" and not config.weights and not config.run.smoke:
@@ -162,7 +167,7 @@ def describe_task(session: Session) -> str:
     loaders = session.loaders
     if session.team.size == 1:
         return ""
-    counts = f"{len(loaders.train.dataset)} + {loaders.num_val} images"
+    counts = f"{loaders.num_train} + {loaders.num_val} images"
     words = f"{counts} of {plural(len(loaders.classes), 'class')}"
     return f"{words}; {loaders.fingerprint()}"
 

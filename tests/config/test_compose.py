@@ -13,7 +13,7 @@ from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.help import field_comments, help_text
 from mobilenet_exp.config.schema import BenchConfig, Config, DataConfig, EvalConfig
 from mobilenet_exp.data.datasets import DATASETS
-from mobilenet_exp.data.transforms import train_transform
+from mobilenet_exp.data.transforms import TrainTransform
 from mobilenet_exp.models import list_models
 from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer
 from mobilenet_exp.training.schedule import SCHEDULES, build_schedule
@@ -38,7 +38,7 @@ def test_every_option_composes_and_builds(option):
         epochs=config.train.epochs,
         steps_per_epoch=2,
     )
-    train_transform(config.data)
+    TrainTransform(config.data)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ def _data(name: str, **options) -> DataConfig:
 
 def test_digits_are_all_there_and_a_fifth_of_each_class_is_held_out():
     loaders = build_loaders(_data("digits", batch_size=500), seed=0)
-    train, val = loaders.train.dataset, loaders.val.dataset.dataset
-    assert (len(train), len(val)) == (1437, 360)
+    train, val = loaders.train.view, loaders.val.view
+    assert (loaders.num_train, loaders.num_val) == (1437, 360)
     labels = torch.cat([labels for _, labels, _ in loaders.val])
     assert labels.bincount().min() >= 34
     seen = {image.numpy().tobytes() for image, _ in train.images}
@@ -30,7 +30,7 @@ def test_digits_are_shown_as_the_originals(compose_config):
 
     config = compose_config("data.resolution=64", "data.augment=none").data
     loaders = build_loaders(config, seed=0)
-    image, label, _ = loaders.val.dataset[0]
+    (image, *_), (label, *_), _ = next(iter(loaders.val))
     image = image * config.std[0] + config.mean[0]
     small = torch.nn.functional.adaptive_avg_pool2d(image, 8)[0] * 16
     originals = torch.tensor(load_digits().images, dtype=torch.float32)

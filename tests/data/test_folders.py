@@ -10,7 +10,7 @@ from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.datasets import build_image_set
 from mobilenet_exp.data.folders import find_classes, list_images
-from mobilenet_exp.data.images import read_picture
+from mobilenet_exp.data.images import open_file
 
 
 def _save(path, kind=None):
@@ -34,7 +34,7 @@ def test_what_pillow_reads_is_an_image_whatever_its_name(tmp_path):
     (tmp_path / "val" / "cat" / "gone").symlink_to("nowhere")
     found = _set(tmp_path)
     assert [found.images.name(i) for i in range(len(kinds))] == [f"cat/{n}" for n in sorted(kinds)]
-    notes = [found.images.read(index)[0].note for index in range(len(kinds))]
+    notes = [found.images.open(index)[0].note for index in range(len(kinds))]
     assert notes[sorted(kinds).index("g.dat")] == "PNG named .dat"
     assert notes[sorted(kinds).index("e")] == ""
     assert found.images.others == {
@@ -84,7 +84,7 @@ def test_names_that_are_not_utf8_are_shown_escaped(tmp_path):
     found = _set(tmp_path)
     assert found.classes == [r"k\xf6ln"]
     assert found.images.name(0) == r"k\xf6ln/\xff\n.jpg"
-    assert found.images.read(0)[0].image.size == (40, 30)
+    assert found.images.open(0)[0].decode(None).shape == (30, 40, 3)
 
 
 def test_a_folder_without_images_is_one_line(tmp_path):
@@ -104,9 +104,9 @@ def test_a_photo_on_its_side_is_turned_or_named(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(upright).transpose(Image.Transpose(undo)).save(tmp_path / "p.png", exif=exif)
-    turned, stored = (read_picture(tmp_path / "p.png", upright=each) for each in (True, False))
+    turned, stored = (open_file(tmp_path / "p.png", upright=each) for each in (True, False))
     assert (turned.note, stored.note) == ("turned upright", "EXIF orientation ignored")
-    assert np.array_equal(np.asarray(turned.image), upright)
+    assert np.array_equal(turned.decode(None), upright)
     assert (turned.is_unturned, stored.is_unturned) == (False, True)
 
 
@@ -115,8 +115,9 @@ def test_data_sets_turn_photos_as_asked(tmp_path, compose_config):
     exif[0x0112] = 6
     (tmp_path / "cat").mkdir()
     Image.new("RGB", (60, 40)).save(tmp_path / "cat" / "p.jpg", exif=exif)
-    sizes = {mode: _set(tmp_path, exif=mode).images[0][0].size for mode in ("apply", "ignore")}
-    assert sizes == {"apply": (40, 60), "ignore": (60, 40)}
+    opened = {mode: _set(tmp_path, exif=mode).images.open(0)[0] for mode in ("apply", "ignore")}
+    sizes = {mode: (image.height, image.width) for mode, image in opened.items()}
+    assert sizes == {"apply": (60, 40), "ignore": (40, 60)}
     # phones' photos by default; ImageNet's rows as their sources took them
     assert compose_config("data=imagefolder").data.exif == "apply"
     assert compose_config("data=imagenet").data.exif == "ignore"

@@ -19,7 +19,7 @@ def test_labels_come_in_several_forms(flat, tmp_path, form):
     }[form]
     (tmp_path / "labels").write_text("\n".join(lines) + "\n")
     files = imagenet.flat_images(flat / "val", str(tmp_path / "labels"))
-    assert [label for _, label in files.samples] == list(range(12))
+    assert files.labels.tolist() == list(range(12))
     assert (files.problems, files.missing) == ({}, [])
 
 

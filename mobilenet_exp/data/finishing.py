@@ -1,0 +1,69 @@
+"""Batches of uint8 pixels to the network's input, on its device.
+
+Flipped, normalised, erased.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mobilenet_exp.data.transforms import Late
+
+# images that are normalised together on a CPU: what its caches hold
+IMAGES_IN_CACHE = 4
+
+
+class Finisher:
+    """Normalises batches by `mean` and `std`, of pixels scaled to [0, 1]."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self.device = device
+        self._mean, self._std = torch.tensor(mean), torch.tensor(std)
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, pixels: Tensor, late: Sequence[Late], out: Tensor | None = None) -> Tensor:
+        """Return images (N, 3, H, W) float32 in channels_last from pixels (N, H, W, 3).
+
+        They are written into `out` (N, H, W, 3) where that is given. `pixels` may be changed.
+        """
+        pixels = pixels.to(self.device, non_blocking=True)
+        self._flip(pixels, [number for number, each in enumerate(late) if each.is_flipped])
+        if out is None:
+            out = torch.empty(pixels.shape, device=self.device)
+        self._normalise(pixels, out)
+        images = out.permute(0, 3, 1, 2)
+        for number, each in enumerate(late):
+            for box, noise in each.erasures:
+                part = images[number, :, box.top : box.top + box.height]
+                part = part[:, :, box.left : box.left + box.width]
+                if noise is None:
+                    part.zero_()
+                else:
+                    part.copy_(torch.from_numpy(noise))
+        return images
+
+    def _flip(self, pixels: Tensor, numbers: list[int]) -> None:
+        if self.device.type == "cpu":
+            for number in numbers:
+                pixels[number].copy_(pixels[number].flip(1))
+        elif numbers:
+            chosen = torch.tensor(numbers, device=self.device)
+            pixels[chosen] = pixels[chosen].flip(2)
+
+    def _normalise(self, pixels: Tensor, out: Tensor) -> None:
+        """Scale, subtract and divide; in whole rows, which vectorise, and few at a time."""
+        mean, std = self._rows_of(pixels.shape[2])
+        few = IMAGES_IN_CACHE if self.device.type == "cpu" else len(pixels)
+        for first in range(0, len(pixels), max(few, 1)):
+            part = slice(first, first + few)
+            rows = out[part].view(-1, len(mean))
+            rows.copy_(pixels[part].view(-1, len(mean))).mul_(1 / 255).sub_(mean).div_(std)
+
+    def _rows_of(self, side: int) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of a row of pixels."""
+        rows = self._rows.get(side)
+        if rows is None:
+            mean, std = (each.repeat(side).to(self.device) for each in (self._mean, self._std))
+            rows = self._rows[side] = mean, std
+        return rows

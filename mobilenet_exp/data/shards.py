@@ -1,0 +1,174 @@
+"""Tar shards of images in WebDataset's convention, and the index that finds an image in them.
+
+A shard holds the files of an image one after the other, under one key: `000000017.jpg` and
+`000000017.cls`, its label as text. The index lies beside the shards; for shards from
+elsewhere it is made once.
+"""
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.folders import image_endings
+from mobilenet_exp.data.names import Names
+
+FORMAT = "mobilenet_exp shards 1"
+BLOCK = tarfile.BLOCKSIZE
+# an array of pixels, as numpy stores it
+RAW = ".npy"
+# no checksum is known of an image in a shard from elsewhere
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where each image lies: its shard, the first byte there, its length, label and checksum.
+
+    `shards` are names with lengths in bytes; `endings` are those of the images' files, by
+    number in `kind`.
+    """
+
+    shards: list[tuple[str, int]]
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    label: np.ndarray
+    checksum: np.ndarray
+    kind: np.ndarray
+    endings: list[str]
+    names: Names
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def save(self, path: Path) -> None:
+        """Write the index; a reader finds all of it or none."""
+        arrays = {key: getattr(self, key) for key in _ARRAYS}
+        arrays |= {"names": self.names.text, "ends": self.names.ends}
+        texts = {key: getattr(self, key) for key in ("shards", "endings", "classes")}
+        about = {"format": FORMAT, "texts": json.dumps(texts)}
+        half = path.with_name(f"{path.name}.part-{os.getpid()}")
+        plain = {key: np.ascontiguousarray(each) for key, each in arrays.items()}
+        # as bytes: a file of its own would be for its owner alone
+        half.write_bytes(save(plain, about))
+        half.rename(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Index":
+        """Read an index. Raises InputError for a file that is none."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = file.metadata() or {}
+                if about.get("format") != FORMAT:
+                    raise ValueError("its format is not known")
+                texts = json.loads(about["texts"])
+                arrays = {key: file.get_tensor(key) for key in _ARRAYS}
+                names = Names(file.get_tensor("names"), file.get_tensor("ends"))
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            problem = f"{path.name} is not an index of shards ({error}); remove it to make it anew"
+            raise InputError("data.root", path.parent, problem) from error
+        shards = [(name, size) for name, size in texts.pop("shards")]
+        return cls(shards, names=names, **arrays, **texts)
+
+    @classmethod
+    def joined(cls, parts: list["Index"]) -> "Index":
+        """Return one index of the shards of several, which have the same classes."""
+        firsts = np.cumsum([0, *(len(part.shards) for part in parts)])
+        arrays = {
+            key: np.concatenate([getattr(part, key) for part in parts])
+            for key in _ARRAYS
+            if key not in ("shard", "kind")
+        }
+        endings = sorted({ending for part in parts for ending in part.endings})
+        kinds = [np.array([endings.index(end) for end in part.endings]) for part in parts]
+        return cls(
+            [shard for part in parts for shard in part.shards],
+            np.concatenate([p.shard + first for p, first in zip(parts, firsts, strict=False)]),
+            names=Names.of(name for part in parts for name in part.names),
+            kind=np.concatenate(
+                [of[part.kind] for of, part in zip(kinds, parts, strict=True)]
+            ).astype(np.int8),
+            endings=endings,
+            classes=parts[0].classes,
+            **arrays,
+        )
+
+
+_ARRAYS = ("shard", "offset", "size", "label", "checksum", "kind")
+
+
+def index_path(folder: Path, split: str) -> Path:
+    """Return where the index of a split lies."""
+    return folder / f"{split}.index"
+
+
+def is_of(name: str, split: str) -> bool:
+    """Return whether a file is a shard of `train` or `val`, as people name them."""
+    return name.endswith(".tar") and split in name
+
+
+def index_shards(folder: Path, names: list[str], classes: list[str] | None) -> Index:
+    """Look through shards from elsewhere and return their index; labels are in `.cls` files.
+
+    `classes` None: the labels' numbers. Raises InputError for a shard that is cut short or
+    follows another convention.
+    """
+    found = []
+    for number, name in enumerate(names):
+        found += [(number, *each) for each in _members(folder / name)]
+    if not found:
+        raise InputError("data.root", folder, f"{names[0]} holds no images")
+    shard, keys, ends, offset, size, label = zip(*found, strict=True)
+    endings = sorted(set(ends))
+    count = max(label) + 1
+    return Index(
+        [(name, (folder / name).stat().st_size) for name in names],
+        np.array(shard, np.int32),
+        np.array(offset, np.int64),
+        np.array(size, np.int64),
+        np.array(label, np.int32),
+        np.full(len(found), UNKNOWN, np.int64),
+        np.array([endings.index(end) for end in ends], np.int8),
+        endings,
+        Names.of(f"{key}{end}" for key, end in zip(keys, ends, strict=True)),
+        classes or [str(number) for number in range(count)],
+    )
+
+
+def _members(path: Path) -> Iterator[tuple[str, str, int, int, int]]:
+    """Yield key, ending, offset, length and label of each image of a shard."""
+    images: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                folder, _, name = member.name.rpartition("/")
+                stem, _, ending = name.partition(".")
+                key, ending = f"{folder}/{stem}".lstrip("/"), f".{ending.lower()}"
+                if ending in image_endings() or ending == RAW:
+                    images[key] = ending, member.offset_data, member.size
+                elif ending == ".cls":
+                    file = tar.extractfile(member)
+                    labels[key] = int(file.read()) if file else -1
+    except (tarfile.TarError, ValueError, OSError) as error:
+        raise InputError("data.root", path, f"is cut short or no tar file ({error})") from error
+    if images and images.keys() - labels.keys():
+        key = min(images.keys() - labels.keys())
+        problem = f"{key}{images[key][0]} has no {key}.cls with its label beside it"
+        raise InputError("data.root", path, f"is not in WebDataset's convention: {problem}")
+    end = max((offset + size for _, offset, size in images.values()), default=0)
+    if path.stat().st_size < end:
+        raise InputError("data.root", path, "is cut short")
+    for key, (ending, offset, size) in images.items():
+        yield key, ending, offset, size, labels[key]
