@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "reports": ("core", "models", "papers", "tracking", "training.optim"),
     # the roof; the programs import jobs when they are asked for
     "command": ("core", "config", "machine.preemption", "machine.launched", "tracking"),
-    "cli": ("core", "config", "command", "training.job", "evaluation.job", "deploy.job"),
+    "cli": (
+        "core", "config", "command", "training.job", "evaluation.job", "deploy.job", "data.packing",
+    ),
     "__main__": ("core", "reports"),
 }  # fmt: skip
 
@@ -46,8 +48,8 @@ DOORS = {
         "deploy.latency", "weights.published",
     },
     "nvidia": {"data.decode"},
-    "filelock": {"machine.lock"},
-    "safetensors": {"weights.files", "data.shards"},
+    "filelock": {"machine.lock", "data.listing"},
+    "safetensors": {"weights.files", "data.arrays"},
     "matplotlib": {"reports.zoo", "reports.rmsprop"},
     "sklearn": {"data.datasets"},
     "rich": {"core.console"},

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets
@@ -17,11 +16,11 @@ from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import WHOLE
 from mobilenet_exp.core.registry import Registry
-from mobilenet_exp.core.text import examples, printable
-from mobilenet_exp.data.folders import find_classes, list_images, walk_images
+from mobilenet_exp.core.text import printable
+from mobilenet_exp.data.folders import find_classes, list_images
 from mobilenet_exp.data.imagenet import class_ids, flat_images
 from mobilenet_exp.data.images import ImageFiles
-from mobilenet_exp.data.names import Names
+from mobilenet_exp.data.listing import list_tree
 from mobilenet_exp.data.packed import Folder, packed_images
 
 DATASETS: Registry = Registry("data.name")
@@ -217,31 +216,15 @@ def _split_folder(data: ImagesConfig, split: str) -> Path:
 
 def _image_tree(data: ImagesConfig, folder: Path) -> ImageSet:
     """Return the images of class folders, with the files that were passed over."""
-    names = find_classes(folder)
-    if not names:
-        raise InputError("data.root", data.root, f"{folder} has no class folders of images")
-    files: list[str] = []
-    labels: list[int] = []
-    others: dict[Path, str] = {}
-    empty: dict[str, str] = {}
-    for label, name in enumerate(names):
-        found = walk_images(folder / name)
-        files += [str(path.relative_to(folder)) for path in found.images]
-        labels += [label] * len(found.images)
-        others |= found.others
-        reason = next(iter(found.others.values()), "empty")
-        empty |= {} if found.images else {printable(name): reason}
-    if empty:
-        problem = f"class folders of {folder} without an image: {examples(empty)}"
-        raise InputError("data.root", data.root, f"{problem}; fill or remove them")
+    found = list_tree(folder)
     images = ImageFiles(
         folder,
-        Names.of(files),
-        np.array(labels, np.int32),
-        others={printable(str(path.relative_to(folder))): why for path, why in others.items()},
+        found.names,
+        found.labels,
+        others=found.others,
         upright=data.exif == "apply",
     )
-    return ImageSet(images, list(map(printable, names)), for_threads=True)
+    return ImageSet(images, list(map(printable, found.classes)), for_threads=True)
 
 
 @DATASETS.register("cifar10")

@@ -50,9 +50,12 @@ def list_images(folder: Path) -> Files:
     return _sorted_out(Path(entry.path) for entry in files)
 
 
-def walk_images(folder: Path) -> Files:
-    """Sort out the files of a folder at any depth; links to folders are followed once."""
-    return _sorted_out(_walk(folder, {os.path.realpath(folder)}))
+def walk_images(folder: Path, folders: dict[str, int] | None = None) -> Files:
+    """Sort out the files of a folder at any depth; links to folders are followed once.
+
+    `folders` gets each folder with the time, in ns, at which it was last changed.
+    """
+    return _sorted_out(_walk(folder, {os.path.realpath(folder)}, folders))
 
 
 def find_classes(root: Path) -> list[str]:
@@ -89,8 +92,10 @@ def _is_dir(entry: os.DirEntry) -> bool:
         return False
 
 
-def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[str], folders: dict[str, int] | None) -> Iterator[Path]:
     """Yield the files of a folder, then of its folders; `seen` are real paths of folders."""
+    if folders is not None:
+        folders[str(folder)] = os.stat(folder).st_mtime_ns
     entries = _entries(folder)
     yield from (Path(entry.path) for entry in entries if not _is_dir(entry))
     above = os.path.realpath(folder) + os.sep
@@ -101,7 +106,7 @@ def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
         # a link to a folder around this one, or to one that was visited
         if real not in seen and not above.startswith(real + os.sep):
             seen.add(real)
-            yield from _walk(Path(entry.path), seen)
+            yield from _walk(Path(entry.path), seen, folders)
 
 
 def _sorted_out(paths: Iterator[Path]) -> Files:

@@ -1,6 +1,7 @@
 """Many names in little memory, which processes share without copying. Knows no files."""
 
 import os
+from array import array
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -19,11 +20,11 @@ class Names:
     @classmethod
     def of(cls, names: Iterable[str]) -> "Names":
         """Return these names."""
-        text, ends = bytearray(), []
+        text, ends = bytearray(), array("q")
         for name in names:
             text += os.fsencode(name)
             ends.append(len(text))
-        return cls(np.frombuffer(bytes(text), np.uint8), np.array(ends, np.int64))
+        return cls(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
 
     def __len__(self) -> int:
         return len(self.ends)

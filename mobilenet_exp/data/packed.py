@@ -14,7 +14,7 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.decode import Box, Opened, open_image
 from mobilenet_exp.data.imagenet import class_ids
 from mobilenet_exp.data.images import ImageFiles
-from mobilenet_exp.data.shards import RAW, UNKNOWN, Index, index_path, index_shards, is_of
+from mobilenet_exp.data.shards import PLAN, RAW, UNKNOWN, Index, index_path, index_shards, is_of
 
 # of an array of pixels in numpy's format; it ends in a new line
 HEADER_BYTES = 256
@@ -111,6 +111,9 @@ def packed_images(
     if path.exists():
         index = Index.load(path)
     else:
+        if (folder / PLAN).exists():
+            problem = "was not packed to the end; repeat the command that packs it"
+            raise InputError("data.root", folder, problem)
         names = sorted(each.name for each in folder.iterdir() if is_of(each.name, split))
         if not names:
             problem = f"has neither {path.name} nor shards named *{split}*.tar"

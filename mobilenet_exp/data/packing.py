@@ -26,9 +26,7 @@ from mobilenet_exp.data.datasets import build_image_set
 from mobilenet_exp.data.decode import Opened
 from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.names import Names
-from mobilenet_exp.data.shards import BLOCK, RAW, Index, index_path
-
-PLAN = "packing.json"
+from mobilenet_exp.data.shards import BLOCK, PLAN, RAW, Index, index_path
 
 
 class _Packed(NamedTuple):

@@ -6,21 +6,21 @@ elsewhere it is made once.
 """
 
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.arrays import map_arrays, save_arrays
 from mobilenet_exp.data.folders import image_endings
 from mobilenet_exp.data.names import Names
 
 FORMAT = "mobilenet_exp shards 1"
+# what a set is packed with; it is there from the beginning
+PLAN = "packing.json"
 BLOCK = tarfile.BLOCKSIZE
 # an array of pixels, as numpy stores it
 RAW = ".npy"
@@ -55,29 +55,22 @@ class Index:
         arrays = {key: getattr(self, key) for key in _ARRAYS}
         arrays |= {"names": self.names.text, "ends": self.names.ends}
         texts = {key: getattr(self, key) for key in ("shards", "endings", "classes")}
-        about = {"format": FORMAT, "texts": json.dumps(texts)}
-        half = path.with_name(f"{path.name}.part-{os.getpid()}")
-        plain = {key: np.ascontiguousarray(each) for key, each in arrays.items()}
-        # as bytes: a file of its own would be for its owner alone
-        half.write_bytes(save(plain, about))
-        half.rename(path)
+        save_arrays(path, arrays, {"format": FORMAT, "texts": json.dumps(texts)})
 
     @classmethod
     def load(cls, path: Path) -> "Index":
         """Read an index. Raises InputError for a file that is none."""
         try:
-            with safe_open(path, framework="numpy") as file:
-                about = file.metadata() or {}
-                if about.get("format") != FORMAT:
-                    raise ValueError("its format is not known")
-                texts = json.loads(about["texts"])
-                arrays = {key: file.get_tensor(key) for key in _ARRAYS}
-                names = Names(file.get_tensor("names"), file.get_tensor("ends"))
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            arrays, about = map_arrays(path)
+            if about.get("format") != FORMAT:
+                raise ValueError("its format is not known")
+            texts = json.loads(about["texts"])
+            names = Names(arrays.pop("names"), arrays.pop("ends"))
+            shards = [(name, size) for name, size in texts.pop("shards")]
+            return cls(shards, names=names, **arrays, **texts)  # type: ignore[arg-type]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             problem = f"{path.name} is not an index of shards ({error}); remove it to make it anew"
             raise InputError("data.root", path.parent, problem) from error
-        shards = [(name, size) for name, size in texts.pop("shards")]
-        return cls(shards, names=names, **arrays, **texts)
 
     @classmethod
     def joined(cls, parts: list["Index"]) -> "Index":

@@ -79,16 +79,45 @@ def _calibration_error(confidence: Tensor, is_hit: Tensor) -> float:
     return gaps.abs().sum().item() / len(confidence)
 
 
-def confusion_matrix(answers: Predictions, num_classes: int) -> Tensor:
-    """Return counts (num_classes, num_classes): row the label, column the answer."""
-    cells = answers.label * num_classes + answers.top[:, 0]
-    counts = torch.bincount(cells, minlength=num_classes * num_classes)
-    return counts.view(num_classes, num_classes)
+@dataclass(frozen=True)
+class Confusion:
+    """How often which class was answered for which; only pairs that happened are kept.
+
+    Row i of `label`, `answer` and `images` (M,) is such a pair and its number of images.
+    """
+
+    num_classes: int
+    label: Tensor
+    answer: Tensor
+    images: Tensor
+
+    @classmethod
+    def of(cls, answers: Predictions, num_classes: int) -> "Confusion":
+        """Count the pairs."""
+        cells = answers.label * num_classes + answers.top[:, 0]
+        pairs, images = cells.unique(return_counts=True)
+        return cls(num_classes, pairs // num_classes, pairs % num_classes, images)
+
+    def matrix(self) -> Tensor:
+        """Return counts (num_classes, num_classes): row the label, column the answer."""
+        counts = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
+        counts[self.label, self.answer] = self.images
+        return counts
+
+    def totals(self) -> Tensor:
+        """Return the images of each class (num_classes,)."""
+        return torch.zeros(self.num_classes, dtype=torch.long).index_add(0, self.label, self.images)
+
+    def hits(self) -> Tensor:
+        """Return the images of each class that were answered rightly (num_classes,)."""
+        is_hit = self.label == self.answer
+        hits = torch.zeros(self.num_classes, dtype=torch.long)
+        return hits.index_add(0, self.label[is_hit], self.images[is_hit])
 
 
-def per_class(confusion: Tensor, classes: Sequence[str]) -> list[dict[str, object]]:
+def per_class(confusion: Confusion, classes: Sequence[str]) -> list[dict[str, object]]:
     """Return name, `num_images` and `top1` (percent; None without images) of each class."""
-    totals, hits = confusion.sum(1).tolist(), confusion.diagonal().tolist()
+    totals, hits = confusion.totals().tolist(), confusion.hits().tolist()
     return [
         {"class": name, "num_images": total, "top1": 100 * hit / total if total else None}
         for name, total, hit in zip(classes, totals, hits, strict=True)
@@ -96,17 +125,15 @@ def per_class(confusion: Tensor, classes: Sequence[str]) -> list[dict[str, objec
 
 
 def most_confused(
-    confusion: Tensor, classes: Sequence[str], count: int = 5
+    confusion: Confusion, classes: Sequence[str], count: int = 5
 ) -> list[list[str | int]]:
     """Return the most frequent mistakes as [label, answer, images]."""
-    wrong = confusion.clone()
-    wrong.fill_diagonal_(0)
-    cells = wrong.flatten().topk(min(count, wrong.numel()))
-    size = len(confusion)
+    is_wrong = confusion.label != confusion.answer
+    pairs = (confusion.label[is_wrong], confusion.answer[is_wrong], confusion.images[is_wrong])
+    order = pairs[2].argsort(descending=True, stable=True)[:count]
     return [
-        [classes[cell // size], classes[cell % size], images]
-        for images, cell in zip(cells.values.tolist(), cells.indices.tolist(), strict=True)
-        if images
+        [classes[label], classes[answer], images]
+        for label, answer, images in zip(*(each[order].tolist() for each in pairs), strict=True)
     ]
 
 

@@ -15,6 +15,9 @@ from mobilenet_exp.evaluation.scoring import EvalResult
 from mobilenet_exp.models.profiling import Profile
 from mobilenet_exp.weights.loaded import LoadedModel
 
+# with more classes, confusions are listed instead of laid out in a square
+MATRIX_CLASSES = 2000
+
 
 def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
     """Return the evaluation's name: a readable head, and a hash of weights and images."""
@@ -80,7 +83,7 @@ def _class_titles(data: EvalImages, found: EvalResult) -> list[str]:
     if data.name == "imagenet":
         names = (name.partition(",")[0] for name in imagenet.class_names())
         classes = [f"{key} {name}" for key, name in zip(classes, names, strict=True)]
-    return [*classes, *(f"class {extra}" for extra in range(len(classes), len(found.confusion)))]
+    return [*classes, *(f"class {extra}" for extra in range(len(classes), found.num_classes))]
 
 
 def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
@@ -102,14 +105,18 @@ def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
             [["class", "num_images", "top1"]]
             + [list(row.values()) for row in metrics.per_class(found.confusion, classes)]
         ),
-        "confusion.csv": _csv(
-            [["label \\ answer", *classes]]
-            + [
-                [name, *counts]
-                for name, counts in zip(classes, found.confusion.tolist(), strict=True)
-            ]
-        ),
+        "confusion.csv": _csv(_confusion_rows(found.confusion, classes)),
     }
+
+
+def _confusion_rows(confusion: metrics.Confusion, classes: list[str]) -> list[list[Any]]:
+    """Return a matrix, or with very many classes a row for each pair that happened."""
+    if len(classes) <= MATRIX_CLASSES:
+        square = zip(classes, confusion.matrix().tolist(), strict=True)
+        return [["label \\ answer", *classes], *([name, *counts] for name, counts in square)]
+    pairs = (confusion.label.tolist(), confusion.answer.tolist(), confusion.images.tolist())
+    rows = ([classes[label], classes[answer], n] for label, answer, n in zip(*pairs, strict=True))
+    return [["label", "answer", "num_images"], *rows]
 
 
 def _csv(rows: list[list[Any]]) -> str:

@@ -5,11 +5,11 @@ Prints nothing and logs nothing.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mobilenet_exp.config.schema import EvalConfig, EvalImages, ImagePlaces, ImagesConfig
 from mobilenet_exp.core.console import Show
@@ -33,7 +33,7 @@ class EvalResult:
     """What an evaluation found. `left_out` and `converted` map an image's name to the reason."""
 
     answers: Predictions
-    confusion: Tensor
+    num_classes: int
     images: ImageSet
     scores: dict[str, float]
     left_out: dict[str, str]
@@ -44,6 +44,11 @@ class EvalResult:
     missing: list[str]
     # scores against ImageNet-ReaL's labels; None if they were not asked for
     real: dict[str, float] | None
+
+    @cached_property
+    def confusion(self) -> metrics.Confusion:
+        """Return which classes were confused; only who writes it down needs it."""
+        return metrics.Confusion.of(self.answers, self.num_classes)
 
 
 @dataclass
@@ -141,7 +146,7 @@ def score(
         raise RuntimeError("an image was neither scored nor reported")
     return EvalResult(
         answers,
-        metrics.confusion_matrix(answers, loaded.num_classes),
+        loaded.num_classes,
         images,
         metrics.scores(answers),
         left_out=left_out,

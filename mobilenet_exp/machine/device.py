@@ -85,6 +85,23 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Return the most memory that this process has held so far, in MB, and on its GPU."""
+    found = {}
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such count
+        pass
+    else:
+        # bytes on macOS, kilobytes elsewhere
+        unit = 1e6 if sys.platform == "darwin" else 1e3
+        found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if device.type == "cuda":
+        found["peak_device_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return found
+
+
 def set_determinism(wanted: bool) -> None:
     """Allow only algorithms that give the same bits each time, or let CUDA pick its fastest."""
     if wanted:

@@ -36,6 +36,7 @@ def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
         f"  loss {figure(row.get('train/loss'), 3)}{skipped}"
         f"  val top-1 {row['val/top1']:6.2f} top-5 {row['val/top5']:6.2f}{average}"
         f"  lr {row['train/lr']:.1e}  {figure(row.get('train/images_per_s'), 0)} images/s"
+        f"  {figure(row.get('train/waiting_percent'), 0)} % waiting"
     )
 
 
@@ -66,6 +67,7 @@ def print_comparison(results: dict[str, Any]) -> None:
     notes = [
         f"best epoch {results['best_epoch']} of {results['epochs']}, "
         f"last epoch top-1 {figure(results['last_top1'])}, {results['seconds']} s"
+        + (f", {results['peak_memory_mb']:,.0f} MB at most" if results["peak_memory_mb"] else "")
     ]
     if results["paper_reason"]:
         notes.append(f"not compared: {results['paper_reason']}")

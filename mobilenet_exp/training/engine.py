@@ -66,7 +66,9 @@ class TrainMeter:
     num_images: int = 0
     num_skipped: int = 0
     skipped_in_a_row: int = 0
+    # of the updates, and of these spent waiting for images
     seconds: float = 0.0
+    waiting: float = 0.0
     # images that could not be read, with the reason, and those left on their side
     left_out: dict[str, str] = field(default_factory=dict)
     num_unturned: int = 0

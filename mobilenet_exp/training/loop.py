@@ -17,6 +17,7 @@ from mobilenet_exp.core.text import duration
 from mobilenet_exp.data.views import BAD_IMAGE_ADVICE, Odd, name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.predict import predict
+from mobilenet_exp.machine.device import peak_memory
 from mobilenet_exp.training import engine
 from mobilenet_exp.training.engine import TrainMeter
 from mobilenet_exp.training.record import Record
@@ -102,7 +103,10 @@ def _batches(session: Session, loaded: Iterator[list], *, is_counted: bool = Tru
         batch = session.team.together(lambda: next(loaded, None))
         if batch is None:
             return
-        session.pace.waiting += time.perf_counter() - asked
+        if is_counted:
+            waited = time.perf_counter() - asked
+            session.pace.waiting += waited
+            session.meter.waiting += waited
         *tensors, odd = batch
         session.meter.note(odd if is_counted else Odd(odd.left_out))
         yield tensors
@@ -140,6 +144,7 @@ def finish_epoch(session: Session) -> tuple[dict[str, float], bool]:
         scores = _score(session, learner.average.model)
         found |= {f"val_ema/{key}": value for key, value in scores.items()}
     found |= _odd_images(session)
+    found |= {f"system/{key}": value for key, value in peak_memory(learner.device).items()}
     session.meter = TrainMeter()
     progress.seconds += time.perf_counter() - started
     return found, progress.complete_epoch(scores["top1"], scores["top5"])
@@ -172,6 +177,7 @@ def _train_metrics(session: Session) -> dict[str, float]:
             "top1": 100 * sum(each["correct"].item() for each in meters) / num_images,
             "images_per_s": num_images / max(meters[0]["seconds"], 1e-9),
         }
+        found["waiting_percent"] = 100 * meters[0]["waiting"] / max(meters[0]["seconds"], 1e-9)
     if session.learner.skips_nonfinite:
         found["num_skipped"] = meters[0]["num_skipped"]
     return found

@@ -14,7 +14,7 @@ from mobilenet_exp.config.identity import learned_words, run_label
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.machine.device import describe_device, precision_name
+from mobilenet_exp.machine.device import describe_device, peak_memory, precision_name
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
 from mobilenet_exp.tracking import terminal
@@ -231,7 +231,7 @@ def _read_results(path: Path, config: Config) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{path} is damaged; delete it and repeat the command to rebuild it"
         raise InputError("run.root", config.run.root, problem) from error
-    return {"data_root": None, **results}
+    return {"data_root": None, "peak_memory_mb": None, **results}
 
 
 def _place(config: Config) -> str | None:
@@ -258,6 +258,7 @@ def _results(
         "last_top1": progress.last_top1,
         "epochs": progress.epoch,
         "seconds": round(progress.seconds, 1),
+        **{"peak_memory_mb": None} | peak_memory(session.learner.device),
         "left_out": progress.left_out,
         "passed_over": session.loaders.others,
         "precision": precision_name(session.learner.precision),

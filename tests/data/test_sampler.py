@@ -53,6 +53,14 @@ def test_an_image_comes_as_often_as_augmentation_is_repeated():
     assert len({key.seed for key in keys}) == 64
 
 
+def test_ten_million_images_are_drawn_by_the_batch():
+    """What is kept is a number and a seed for each, not a Python object."""
+    order = BatchSampler(10_000_000, 256, seed=0, side_at=lambda _: 32)
+    first = next(iter(order))
+    assert (len(first), len({key.image for key in first})) == (256, 256)
+    assert sum(each.nbytes for each in order._drawn()) == 12 * 10_000_000
+
+
 def test_a_session_s_batches_have_the_epoch_s_side(quick):
     words = (*SMALL, "data.resolution=96", "data.progressive_from=32", "train.epochs=3")
     session = build_session(quick(*words))

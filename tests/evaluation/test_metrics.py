@@ -39,15 +39,17 @@ def test_scores_are_those_of_their_definitions():
 
 def test_confusion_and_classes_agree_with_scikit_learn():
     answers, logits = _random_answers()
-    matrix = metrics.confusion_matrix(answers, 7)
-    assert (matrix.numpy() == sklearn_confusion(answers.label, logits.argmax(1))).all()
+    confusion = metrics.Confusion.of(answers, 7)
+    assert (confusion.matrix().numpy() == sklearn_confusion(answers.label, logits.argmax(1))).all()
+    matrix = confusion.matrix()
     names = [f"c{i}" for i in range(7)]
-    classes = metrics.per_class(matrix, names)
+    classes = metrics.per_class(confusion, names)
     assert sum(each["num_images"] for each in classes) == 200
     assert classes[3]["top1"] == 100 * matrix[3, 3].item() / matrix[3].sum().item()
-    label, answer, images = metrics.most_confused(matrix, names)[0]
+    label, answer, images = metrics.most_confused(confusion, names)[0]
     assert matrix[int(label[1]), int(answer[1])] == images == matrix.fill_diagonal_(0).max()
-    assert metrics.per_class(torch.zeros(1, 1), ["none"])[0]["top1"] is None
+    nothing = metrics.Confusion.of(metrics.no_predictions(), 1)
+    assert metrics.per_class(nothing, ["none"])[0]["top1"] is None
 
 
 def test_an_image_scored_twice_is_an_error():

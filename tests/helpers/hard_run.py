@@ -73,11 +73,15 @@ def children(parent: int, word: str) -> list[int]:
     return sorted(int(pid) for pid, started_by, _ in fields if int(started_by) == parent)
 
 
+# what a clock measures, and how much memory was held
+TIMING = {"train/images_per_s", "train/waiting_percent", "system/peak_memory_mb"}
+
+
 def rows(folder: Path) -> list[dict]:
     """Return a run's metrics without what a clock measures."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [
-        {key: value for key, value in json.loads(line).items() if key != "train/images_per_s"}
+        {key: value for key, value in json.loads(line).items() if key not in TIMING}
         for line in lines
     ]
 
@@ -89,6 +93,7 @@ def state(folder: Path, name: str = "last.pt") -> dict:
     found["config"].pop("run")
     for meter in found["meters"]:
         meter.pop("seconds")
+        meter.pop("waiting")
     return found
 
 

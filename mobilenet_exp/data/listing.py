@@ -1,0 +1,145 @@
+"""The images of a tree of class folders, listed once a machine where there are many.
+
+The list of a large tree is kept in the user's cache folder, with the time at which each
+folder was changed: other processes and later runs map it, until a folder has changed.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.text import examples, printable
+from mobilenet_exp.data.arrays import map_arrays, save_arrays
+from mobilenet_exp.data.folders import find_classes, image_endings, walk_images
+from mobilenet_exp.data.names import Names
+
+FORMAT = "mobilenet_exp listing 1"
+# with fewer images, listing them takes no time
+MIN_KEPT = 20_000
+# seconds: a folder that was changed just now may change again within the clock's tick
+SETTLED = 3.0
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files below a folder, their labels, and the files that are no images."""
+
+    names: Names
+    labels: np.ndarray
+    classes: list[str]
+    others: dict[str, str]
+
+
+def list_tree(folder: Path) -> Listing:
+    """Return the images of class folders, in order. Raises InputError where one has none."""
+    classes = find_classes(folder)
+    if not classes:
+        raise InputError("data.root", folder, "has no class folders of images")
+    if len(classes) * len(os.listdir(folder / classes[0])) < MIN_KEPT:
+        return _listed(folder, classes, {})
+    kept = _kept_at(folder)
+    found = _load(kept)
+    if found:
+        return found
+    with ExitStack() as stack:
+        _wait_for_others(kept, stack)
+        # another process may have listed it meanwhile
+        return _load(kept) or _list_and_keep(folder, classes, kept)
+
+
+def _list_and_keep(folder: Path, classes: list[str], kept: Path) -> Listing:
+    started, folders = time.time(), {str(folder): os.stat(folder).st_mtime_ns}
+    found = _listed(folder, classes, folders)
+    newest = max(folders.values()) / 1e9
+    if len(found.names) >= MIN_KEPT and started - newest > SETTLED:
+        _keep(found, folders, kept)
+    return found
+
+
+def _listed(folder: Path, classes: list[str], folders: dict[str, int]) -> Listing:
+    """List a tree; `folders` gets the time of each folder's last change before it is read."""
+    counts: list[int] = []
+    others: dict[Path, str] = {}
+    empty: dict[str, str] = {}
+
+    def images() -> Iterator[str]:
+        for name in classes:
+            found = walk_images(folder / name, folders)
+            others.update(found.others)
+            if not found.images:
+                empty[printable(name)] = next(iter(found.others.values()), "empty")
+            counts.append(len(found.images))
+            yield from (os.path.relpath(path, folder) for path in found.images)
+
+    names = Names.of(images())
+    if empty:
+        problem = f"class folders of {folder} without an image: {examples(empty)}"
+        raise InputError("data.root", folder, f"{problem}; fill or remove them")
+    return Listing(
+        names,
+        np.repeat(np.arange(len(classes), dtype=np.int32), counts),
+        classes,
+        {printable(os.path.relpath(path, folder)): why for path, why in others.items()},
+    )
+
+
+def _kept_at(folder: Path) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    real = os.fsencode(os.path.realpath(folder))
+    name = f"{hashlib.sha256(real).hexdigest()[:24]}.listing"
+    return Path(cache) / "mobilenet_exp" / name
+
+
+def _wait_for_others(kept: Path, stack: ExitStack) -> None:
+    """Let one process of a machine list a tree while others wait for its list."""
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(FileLock(kept.with_suffix(".lock")))
+    except (OSError, NotImplementedError):
+        # no place for it, or a file system without locks: each lists for itself
+        return
+
+
+def _keep(found: Listing, folders: dict[str, int], kept: Path) -> None:
+    places = Names.of(folders)
+    arrays = {
+        "names": found.names.text,
+        "ends": found.names.ends,
+        "labels": found.labels,
+        "folders": places.text,
+        "folder_ends": places.ends,
+        "changed": np.array(list(folders.values()), np.int64),
+    }
+    texts = {"classes": found.classes, "others": found.others, "endings": sorted(image_endings())}
+    about = {"format": FORMAT, "texts": json.dumps(texts)}
+    try:
+        save_arrays(kept, arrays, about)
+    except OSError:
+        # no room for it: it is listed each time
+        return
+
+
+def _load(kept: Path) -> Listing | None:
+    """Return the list that is kept, if it is that of the tree as it is now."""
+    try:
+        arrays, about = map_arrays(kept)
+        texts = json.loads(about["texts"])
+        if about["format"] != FORMAT or texts["endings"] != sorted(image_endings()):
+            return None
+        places = Names(arrays["folders"], arrays["folder_ends"])
+        for place, changed in zip(places, arrays["changed"].tolist(), strict=True):
+            if os.stat(place).st_mtime_ns != changed:
+                return None
+    except (OSError, ValueError, KeyError):
+        return None
+    names = Names(arrays["names"], arrays["ends"])
+    return Listing(names, arrays["labels"], texts["classes"], texts["others"])
