@@ -19,6 +19,7 @@ def shrunk(config: Config) -> Config:
     data, train = config.data, config.train
     # what a batch is cut into, and mixup's pairs
     parts = 2 * train.accumulate * config.run.devices
+    batch_size = max(8 // parts, 1) * parts
     has_weights = config.weights is not None and Path(config.weights).is_file()
     return replace(
         config,
@@ -28,11 +29,16 @@ def shrunk(config: Config) -> Config:
             root=None,
             labels=None,
             val_share=None,
-            batch_size=max(8 // parts, 1) * parts,
+            batch_size=batch_size,
             resolution=SIDE,
             train_resolution=data.train_resolution and SIDE // 2,
             progressive_from=data.progressive_from and SIDE // 2,
             args={"num_images": 4 * parts + 8, "num_classes": 10},
+        ),
+        # smaller batches take smaller steps, as large ones take larger
+        optimizer=replace(
+            config.optimizer,
+            lr=config.optimizer.lr * min(batch_size / data.batch_size, 1.0),
         ),
         schedule=replace(config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, 0.5)),
         train=replace(train, epochs=2, precise_bn_batches=min(train.precise_bn_batches, 1)),

@@ -73,6 +73,7 @@ class Raw:
             if not self._left:
                 self.done.set()
 
+    @torch.inference_mode(False)
     def _read(self, part: slice) -> None:
         memory = self.memory[part]
         pixels = _scratch(memory.shape) if self.finisher else memory
@@ -92,6 +93,7 @@ class Raw:
             if each.problem:
                 raise RunError(each.problem)
 
+    @torch.inference_mode(False)
     def inputs(self, finisher: Finisher) -> Tensor:
         """Return images (N, 3, H, W) float32."""
         if self.finisher:
@@ -170,7 +172,9 @@ class ThreadReader:
             for task in raw.tasks():
                 self.threads.submit(task, self.priority)
 
+    @torch.inference_mode(False)
     def _memory(self, shape: torch.Size) -> Tensor:
+        # whoever takes the batches may only infer; the threads write to it all the same
         kind = torch.float32 if self.finisher else torch.uint8
         while self._free:
             found = self._free.pop()

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,8 @@ class Index:
             texts = json.loads(about["texts"])
             names = Names(arrays.pop("names"), arrays.pop("ends"))
             shards = [(name, size) for name, size in texts.pop("shards")]
-            return cls(shards, names=names, **arrays, **texts)  # type: ignore[arg-type]
+            fields: dict[str, Any] = {**arrays, **texts}
+            return cls(shards, names=names, **fields)
         except (OSError, ValueError, KeyError, TypeError) as error:
             problem = f"{path.name} is not an index of shards ({error}); remove it to make it anew"
             raise InputError("data.root", path.parent, problem) from error
