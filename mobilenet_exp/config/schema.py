@@ -230,7 +230,7 @@ class EvalRunConfig(BenchRunConfig):
     # folder that holds the runs, sweeps and W&B's files
     root: str = field(default="runs", metadata=PATH)
     # threads that load images, for each process that trains or evaluates; null: none for
-    # data in memory, else its share of the cores
+    # data in memory, else its share of the cores, or half of it where these compute, too
     workers: int | None = None
     # what those are: threads, processes, or auto: processes only for what is not made for
     # threads, as data.auto_augment and data sets of your own
@@ -241,6 +241,8 @@ class EvalRunConfig(BenchRunConfig):
     precision: str = "auto"
     # memory layout of images and weights: channels_last (faster nearly everywhere), contiguous
     memory_format: str = "channels_last"
+    # keep freed memory for the next batch (Linux, CPU): faster, but more memory is held
+    keep_memory: bool = True
     # Weights & Biases: online, offline, disabled, or auto: online where there is a key and
     # a network, else offline
     wandb: str = "auto"
@@ -261,8 +263,6 @@ class RunConfig(EvalRunConfig):
     log_every_minutes: float | None = 5.0
     # use only algorithms that give the same bits each time; slower on a GPU
     deterministic: bool = False
-    # keep freed memory for the next step (Linux, CPU): faster, but more memory is held
-    keep_memory: bool = True
     # shrink the recipe to seconds on noise, to check that it runs
     smoke: bool = False
 

@@ -142,7 +142,7 @@ def build_loaders(
     _check_sides(data, sampler)
     view = TrainView(train.images, data)
     val_view = EvalView(val.images, EvalTransform(data, exact=data.resize == "exact"))
-    threads = Threads(num_workers(train, reading.workers, reading.sharing), reading.image_timeout)
+    threads = Threads(_num_workers(train, reading), reading.image_timeout)
     finisher = Finisher(data.mean, data.std, reading.device)
     share = _Share(len(val.images), data.batch_size, rank, processes)
     fits = train.for_threads and not view.draws_globally
@@ -169,6 +169,10 @@ def build_loaders(
         others=_others(train.images, val.images),
         readers=" + ".join(dict.fromkeys(filter(None, (reader.words, val_reader.words)))),
     )
+
+
+def _num_workers(images: ImageSet, reading: Reading) -> int:
+    return num_workers(images, reading.workers, reading.sharing, reading.device)
 
 
 def _reader(
@@ -231,7 +235,7 @@ def build_eval_loader(
     reading = reading or Reading()
     val = build_image_set(data, "val")
     view = EvalView(val.images, EvalTransform(data, exact=data.resize == "exact"))
-    threads = Threads(num_workers(val, reading.workers, reading.sharing), reading.image_timeout)
+    threads = Threads(_num_workers(val, reading), reading.image_timeout)
     finisher, keep = Finisher(data.mean, data.std, reading.device), int(reading.reuses)
     # nothing else is read meanwhile: as many processes as training has
     reader = _reader(view, threads, reading, finisher, TRAINING, fits=val.for_threads, keep=keep)

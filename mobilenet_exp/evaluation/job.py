@@ -19,6 +19,7 @@ from mobilenet_exp.evaluation.results import eval_label, eval_name, eval_results
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
 from mobilenet_exp.machine.device import (
     describe_device,
+    keep_freed_memory,
     precision_name,
     select_device,
     select_precision,
@@ -43,6 +44,8 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
         import_modules(config.run.imports)
         device = select_device(config.run.device)
     set_threads(config.run.threads)
+    if config.run.keep_memory and device.type == "cpu":
+        keep_freed_memory()
     precision = select_precision(config.run.precision, device, is_training=False)
     settled = {"precision": precision_name(precision), "device": device.type}
     config = replace(config, run=replace(config.run, **settled))

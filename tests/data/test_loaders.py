@@ -250,8 +250,9 @@ def test_an_image_that_takes_too_long_is_named(folder, monkeypatch, readers):
 
 @pytest.mark.parametrize(
     ("cores", "sharing", "asked", "expected"),
-    [(16, 1, None, 16), (128, 8, None, 16), (2, 8, None, 1), (16, 2, 6, 6), (16, 1, 0, 0)],
-)
+    [(16, 1, None, 8), (128, 8, None, 8), (2, 1, None, 1), (2, 8, None, 1), (16, 2, 6, 6),
+     (16, 1, 0, 0)],
+)  # fmt: skip
 def test_readers_are_shared_among_the_machine_s_ranks(
     folder, monkeypatch, cores, sharing, asked, expected
 ):
