@@ -44,7 +44,8 @@ DOORS = {
         "weights.published",
     },
     "torchvision": {
-        "data.views", "data.resizing", "data.transforms", "data.datasets", "models.network",
+        "data.views", "data.resizing", "data.transforms", "data.published", "data.datasets",
+        "models.network",
         "deploy.latency", "weights.published",
     },
     "nvidia": {"data.decode"},

@@ -4,45 +4,31 @@ Nothing is downloaded unless `data.download` says so.
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 from torchvision import datasets
 
 from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import WHOLE
-from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.data.folders import find_classes, list_images
+from mobilenet_exp.data.image_set import DATASETS as DATASETS
+from mobilenet_exp.data.image_set import ImageSet as ImageSet
 from mobilenet_exp.data.imagenet import class_ids, flat_images
 from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.listing import list_tree
 from mobilenet_exp.data.packed import Folder, packed_images
-
-DATASETS: Registry = Registry("data.name")
+from mobilenet_exp.data.published import PUBLISHED
 
 NO_SPLIT = "has no folder {}/; it must hold train/ and val/"
 
 # an option's type carries its range
 Count = Annotated[int, WHOLE]
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """One split: pairs (image, label), and class names by label.
-
-    Images are Pillow's, or tensors (C, H, W): uint8, or floats in [0, 1]. `for_threads`:
-    several threads may ask for images, which draws from no global generator.
-    """
-
-    images: Dataset
-    classes: list[str]
-    in_memory: bool = False
-    for_threads: bool = False
 
 
 def build_image_set(data: ImagesConfig, split: str) -> ImageSet:
@@ -227,22 +213,6 @@ def _image_tree(data: ImagesConfig, folder: Path) -> ImageSet:
     return ImageSet(images, list(map(printable, found.classes)), for_threads=True)
 
 
-@DATASETS.register("cifar10")
-def cifar10(data: ImagesConfig, split: str) -> ImageSet:
-    """CIFAR-10 from `root`; fetched there only with `data.download`."""
-    if data.root is None:
-        raise InputError("data.root", None, "must be given: the folder of CIFAR-10")
-    try:
-        images = datasets.CIFAR10(data.root, train=split == "train", download=data.download)
-    except RuntimeError as error:
-        problem = "CIFAR-10 is not there; data.download=true downloads it"
-        raise InputError("data.root", data.root, problem) from error
-    except OSError as error:
-        problem = f"CIFAR-10 could not be downloaded ({error})"
-        raise InputError("data.download", data.download, problem) from error
-    return ImageSet(images, images.classes, for_threads=True)
-
-
 @DATASETS.register("fake")
 def fake(data: ImagesConfig, split: str, *, num_images: Count, num_classes: Count) -> ImageSet:
     """Noise images with labels, `num_images` to train on and as many to evaluate."""
@@ -253,3 +223,7 @@ def fake(data: ImagesConfig, split: str, *, num_images: Count, num_classes: Coun
         random_offset=0 if split == "train" else num_images,
     )
     return ImageSet(images, [str(index) for index in range(num_classes)], in_memory=True)
+
+
+for _name, _published in PUBLISHED.items():
+    DATASETS.register(_name)(_published)
