@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pickle
 
 import numpy as np
@@ -125,9 +126,7 @@ EXPECTED = {
 def unchecked(monkeypatch):
     """Miniatures have other checksums than the published files."""
     for module in (datasets.cifar, datasets.flowers102, datasets.svhn, datasets.mnist):
-        monkeypatch.setattr(
-            module, "check_integrity", lambda path, *_: __import__("os").path.exists(path)
-        )
+        monkeypatch.setattr(module, "check_integrity", lambda path, *_: os.path.exists(path))
 
 
 def test_every_published_set_has_a_miniature():
@@ -147,12 +146,9 @@ def test_a_set_is_read_from_its_own_layout(name, tmp_path, unchecked):
     assert set(notes) == {""}
     # files go the way of files, whatever library found them
     assert isinstance(loaders.val_images, ImageFiles) == (name not in IN_MEMORY)
-    theirs = PUBLISHED[name].build(
-        str(tmp_path / "set"),
-        **{
-            "train" if isinstance(PUBLISHED[name].val[0], bool) else "split": PUBLISHED[name].val[0]
-        },
-    )
+    published = PUBLISHED[name]
+    word = "train" if published.val == (False,) else "split"
+    theirs = published.build(str(tmp_path / "set"), **{word: published.val[0]})
     assert labels.tolist() == [theirs[index][1] for index in range(4)]
 
 
@@ -164,11 +160,8 @@ def test_a_set_that_is_not_there_is_one_line(name, tmp_path):
 
 
 def test_classes_have_names(tmp_path, unchecked):
-    for name, words in (
-        ("imagenette", "tench"),
-        ("oxford_pets", "Abyssinian"),
-        ("food101", "apple_pie"),
-    ):
+    firsts = {"imagenette": "tench", "oxford_pets": "Abyssinian", "food101": "apple_pie"}
+    for name, first in firsts.items():
         MINIATURES[name](tmp_path / name)
         data = compose(f"data={name}", f"data.root={tmp_path / name}", "data.batch_size=4").data
         assert build_loaders(data, seed=0).classes[0] == first
