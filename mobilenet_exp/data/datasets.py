@@ -14,7 +14,7 @@ from torchvision import datasets
 
 from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.ranges import WHOLE
+from mobilenet_exp.core.ranges import ABOVE_0, WHOLE
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.data.folders import find_classes, list_images
 from mobilenet_exp.data.image_set import DATASETS as DATASETS
@@ -22,8 +22,10 @@ from mobilenet_exp.data.image_set import ImageSet as ImageSet
 from mobilenet_exp.data.imagenet import class_ids, flat_images
 from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.listing import list_tree
-from mobilenet_exp.data.packed import Folder, packed_images
+from mobilenet_exp.data.packed import packed_images
 from mobilenet_exp.data.published import PUBLISHED
+from mobilenet_exp.data.remote import Remote, default_cache, is_address
+from mobilenet_exp.data.shards import Folder, Place
 
 NO_SPLIT = "has no folder {}/; it must hold train/ and val/"
 
@@ -145,9 +147,13 @@ def packed(
     *,
     classes: str | None = None,
     verify: bool = True,
+    cache: str | None = None,
+    cache_gb: Annotated[float, ABOVE_0] = 200.0,
 ) -> ImageSet:
     """Shards of images, as `python -m mobilenet_exp pack` writes them, or from elsewhere.
 
+    `root` is a folder, or an address that fsspec knows (s3://, gs://, https://), whose
+    shards are fetched into `cache` (null: in the user's cache folder), up to `cache_gb`.
     `classes=imagenet` names the classes of shards whose labels are ImageNet's numbers.
     `verify` looks at each image's checksum when it is read.
     """
@@ -155,13 +161,21 @@ def packed(
         raise InputError("data.root", None, "must be given: the folder of the shards")
     if classes not in (None, "imagenet"):
         raise InputError("data.args.classes", classes, "not known; allowed: imagenet, null")
-    root = Path(data.root)
-    if not root.is_dir():
-        raise InputError("data.root", root, "no such folder")
+    place: Place
+    if is_address(data.root):
+        kept = Path(cache).expanduser() if cache else default_cache(data.root)
+        place = Remote(data.root, kept, cache_gb * 1e9)
+    else:
+        kept = Path(data.root)
+        if not kept.is_dir():
+            raise InputError("data.root", kept, "no such folder")
+        place = Folder(kept)
     upright = data.exif == "apply"
     images, names = packed_images(
-        root, Folder(root), split, classes=classes, verify=verify, upright=upright
+        place, kept, split, classes=classes, verify=verify, upright=upright
     )
+    if isinstance(place, Remote):
+        place.fetch_ahead(images.index)
     return ImageSet(images, names, for_threads=True)
 
 

@@ -1,12 +1,10 @@
 """Images of packed sets, read one at a time and in any order. Knows no transform."""
 
 import io
-import os
 import zlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -14,31 +12,21 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.decode import Box, Opened, open_image
 from mobilenet_exp.data.imagenet import class_ids
 from mobilenet_exp.data.images import ImageFiles
-from mobilenet_exp.data.shards import PLAN, RAW, UNKNOWN, Index, index_path, index_shards, is_of
+from mobilenet_exp.data.remote import Remote
+from mobilenet_exp.data.shards import (
+    PLAN,
+    RAW,
+    UNKNOWN,
+    Folder,
+    Index,
+    Place,
+    index_path,
+    index_shards,
+    is_of,
+)
 
 # of an array of pixels in numpy's format; it ends in a new line
 HEADER_BYTES = 256
-
-
-class Place(Protocol):
-    """Where shards are."""
-
-    def read(self, shard: str, first: int, size: int) -> bytes:
-        """Return bytes of a shard; raises OSError where they cannot be had."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Shards on this machine."""
-
-    path: Path
-
-    def read(self, shard: str, first: int, size: int) -> bytes:
-        file = os.open(f"{self.path}/{shard}", os.O_RDONLY)
-        try:
-            return os.pread(file, size, first)
-        finally:
-            os.close(file)
 
 
 @dataclass
@@ -100,44 +88,48 @@ def _read_header(start: bytes) -> tuple[tuple[int, int, int], int]:
 
 
 def packed_images(
-    folder: Path, place: Place, split: str, *, classes: str | None, verify: bool, upright: bool
+    place: Place, kept: Path, split: str, *, classes: str | None, verify: bool, upright: bool
 ) -> tuple[PackedImages, list[str]]:
     """Return a split's images and its class names; shards without an index get one.
 
-    `folder` holds the index. Raises InputError for shards that are missing, or not as the
-    index says.
+    `kept` is the folder of the index. Raises InputError for shards that are missing, or not
+    as the index says.
     """
-    path = index_path(folder, split)
-    if path.exists():
-        index = Index.load(path)
-    else:
-        if (folder / PLAN).exists():
-            problem = "was not packed to the end; repeat the command that packs it"
-            raise InputError("data.root", folder, problem)
-        names = sorted(each.name for each in folder.iterdir() if is_of(each.name, split))
-        if not names:
-            problem = f"has neither {path.name} nor shards named *{split}*.tar"
-            raise InputError("data.root", folder, problem)
-        index = index_shards(folder, names, class_ids() if classes == "imagenet" else None)
-        _keep(index, path)
+    path = index_path(kept, split)
+    if not path.exists():
+        _make_index(place, path, split, classes)
+    index = Index.load(path)
     if isinstance(place, Folder):
         _check_lengths(index, place.path)
     known = class_ids() if classes == "imagenet" else index.classes
     if index.label.max() >= len(known):
-        problem = f"has labels up to {index.label.max()}, for {len(known)} classes"
+        problem = f"must have {index.label.max() + 1} classes, as the labels have"
         raise InputError("data.args.classes", classes, problem)
     images = PackedImages(
-        folder, index.names, index.label, upright=upright, index=index, place=place, verify=verify
+        kept, index.names, index.label, upright=upright, index=index, place=place, verify=verify
     )
     return images, known
 
 
-def _keep(index: Index, path: Path) -> None:
+def _make_index(place: Place, path: Path, split: str, classes: str | None) -> None:
+    """Bring the index that lies beside the shards, or make one of them."""
+    there = place.names()
+    if isinstance(place, Remote) and path.name in there:
+        place.fetch(path.name)
+        return
+    if PLAN in there:
+        problem = "was not packed to the end; repeat the command that packs it"
+        raise InputError("data.root", path.parent, problem)
+    names = [name for name in there if is_of(name, split)]
+    if not names:
+        problem = f"has neither {path.name} nor shards named *{split}*.tar"
+        raise InputError("data.root", path.parent, problem)
+    index = index_shards(place, names, class_ids() if classes == "imagenet" else None)
     try:
         index.save(path)
-    except OSError:
-        # a folder that cannot be written to: it is made anew each time
-        return
+    except OSError as error:
+        problem = f"{path.name} cannot be written: {error.strerror}; let it, once"
+        raise InputError("data.root", path.parent, problem) from error
 
 
 def _check_lengths(index: Index, folder: Path) -> None:

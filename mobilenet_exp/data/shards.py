@@ -6,11 +6,12 @@ elsewhere it is made once.
 """
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -111,7 +112,51 @@ def is_of(name: str, split: str) -> bool:
     return name.endswith(".tar") and split in name
 
 
-def index_shards(folder: Path, names: list[str], classes: list[str] | None) -> Index:
+class Place(Protocol):
+    """Where shards are: in a folder, or at an address."""
+
+    def names(self) -> list[str]:
+        """Return the files there, sorted."""
+
+    def size(self, name: str) -> int:
+        """Return a file's length in bytes."""
+
+    def open(self, name: str) -> Any:
+        """Open a file for reading here and there."""
+
+    def read(self, shard: str, first: int, size: int) -> bytes:
+        """Return bytes of a shard; raises OSError where they cannot be had."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Shards on this machine."""
+
+    path: Path
+
+    def names(self) -> list[str]:
+        return sorted(each.name for each in self.path.iterdir())
+
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
+
+    def open(self, name: str) -> Any:
+        return open(self.path / name, "rb")
+
+    def read(self, shard: str, first: int, size: int) -> bytes:
+        return read_part(self.path / shard, first, size)
+
+
+def read_part(path: Path, first: int, size: int) -> bytes:
+    """Return bytes of a file; several threads may ask at once."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(file, size, first)
+    finally:
+        os.close(file)
+
+
+def index_shards(place: Place, names: list[str], classes: list[str] | None) -> Index:
     """Look through shards from elsewhere and return their index; labels are in `.cls` files.
 
     `classes` None: the labels' numbers. Raises InputError for a shard that is cut short or
@@ -119,14 +164,14 @@ def index_shards(folder: Path, names: list[str], classes: list[str] | None) -> I
     """
     found = []
     for number, name in enumerate(names):
-        found += [(number, *each) for each in _members(folder / name)]
+        found += [(number, *each) for each in _members(place, name)]
     if not found:
-        raise InputError("data.root", folder, f"{names[0]} holds no images")
+        raise InputError("data.root", names[0], "holds no images")
     shard, keys, ends, offset, size, label = zip(*found, strict=True)
     endings = sorted(set(ends))
     count = max(label) + 1
     return Index(
-        [(name, (folder / name).stat().st_size) for name in names],
+        [(name, place.size(name)) for name in names],
         np.array(shard, np.int32),
         np.array(offset, np.int64),
         np.array(size, np.int64),
@@ -139,12 +184,12 @@ def index_shards(folder: Path, names: list[str], classes: list[str] | None) -> I
     )
 
 
-def _members(path: Path) -> Iterator[tuple[str, str, int, int, int]]:
+def _members(place: Place, shard: str) -> Iterator[tuple[str, str, int, int, int]]:
     """Yield key, ending, offset, length and label of each image of a shard."""
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with place.open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
@@ -157,13 +202,13 @@ def _members(path: Path) -> Iterator[tuple[str, str, int, int, int]]:
                     file = tar.extractfile(member)
                     labels[key] = int(file.read()) if file else -1
     except (tarfile.TarError, ValueError, OSError) as error:
-        raise InputError("data.root", path, f"is cut short or no tar file ({error})") from error
+        raise InputError("data.root", shard, f"is cut short or no tar file ({error})") from error
     if images and images.keys() - labels.keys():
         key = min(images.keys() - labels.keys())
         problem = f"{key}{images[key][0]} has no {key}.cls with its label beside it"
-        raise InputError("data.root", path, f"is not in WebDataset's convention: {problem}")
+        raise InputError("data.root", shard, f"is not in WebDataset's convention: {problem}")
     end = max((offset + size for _, offset, size in images.values()), default=0)
-    if path.stat().st_size < end:
-        raise InputError("data.root", path, "is cut short")
+    if place.size(shard) < end:
+        raise InputError("data.root", shard, "is cut short")
     for key, (ending, offset, size) in images.items():
         yield key, ending, offset, size, labels[key]

@@ -235,7 +235,8 @@ def _read_results(path: Path, config: Config) -> dict[str, Any]:
 
 
 def _place(config: Config) -> str | None:
-    return str(Path(config.data.root).resolve()) if config.data.root else None
+    root = config.data.root
+    return root if root is None or "://" in root else str(Path(root).resolve())
 
 
 def _results(

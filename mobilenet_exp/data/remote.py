@@ -1,0 +1,166 @@
+"""Shards at an address (s3, gs, https, ...), read through fsspec and kept in a local cache.
+
+A thread fetches whole shards ahead, as many as the cache may hold; until a shard is there,
+and for those that do not fit, each image's own bytes are asked for. What fails is tried
+again, a few times.
+"""
+
+import errno
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from filelock import FileLock, Timeout
+
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.shards import Index, read_part
+
+T = TypeVar("T")
+# seconds between two tries of one request, which give a server half a minute to come back
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+PIECE = 1 << 24
+# of the cache, which trying again does not mend
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+def is_address(root: str) -> bool:
+    """Return whether `data.root` is an address, not a folder of this machine."""
+    return "://" in root
+
+
+class Remote:
+    """Shards at an address; `cache` is where they are kept, up to `limit` bytes."""
+
+    def __init__(self, address: str, cache: Path, limit: float) -> None:
+        self.address, self.cache, self.limit = address.rstrip("/"), cache, limit
+        self._process: int | None = None
+        self._files: Any = None
+        self._path = ""
+        self._connect()
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            problem = f"cannot be made: {error.strerror}"
+            raise InputError("data.args.cache", cache, problem) from error
+
+    def _connect(self) -> Any:
+        """Return the file system; connections do not outlive a fork."""
+        if self._process != os.getpid():
+            again = {"skip_instance_cache": True} if self._process else {}
+            try:
+                self._files, self._path = fsspec.url_to_fs(self.address, **again)
+            except (ImportError, ValueError) as error:
+                problem = f"{error}; pip install 'mobilenet-exp[remote]' brings s3, gs and https"
+                raise InputError("data.root", self.address, problem) from error
+            self._process = os.getpid()
+        return self._files
+
+    def names(self) -> list[str]:
+        """Return the files there. Raises InputError for an address that does not answer."""
+        try:
+            found = self._tried(lambda files: files.ls(self._path, detail=False), self.address)
+        except FileNotFoundError as error:
+            raise InputError("data.root", self.address, "there is no such folder") from error
+        except OSError as error:
+            raise InputError("data.root", self.address, str(error)) from error
+        return sorted(each.rstrip("/").rpartition("/")[2] for each in found)
+
+    def size(self, name: str) -> int:
+        """Return a file's length in bytes."""
+        return int(self._tried(lambda files: files.size(f"{self._path}/{name}"), name))
+
+    def open(self, name: str) -> Any:
+        """Open a file for reading here and there."""
+        return self._tried(lambda files: files.open(f"{self._path}/{name}", "rb"), name)
+
+    def read(self, shard: str, first: int, size: int) -> bytes:
+        try:
+            return read_part(self.cache / shard, first, size)
+        except FileNotFoundError:
+            place = f"{self._path}/{shard}"
+            return self._tried(lambda files: files.cat_file(place, first, first + size), shard)
+
+    def fetch(self, name: str) -> Path:
+        """Bring a file into the cache, where it has its name once it is whole."""
+        there, half = self.cache / name, self.cache / f"{name}.part-{os.getpid()}"
+
+        def download(files: Any) -> int:
+            with files.open(f"{self._path}/{name}", "rb") as source, open(half, "wb") as file:
+                while piece := source.read(PIECE):
+                    file.write(piece)
+                return file.tell()
+
+        try:
+            size, wanted = self._tried(download, name), self.size(name)
+            if size != wanted:
+                raise OSError(f"{name}: {size:,} bytes came of {wanted:,}")
+            half.rename(there)
+        finally:
+            with suppress(FileNotFoundError):
+                half.unlink()
+        return there
+
+    def fetch_ahead(self, index: Index) -> threading.Thread:
+        """Begin to fetch an index's shards, one after the other; one process of a machine does."""
+        thread = threading.Thread(target=self._fetch_all, args=(index,), name="shards", daemon=True)
+        thread.start()
+        return thread
+
+    def _fetch_all(self, index: Index) -> None:
+        lock = f"{index.shards[0][0]}.lock"
+        try:
+            with FileLock(self.cache / lock, timeout=0):
+                left = self._fetch_what_fits(index)
+        except Timeout:
+            # another process does it
+            return
+        except OSError as error:
+            left = f"{self.cache}: {error.strerror or error}"
+        if left:
+            console.line(f"{left}; what is not in the cache is read from {self.address}")
+
+    def _fetch_what_fits(self, index: Index) -> str:
+        """Fetch shards until the cache is full; return why some are left, or nothing."""
+        for number, (name, size) in enumerate(index.shards):
+            there = self.cache / name
+            if there.exists() and there.stat().st_size == size:
+                continue
+            held = sum(each.stat().st_size for each in self.cache.glob("*.tar"))
+            if held + size > self.limit:
+                limit = f"data.args.cache_gb={self.limit / 1e9:g}"
+                return f"{limit} holds {number} of {len(index.shards)} shards"
+            self.fetch(name)
+        return ""
+
+    def _tried(self, action: Callable[[Any], T], what: str) -> T:
+        """Do something at the address, again after a while if it fails."""
+        for wait in (*WAITS, None):
+            try:
+                return action(self._connect())
+            except (FileNotFoundError, InputError):
+                raise
+            except Exception as error:
+                # each protocol's library has errors of its own
+                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                    raise
+                if wait is None:
+                    reason = str(error) or type(error).__name__
+                    tries = len(WAITS) + 1
+                    problem = f"{what} cannot be read after {tries} tries: {reason}"
+                    raise OSError(problem) from error
+                time.sleep(wait)
+        raise AssertionError
+
+
+def default_cache(address: str) -> Path:
+    """Return the cache of an address in the user's own cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16]
+    return Path(home) / "mobilenet_exp" / f"shards-{name}"
