@@ -17,26 +17,39 @@ from hard_run import (
     state,
     wait_for,
 )
+from image_folders import write_classes
 
-from mobilenet_exp import train
+from mobilenet_exp import compose, train
 from mobilenet_exp.config.identity import run_name
+from mobilenet_exp.data.packing import pack
 from mobilenet_exp.training import loop
 
 # the nightly form: KILLS=20
 KILLS = int(os.environ.get("KILLS", "3"))
 
 
-def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys):
-    """Killed by SIGKILL, anywhere, as often as asked: weights, optimizer, average, metrics."""
-    words = (*WORDS, f"train.epochs={6 + 2 * KILLS}", "run.workers=2")
+@pytest.mark.parametrize(("readers", "kills"), [("processes", KILLS), ("threads", KILLS // 3)])
+def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys, readers, kills):
+    """Killed by SIGKILL, anywhere, as often as asked: weights, optimizer, average, metrics.
+
+    Its images are noise that processes augment, or files of a packed set that threads read.
+    """
+    words = (*WORDS, f"train.epochs={6 + 2 * kills}", "run.workers=2")
+    if readers == "threads":
+        write_classes(tmp_path / "images", {"train": 80, "val": 8})
+        images = (f"data.root={tmp_path}/images", f"out={tmp_path}/packed", "shard_images=50")
+        pack(compose("data=imagefolder", *images, program="pack"))
+        words = tuple(word for word in words if not word.startswith(("data=", "data.a")))
+        packed = ("data=packed", f"data.root={tmp_path}/packed")
+        words = (*words, *packed, "data.augment=random_resized_crop", "run.loader=threads")
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     whole = finish(tmp_path / "whole", *words, "run.save_every_minutes=null")
     # ten in each epoch
-    updates = 10 * (6 + 2 * KILLS)
+    updates = 10 * (6 + 2 * kills)
     draw = random.Random(time.time_ns())
     moments, last = [], tmp_path / "cut" / "none"
-    for _ in range(KILLS):
+    for _ in range(kills):
         process = start(
             tmp_path / "cut",
             *words,
@@ -46,7 +59,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys):
             stderr=subprocess.PIPE,
         )
         # killed a number of checkpoints after its first, whatever the machine's speed
-        for _ in range(draw.randint(1, updates // (2 * KILLS))):
+        for _ in range(draw.randint(1, updates // (2 * kills))):
             before = last.stat().st_mtime_ns if last.exists() else 0
             wait_for(partial(_last, tmp_path, before), process)
             last = _last(tmp_path, before) or last
@@ -56,7 +69,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys):
     ours = finish(tmp_path / "cut", *words, "run.save_every_minutes=0.01")
     with capsys.disabled():
         print(f"\nkilled {len(moments)} times; saved until then (epoch, update): {moments}")
-    assert len(moments) == KILLS
+    assert len(moments) == kills
     assert any(update for _, update in moments), "never inside an epoch"
     assert_same(state(ours), state(whole))
     assert_same(state(ours, "best.pt"), state(whole, "best.pt"))
