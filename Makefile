@@ -9,7 +9,7 @@ endif
 # the arms, in order: the fourth starts from the first one's weights
 STORY := rmsprop_story/sgd,rmsprop_story/torch_at_sgd_rate,rmsprop_story/tensorflow,rmsprop_story/from_sgd,rmsprop_story/torch_at_sane_rate
 
-.PHONY: help setup demo test lint format zoo rmsprop levers nightly bench clean
+.PHONY: help setup demo test lint format zoo rmsprop levers images nightly bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -46,6 +46,9 @@ rmsprop: $(SETUP)  ## run the RMSprop story on digits and write docs/RMSPROP.md 
 
 levers: $(SETUP)  ## measure what each cheap lever gains on a training step (minutes)
 	$(PYTHON) -m benchmarks.step
+
+images: $(SETUP)  ## measure the path from image files to batches beside timm's (minutes)
+	$(PYTHON) -m benchmarks.data
 
 nightly: $(SETUP)  ## kill a run twenty times, at random moments
 	KILLS=20 $(PYTHON) -m pytest tests/programs/test_kill.py
