@@ -17,7 +17,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, str]
     plain = {key: np.ascontiguousarray(each) for key, each in arrays.items()}
     # as bytes: a file that safetensors makes is for its owner alone
     half.write_bytes(save(plain, about))
-    half.rename(path)
+    half.replace(path)
 
 
 def map_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -152,10 +152,13 @@ class ThreadReader:
                 raw = under_way.popleft()
                 raw.check()
                 yield raw
-                handed.append(raw.memory)
-                # what is finished elsewhere is copied by now
-                if not self.finisher or len(handed) == self.keep:
-                    self._free.append(handed.popleft())
+                if not self.finisher:
+                    # it was copied to where it is finished
+                    self._free.append(raw.memory)
+                elif self.keep:
+                    handed.append(raw.memory)
+                    if len(handed) == self.keep:
+                        self._free.append(handed.popleft())
         finally:
             for raw in under_way:
                 raw.is_dropped = True

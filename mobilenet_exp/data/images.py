@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,6 +54,9 @@ class ImageFiles(Dataset):
             raise OSError(self.problems[index])
         path = self.path(index)
         try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                # a pipe would let a thread wait for ever
+                raise OSError("not a regular file")
             with open(path, "rb", buffering=0) as file:
                 data = file.read()
             return open_image(data, os.path.splitext(path)[1], upright=self.upright), int(

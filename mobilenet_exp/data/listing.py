@@ -44,7 +44,7 @@ def list_tree(folder: Path) -> Listing:
     classes = find_classes(folder)
     if not classes:
         raise InputError("data.root", folder, "has no class folders of images")
-    if len(classes) * len(os.listdir(folder / classes[0])) < MIN_KEPT:
+    if not _is_large(folder, classes):
         return _listed(folder, classes, {})
     kept = _kept_at(folder)
     found = _load(kept)
@@ -54,6 +54,15 @@ def list_tree(folder: Path) -> Listing:
         _wait_for_others(kept, stack)
         # another process may have listed it meanwhile
         return _load(kept) or _list_and_keep(folder, classes, kept)
+
+
+def _is_large(folder: Path, classes: list[str]) -> bool:
+    """Guess from the first class whether a list is worth keeping."""
+    try:
+        return len(classes) * len(os.listdir(folder / classes[0])) >= MIN_KEPT
+    except OSError:
+        # listing it says what is wrong
+        return False
 
 
 def _list_and_keep(folder: Path, classes: list[str], kept: Path) -> Listing:
@@ -93,7 +102,7 @@ def _listed(folder: Path, classes: list[str], folders: dict[str, int]) -> Listin
 
 
 def _kept_at(folder: Path) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     real = os.fsencode(os.path.realpath(folder))
     name = f"{hashlib.sha256(real).hexdigest()[:24]}.listing"
     return Path(cache) / "mobilenet_exp" / name

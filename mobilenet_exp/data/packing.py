@@ -140,7 +140,7 @@ def _write_shard(
         Names.of(images.names[number] for number in chosen),
         classes,
     )
-    half.rename(path)
+    half.replace(path)
     return index
 
 

@@ -62,7 +62,7 @@ def write_photos(folder: Path) -> int:
                     for index in range(count):
                         image = _window(photo, region, random)
                         image.save(place / f"{index:03d}.jpg", quality=90)
-        half.rename(folder)
+        half.replace(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return len(list((folder / "train").iterdir()))

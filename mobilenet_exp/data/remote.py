@@ -101,7 +101,7 @@ class Remote:
             size, wanted = self._tried(download, name), self.size(name)
             if size != wanted:
                 raise OSError(f"{name}: {size:,} bytes came of {wanted:,}")
-            half.rename(there)
+            half.replace(there)
         finally:
             with suppress(FileNotFoundError):
                 half.unlink()
@@ -161,6 +161,6 @@ class Remote:
 
 def default_cache(address: str) -> Path:
     """Return the cache of an address in the user's own cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     name = hashlib.sha256(address.rstrip("/").encode()).hexdigest()[:16]
     return Path(home) / "mobilenet_exp" / f"shards-{name}"

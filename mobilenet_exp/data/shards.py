@@ -6,7 +6,6 @@ elsewhere it is made once.
 """
 
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -149,11 +148,9 @@ class Folder:
 
 def read_part(path: Path, first: int, size: int) -> bytes:
     """Return bytes of a file; several threads may ask at once."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        return os.pread(file, size, first)
-    finally:
-        os.close(file)
+    with open(path, "rb", buffering=0) as file:
+        file.seek(first)
+        return file.read(size)
 
 
 def index_shards(place: Place, names: list[str], classes: list[str] | None) -> Index:

@@ -70,8 +70,8 @@ class Threads:
 
 def too_slow(places: Places, view: View) -> RunError:
     """Return what is said of the image that has been read longest."""
-    index, seconds = places.slowest()
-    what = name_of(view.images, index) if index >= 0 else "a batch"
+    index, seconds, images = places.slowest()
+    what = name_of(images or view.images, index) if index >= 0 else "a batch"
     problem = f"{what} has been read for {seconds:.0f} s and is not done"
     advice = "repair or remove the file, or allow more time with run.image_timeout"
     return RunError(f"{problem}; {advice}")

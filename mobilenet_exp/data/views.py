@@ -69,7 +69,7 @@ class View(Protocol):
 
 def open_item(images: Dataset, index: int) -> tuple[Opened, int]:
     """Return an image and its label; raises OSError with the reason where it cannot be read."""
-    begin_reading(index)
+    begin_reading(index, images)
     if isinstance(images, ImageFiles):
         return images.open(index)
     image, label = images[index]

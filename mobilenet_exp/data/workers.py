@@ -120,7 +120,7 @@ class ProcessReader:
 
     def __init__(self, view: View, workers: int, limit: float | None, *, pin_memory: bool) -> None:
         _end_workers_at_exit()
-        self.view, self._workers = view, workers
+        self.view, self._workers, self._limit = view, workers, limit
         self._asked: Iterable[list] = ()
         self._places = new_places(workers)
         self._loader: DataLoader = DataLoader(
@@ -158,6 +158,9 @@ class ProcessReader:
                 return
             except (RuntimeError, OSError) as error:
                 if TIMED_OUT in str(error):
+                    # that is a batch's time; the limit is an image's
+                    if self._places.slowest()[1] < (self._limit or 0):
+                        continue
                     raise too_slow(self._places, self.view) from error
                 if any(sign in str(error) for sign in WORKER_DIED):
                     raise RunError(f"{self._who_died(loaded)}; {WORKER_ADVICE}") from error

@@ -264,3 +264,46 @@ def test_readers_are_shared_among_the_machine_s_ranks(
         assert loaders.train.reader.workers == expected
         quarter = min(expected, max(1, expected // 4))
         assert loaders.val.reader.workers == (expected if loader == "auto" else quarter)
+
+
+def test_the_image_that_hangs_is_named_whoever_waits(folder, monkeypatch):
+    """The next epoch's first images are read while this one is scored: one of them hangs."""
+    open_image = images.open_image
+
+    def read(data, *options, **more):
+        if data == (folder / "train" / "class0" / "4.jpg").read_bytes():
+            time.sleep(4)
+        return open_image(data, *options, **more)
+
+    monkeypatch.setattr(images, "open_image", read)
+    monkeypatch.setattr(threads, "LOOK_EVERY", 0.1)
+    data = _data("imagefolder", root=str(folder), batch_size=7)
+    reading = Reading(workers=1, image_timeout=1)
+    loaders = build_loaders(data, seed=0, reading=reading)
+    loaders.train.begin()
+    with pytest.raises(RunError, match=r"class0/4.jpg has been read for \d s"):
+        list(loaders.val)
+
+
+def test_a_pipe_is_no_image(folder):
+    (folder / "val" / "class0" / "0.jpg").unlink()
+    os.mkfifo(folder / "val" / "class0" / "0.jpg")
+    loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0)
+    notes = [note for *_, told in loaders.val for note in told]
+    assert notes[0] == "cannot be decoded: not a regular file"
+
+
+def test_memory_that_is_used_again_is_not_in_use(folder):
+    """With as many buffers as batches are looked at together, and no more."""
+    data = _data("imagefolder", root=str(folder), batch_size=2, augment="random_resized_crop")
+    for count in (0, 2):
+        own = build_loaders(data, seed=0, accumulate=1, reading=Reading(workers=count))
+        expected = [images.clone() for images, *_ in own.train]
+        reading = Reading(workers=count, reuses=True)
+        shared = build_loaders(data, seed=0, accumulate=1, reading=reading)
+        places = set()
+        for images_, wanted in zip(shared.train, expected, strict=True):
+            time.sleep(0.05)
+            assert torch.equal(images_[0], wanted)
+            places.add(images_[0].data_ptr())
+        assert len(places) <= 1 + count
