@@ -133,6 +133,12 @@ class ImagesConfig(ImagePlaces):
     # seed of that choice
     val_seed: int = 0
 
+    @property
+    def is_imagenet(self) -> bool:
+        """Whether these are ImageNet-1k's images and classes, as folders or as shards."""
+        is_packed = self.name == "packed" and self.args.get("classes") == "imagenet"
+        return self.name == "imagenet" or is_packed
+
 
 @dataclass(kw_only=True)
 class DataConfig(ImagesConfig):

@@ -27,7 +27,8 @@ class Finisher:
 
         They are written into `out` (N, H, W, 3) where that is given. `pixels` may be changed.
         """
-        pixels = pixels.to(self.device, non_blocking=True)
+        # elsewhere nothing waits for the copy before the memory is used again
+        pixels = pixels.to(self.device, non_blocking=self.device.type == "cuda")
         self._flip(pixels, [number for number, each in enumerate(late) if each.is_flipped])
         if out is None:
             out = torch.empty(pixels.shape, device=self.device)

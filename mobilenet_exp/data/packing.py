@@ -52,7 +52,8 @@ def pack(config: PackConfig) -> Path:
     _begin(out, config, {split: each.images for split, each in sets.items()})
     for split, each in sets.items():
         _pack_split(out, split, each.images, each.classes, config)
-    console.line(f"{out}: data=packed data.root={out}")
+    names = " data.args.classes=imagenet" if settings.is_imagenet else ""
+    console.line(f"{out}: data=packed data.root={out}{names}")
     return out
 
 

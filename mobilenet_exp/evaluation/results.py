@@ -80,7 +80,7 @@ def eval_results(
 def _class_titles(data: EvalImages, found: EvalResult) -> list[str]:
     """Return a title for each of the network's answers; it may have more than the data."""
     classes = found.images.classes
-    if data.name == "imagenet":
+    if data.is_imagenet:
         names = (name.partition(",")[0] for name in imagenet.class_names())
         classes = [f"{key} {name}" for key, name in zip(classes, names, strict=True)]
     return [*classes, *(f"class {extra}" for extra in range(len(classes), found.num_classes))]

@@ -189,6 +189,6 @@ def _by_name(notes: dict[int, str], images: ImageSet) -> dict[str, str]:
 
 
 def _real_labels(data: EvalImages, images: ImageSet) -> list[set[int]]:
-    if data.name != "imagenet":
+    if not data.is_imagenet:
         raise InputError("data.real_labels", True, "is only for data=imagenet")
     return imagenet.real_labels(images.images)

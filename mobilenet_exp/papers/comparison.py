@@ -144,7 +144,7 @@ def _reason(
     num_images: int | None,
 ) -> str | None:
     """Say why a run does not repeat the row's own experiment; None if it does."""
-    if data.name != "imagenet":
+    if not data.is_imagenet:
         return f"{data.name} is not ImageNet, so its top-1 is not comparable with the paper's"
     if num_classes != 1000:
         return f"{num_classes} classes, the paper's net has 1000"

@@ -201,3 +201,10 @@ def test_the_command_says_what_is_wrong(folder, tmp_path):
     done = run(tmp_path, "mobilenet_exp/__main__.py", "pack", *common, f"out={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr
     assert f"data=packed data.root={tmp_path / 'o'}" in done.stdout
+
+
+def test_packed_imagenet_is_imagenet(packed):
+    named = DataConfig(name="packed", root=str(packed), args={"classes": "imagenet"})
+    assert named.is_imagenet
+    assert not DataConfig(name="packed", root=str(packed)).is_imagenet
+    assert not DataConfig(name="imagefolder", args={"classes": "imagenet"}).is_imagenet
