@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,19 @@ _KINDS = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64}
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, str]) -> None:
     """Write arrays and texts about them; a reader finds all of them or no file."""
-    half = path.with_name(f"{path.name}.part-{os.getpid()}")
+    half = part_of(path)
     plain = {key: np.ascontiguousarray(each) for key, each in arrays.items()}
     # as bytes: a file that safetensors makes is for its owner alone
-    half.write_bytes(save(plain, about))
-    half.replace(path)
+    try:
+        half.write_bytes(save(plain, about))
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """Return the name of a file until it is whole, which no process on any machine shares."""
+    return path.with_name(f"{path.name}.part-{uuid.uuid4().hex[:12]}")
 
 
 def map_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

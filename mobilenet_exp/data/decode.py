@@ -77,7 +77,7 @@ def _open_jpeg(data: bytes, ending: str, *, upright: bool) -> Opened | None:
     if data[:3] != b"\xff\xd8\xff" or data.find(b"\xff\xd9", -1024) < 0 or _codec() is None:
         return None
     has_app1, pixels_from = _read_marks(data)
-    if _has_foreign_mark(data, pixels_from):
+    if pixels_from is None or _has_foreign_mark(data, pixels_from):
         return None
     try:
         stream = _codec().CodeStream(data)
@@ -196,16 +196,24 @@ def _asked_turn(data: bytes) -> Image.Transpose | None:
         return _orientation(image)
 
 
-def _read_marks(data: bytes) -> tuple[bool, int]:
+def _read_marks(data: bytes) -> tuple[bool, int | None]:
     """Follow the segments of a JPEG file up to its pixels.
 
-    Returns whether one may hold an orientation, as EXIF and XMP do, and where pixels begin.
+    Returns whether one may hold an orientation, as EXIF and XMP do, and where pixels begin;
+    None where the segments do not lead there.
     """
     at, has_app1 = 2, False
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
-        has_app1 |= data[at + 1 : at + 2] == b"\xe1"
+    while data[at : at + 1] == b"\xff":
+        mark = data[at + 1 : at + 2]
+        if mark == b"\xda":
+            return has_app1, at
+        if mark == b"\xff":
+            # any number of these may stand before a mark
+            at += 1
+            continue
+        has_app1 |= mark == b"\xe1"
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return has_app1, at
+    return has_app1, None
 
 
 # what stands after 0xFF where pixels are stored: 0, restarts, tables, scans, the end
@@ -255,6 +263,15 @@ def _decode_jpeg(stream: Any, box: Box | None) -> np.ndarray | None:
         stream = stream.get_sub_code_stream(region=codec.Region(box.top, box.left, *ends))
     image = _own.decoder.decode(stream, params=_own.params)
     return None if image is None else np.asarray(image.cpu())
+
+
+_loading = threading.Lock()
+
+
+def load_decoder() -> None:
+    """Load nvImageCodec before threads ask for it: meanwhile standard error is not heard."""
+    with _loading:
+        _codec()
 
 
 @cache

@@ -133,47 +133,22 @@ class ThreadReader:
         """Say who reads, or nothing where it is the process itself."""
         return plural(self.threads.count, "loading thread") if self.threads.count else ""
 
-    def __call__(self, batches: Iterable[list]) -> Iterator[Raw]:
+    def __call__(self, batches: Iterable[list]) -> "_Pass":
         """Begin to read, and return the raw batches."""
-        under_way: deque[Raw] = deque()
-        keys = iter(batches)
-        if self.threads.count:
-            self._fill(under_way, keys)
-        return self._taken(under_way, keys)
+        return _Pass(self, iter(batches))
 
-    def _taken(self, under_way: deque[Raw], keys: Iterator[list]) -> Iterator[Raw]:
-        handed: deque[Tensor] = deque()
-        try:
-            while True:
-                self._fill(under_way, keys)
-                if not under_way:
-                    return
-                self.threads.wait(under_way[0].done, self.view)
-                raw = under_way.popleft()
-                raw.check()
-                yield raw
-                if not self.finisher:
-                    # it was copied to where it is finished
-                    self._free.append(raw.memory)
-                elif self.keep:
-                    handed.append(raw.memory)
-                    if len(handed) == self.keep:
-                        self._free.append(handed.popleft())
-        finally:
-            for raw in under_way:
-                raw.is_dropped = True
+    def begin(self, keys: list) -> Raw:
+        """Let threads read a batch."""
+        side = self.view.side(keys[0])
+        memory = self._memory(torch.Size((len(keys), side, side, 3)))
+        raw = Raw(self.view, keys, memory, self.finisher)
+        for task in raw.tasks():
+            self.threads.submit(task, self.priority)
+        return raw
 
-    def _fill(self, under_way: deque[Raw], keys: Iterator[list]) -> None:
-        while len(under_way) < (AHEAD if self.threads.count else 1):
-            batch = next(keys, None)
-            if batch is None:
-                return
-            side = self.view.side(batch[0])
-            memory = self._memory(torch.Size((len(batch), side, side, 3)))
-            raw = Raw(self.view, batch, memory, self.finisher)
-            under_way.append(raw)
-            for task in raw.tasks():
-                self.threads.submit(task, self.priority)
+    def take_back(self, memory: Tensor) -> None:
+        """Use a batch's memory for another one."""
+        self._free.append(memory)
 
     @torch.inference_mode(False)
     def _memory(self, shape: torch.Size) -> Tensor:
@@ -185,6 +160,53 @@ class ThreadReader:
             if whole >= shape.numel():
                 return found.as_strided((whole,), (1,), 0)[: shape.numel()].view(shape)
         return torch.empty(shape, dtype=kind, pin_memory=self.pins)
+
+
+class _Pass(Iterator[Raw]):
+    """One pass over lists of keys: raw batches, those to come being read meanwhile."""
+
+    def __init__(self, reader: ThreadReader, keys: Iterator[list]) -> None:
+        self.reader, self.keys = reader, keys
+        self._ahead = AHEAD if reader.threads.count else 1
+        self._under_way: deque[Raw] = deque()
+        # what was handed out last, while it may be looked at
+        self._handed: deque[Tensor] = deque()
+        if reader.threads.count:
+            self._fill()
+
+    def __next__(self) -> Raw:
+        self._take_back()
+        self._fill()
+        if not self._under_way:
+            raise StopIteration
+        self.reader.threads.wait(self._under_way[0].done, self.reader.view)
+        raw = self._under_way.popleft()
+        raw.check()
+        self._handed.append(raw.memory)
+        return raw
+
+    def _take_back(self) -> None:
+        # what is finished elsewhere was copied there
+        keep = 1 if self.reader.finisher is None else self.reader.keep
+        if not keep:
+            self._handed.clear()
+        elif len(self._handed) == keep:
+            self.reader.take_back(self._handed.popleft())
+
+    def _fill(self) -> None:
+        while len(self._under_way) < self._ahead:
+            keys = next(self.keys, None)
+            if keys is None:
+                return
+            self._under_way.append(self.reader.begin(keys))
+
+    def close(self) -> None:
+        """Let threads stop reading what nobody will take."""
+        for raw in self._under_way:
+            raw.is_dropped = True
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class Reader(Protocol):
@@ -216,10 +238,10 @@ class Feed:
     def __iter__(self) -> Iterator[list]:
         begun, self._begun = self._begun, None
         if begun and begun[0] == self.batches.position:
-            raws = begun[1]
-        else:
-            raws = self.reader(self.batches)
-        return self._finished(raws)
+            return self._finished(begun[1])
+        # one that was begun elsewhere, as before a rollback, ends with its last name
+        begun = None
+        return self._finished(self.reader(self.batches))
 
     def begin(self) -> None:
         """Read the first batches of the next pass now, while other things are done."""
@@ -232,7 +254,7 @@ class Feed:
 
     def _finished(self, raws: Iterator[Raw]) -> Iterator[list]:
         if self.finisher.device.type == "cuda":
-            yield from self._one_ahead(raws, torch.cuda.Stream(self.finisher.device))
+            yield from self._one_ahead(raws, self.finisher.stream)
             return
         for raw in raws:
             yield self._finish(raw)

@@ -4,6 +4,7 @@ Flipped, normalised, erased.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ class Finisher:
         self.device = device
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)
         self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def stream(self) -> torch.cuda.Stream:
+        """Return the one stream of a GPU on which batches are copied and finished."""
+        return torch.cuda.Stream(self.device)
 
     def __call__(self, pixels: Tensor, late: Sequence[Late], out: Tensor | None = None) -> Tensor:
         """Return images (N, 3, H, W) float32 in channels_last from pixels (N, H, W, 3).

@@ -45,6 +45,15 @@ class ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
+    def read(self, index: int) -> tuple[bytes, str]:
+        """Return a file's bytes and its ending. Raises OSError with what is wrong with it."""
+        path = self.path(index)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            # a pipe would let a thread wait for ever
+            raise OSError("not a regular file")
+        with open(path, "rb", buffering=0) as file:
+            return file.read(), os.path.splitext(path)[1]
+
     def open(self, index: int) -> tuple[Opened, int]:
         """Return an image of which nothing is decoded yet, and its label.
 
@@ -52,18 +61,12 @@ class ImageFiles(Dataset):
         """
         if index in self.problems:
             raise OSError(self.problems[index])
-        path = self.path(index)
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                # a pipe would let a thread wait for ever
-                raise OSError("not a regular file")
-            with open(path, "rb", buffering=0) as file:
-                data = file.read()
-            return open_image(data, os.path.splitext(path)[1], upright=self.upright), int(
-                self.labels[index]
-            )
+            data, ending = self.read(index)
+            image = open_image(data, ending, upright=self.upright)
         except OSError as error:
             raise OSError(f"cannot be decoded: {error.strerror or error}") from error
+        return image, int(self.labels[index])
 
     def path(self, index: int) -> str:
         """Return a file's path."""

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from mobilenet_exp.config.schema import DataConfig, EvalImages
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.datasets import ImageSet, build_image_set
+from mobilenet_exp.data.decode import load_decoder
 from mobilenet_exp.data.feeding import Feed, Reader, ThreadReader
 from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.images import ImageFiles
@@ -126,6 +127,7 @@ def build_loaders(
     missing files.
     """
     reading = reading or Reading()
+    load_decoder()
     train, val = build_image_set(data, "train"), build_image_set(data, "val")
     _check_classes(data, train, val)
     sampler = BatchSampler(
@@ -233,6 +235,7 @@ def build_eval_loader(
     ... of the set.
     """
     reading = reading or Reading()
+    load_decoder()
     val = build_image_set(data, "val")
     view = EvalView(val.images, EvalTransform(data, exact=data.resize == "exact"))
     threads = Threads(_num_workers(val, reading), reading.image_timeout)

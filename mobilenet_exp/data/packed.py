@@ -37,20 +37,23 @@ class PackedImages(ImageFiles):
     place: Place = field(kw_only=True)
     verify: bool = field(kw_only=True, default=True)
 
-    def open(self, index: int) -> tuple[Opened, int]:
-        found, label = self.index, int(self.labels[index])
+    def read(self, index: int) -> tuple[bytes, str]:
+        found = self.index
         shard, size = found.shards[found.shard[index]][0], int(found.size[index])
         data = self.place.read(shard, int(found.offset[index]), size)
         if len(data) != size:
             raise OSError(f"cannot be read: {shard} is cut short")
         if self.verify and found.checksum[index] not in (UNKNOWN, zlib.crc32(data)):
             raise OSError(f"is damaged: its bytes in {shard} are not those that were packed")
-        ending = found.endings[found.kind[index]]
+        return data, found.endings[found.kind[index]]
+
+    def open(self, index: int) -> tuple[Opened, int]:
+        data, ending = self.read(index)
         try:
             image = open_raw(data) if ending == RAW else self._opened(data, ending)
         except OSError as error:
             raise OSError(f"cannot be decoded: {error.strerror or error}") from error
-        return image, label
+        return image, int(self.labels[index])
 
     def _opened(self, data: bytes, ending: str) -> Opened:
         return open_image(data, ending, upright=self.upright)
@@ -79,11 +82,11 @@ def _read_header(start: bytes) -> tuple[tuple[int, int, int], int]:
     file = io.BytesIO(start)
     try:
         np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, is_by_column, dtype = np.lib.format.read_array_header_1_0(file)
     except ValueError as error:
         raise OSError(f"not an array of pixels: {error}") from error
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
-        raise OSError("not an array (height, width, 3) of uint8")
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or is_by_column:
+        raise OSError("not an array (height, width, 3) of uint8, by rows")
     return shape, len(start)
 
 
@@ -113,23 +116,23 @@ def packed_images(
 
 def _make_index(place: Place, path: Path, split: str, classes: str | None) -> None:
     """Bring the index that lies beside the shards, or make one of them."""
-    there = place.names()
-    if isinstance(place, Remote) and path.name in there:
-        place.fetch(path.name)
-        return
-    if PLAN in there:
-        problem = "was not packed to the end; repeat the command that packs it"
-        raise InputError("data.root", path.parent, problem)
-    names = [name for name in there if is_of(name, split)]
-    if not names:
-        problem = f"has neither {path.name} nor shards named *{split}*.tar"
-        raise InputError("data.root", path.parent, problem)
-    index = index_shards(place, names, class_ids() if classes == "imagenet" else None)
+    root = place.address if isinstance(place, Remote) else path.parent
     try:
-        index.save(path)
+        there = place.names()
+        if isinstance(place, Remote) and path.name in there:
+            place.fetch(path.name)
+            return
+        if PLAN in there:
+            problem = "was not packed to the end; repeat the command that packs it"
+            raise InputError("data.root", root, problem)
+        names = [name for name in there if is_of(name, split)]
+        if not names:
+            problem = f"has neither {path.name} nor shards named *{split}*.tar"
+            raise InputError("data.root", root, problem)
+        index_shards(place, names, class_ids() if classes == "imagenet" else None).save(path)
     except OSError as error:
-        problem = f"{path.name} cannot be written: {error.strerror}; let it, once"
-        raise InputError("data.root", path.parent, problem) from error
+        reason = error.strerror or error
+        raise InputError("data.root", root, f"{path.name} cannot be made: {reason}") from error
 
 
 def _check_lengths(index: Index, folder: Path) -> None:

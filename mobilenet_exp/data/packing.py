@@ -21,7 +21,7 @@ from PIL import Image
 from mobilenet_exp.config.schema import ImagesConfig, PackConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.core.text import plural
+from mobilenet_exp.core.text import examples, plural
 from mobilenet_exp.data.datasets import build_image_set
 from mobilenet_exp.data.decode import Opened
 from mobilenet_exp.data.images import ImageFiles
@@ -49,6 +49,10 @@ def pack(config: PackConfig) -> Path:
     for each in sets.values():
         if not isinstance(each.images, ImageFiles):
             raise InputError("data", config.data.name, "is no set of files, which alone are packed")
+        if problems := each.images.problems:
+            named = examples({each.images.name(i): why for i, why in problems.items()})
+            problem = f"{plural(len(problems), 'image')} without a usable label: {named}"
+            raise InputError("data.labels", config.data.labels, problem)
     _begin(out, config, {split: each.images for split, each in sets.items()})
     for split, each in sets.items():
         _pack_split(out, split, each.images, each.classes, config)
@@ -66,16 +70,21 @@ def _begin(out: Path, config: PackConfig, sets: dict[str, ImageFiles]) -> None:
     plan = settings | {"images": digest.hexdigest(), "exif": config.data.exif}
     path = out / PLAN
     if path.exists():
-        begun = json.loads(path.read_text())
+        try:
+            begun = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError("out", out, f"{PLAN} is damaged; name a new folder") from error
         for key in plan:
             if begun.get(key) != plan[key]:
                 what = "other images" if key == "images" else f"{key}={begun.get(key)}"
                 raise InputError("out", out, f"was begun with {what}; name a new folder")
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(each.name != f"{PLAN}.part" for each in out.iterdir()):
         raise InputError("out", out, "holds something else; name a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan, indent=1) + "\n")
+    half = out / f"{PLAN}.part"
+    half.write_text(json.dumps(plan, indent=1) + "\n")
+    half.replace(path)
 
 
 def _pack_split(
@@ -159,14 +168,18 @@ def _packed(
 
 def _pack_image(images: ImageFiles, index: int, config: PackConfig) -> _Packed:
     """Return a file's own bytes, or the image smaller, as JPEG or as an array of pixels."""
-    path = Path(images.path(index))
     if config.side is not None or config.form == "raw":
         try:
             return _encode(_smaller(images.open(index)[0], config.side), config)
         except OSError:
             # whoever reads it hears why
             pass
-    return _Packed(path.read_bytes(), path.suffix.lower())
+    try:
+        content, ending = images.read(index)
+    except OSError as error:
+        name = f"{images.root}/{images.name(index)}"
+        raise RunError(f"{name} cannot be read: {error.strerror or error}") from error
+    return _Packed(content, ending.lower())
 
 
 def _smaller(image: Opened, side: int | None) -> Image.Image:

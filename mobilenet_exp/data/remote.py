@@ -11,15 +11,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.arrays import part_of
 from mobilenet_exp.data.shards import Index, read_part
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ class Remote:
             try:
                 self._files, self._path = fsspec.url_to_fs(self.address, **again)
             except (ImportError, ValueError) as error:
-                problem = f"{error}; pip install 'mobilenet-exp[remote]' brings s3, gs and https"
+                problem = f"{error}; https needs `pip install aiohttp`, s3 s3fs, gs gcsfs"
                 raise InputError("data.root", self.address, problem) from error
             self._process = os.getpid()
         return self._files
@@ -74,7 +74,10 @@ class Remote:
 
     def size(self, name: str) -> int:
         """Return a file's length in bytes."""
-        return int(self._tried(lambda files: files.size(f"{self._path}/{name}"), name))
+        size = self._tried(lambda files: files.size(f"{self._path}/{name}"), name)
+        if size is None:
+            raise OSError(f"the server does not tell the length of {name}")
+        return int(size)
 
     def open(self, name: str) -> Any:
         """Open a file for reading here and there."""
@@ -89,7 +92,7 @@ class Remote:
 
     def fetch(self, name: str) -> Path:
         """Bring a file into the cache, where it has its name once it is whole."""
-        there, half = self.cache / name, self.cache / f"{name}.part-{os.getpid()}"
+        there, half = self.cache / name, part_of(self.cache / name)
 
         def download(files: Any) -> int:
             with files.open(f"{self._path}/{name}", "rb") as source, open(half, "wb") as file:
@@ -103,26 +106,25 @@ class Remote:
                 raise OSError(f"{name}: {size:,} bytes came of {wanted:,}")
             half.replace(there)
         finally:
-            with suppress(FileNotFoundError):
-                half.unlink()
+            half.unlink(missing_ok=True)
         return there
 
     def fetch_ahead(self, index: Index) -> threading.Thread:
-        """Begin to fetch an index's shards, one after the other; one process of a machine does."""
+        """Begin to fetch an index's shards, one after the other."""
         thread = threading.Thread(target=self._fetch_all, args=(index,), name="shards", daemon=True)
         thread.start()
         return thread
 
     def _fetch_all(self, index: Index) -> None:
-        lock = f"{index.shards[0][0]}.lock"
         try:
-            with FileLock(self.cache / lock, timeout=0):
+            # one thread of a machine fetches at a time; the others find what it brought
+            with FileLock(self.cache / "fetching.lock"):
+                for half in self.cache.glob("*.tar.part-*"):
+                    # of a process that was killed
+                    half.unlink(missing_ok=True)
                 left = self._fetch_what_fits(index)
-        except Timeout:
-            # another process does it
-            return
-        except OSError as error:
-            left = f"{self.cache}: {error.strerror or error}"
+        except (OSError, NotImplementedError) as error:
+            left = f"{self.cache}: {getattr(error, 'strerror', None) or error}"
         if left:
             console.line(f"{left}; what is not in the cache is read from {self.address}")
 

@@ -6,6 +6,7 @@ elsewhere it is made once.
 """
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ BLOCK = tarfile.BLOCKSIZE
 RAW = ".npy"
 # no checksum is known of an image in a shard from elsewhere
 UNKNOWN = -1
+# words that tell in a shard's name which split it is of
+SPLITS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
+PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,9 @@ def index_path(folder: Path, split: str) -> Path:
 
 
 def is_of(name: str, split: str) -> bool:
-    """Return whether a file is a shard of `train` or `val`, as people name them."""
-    return name.endswith(".tar") and split in name
+    """Return whether a file is a shard of `train` or `val`, by a word of its name."""
+    words = set(re.split("[^a-z]+", name.lower()))
+    return name.endswith(".tar") and [key for key in SPLITS if words & SPLITS[key]] == [split]
 
 
 class Place(Protocol):
@@ -186,26 +191,51 @@ def _members(place: Place, shard: str) -> Iterator[tuple[str, str, int, int, int
     images: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with place.open(shard) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, ending = name.partition(".")
-                key, ending = f"{folder}/{stem}".lstrip("/"), f".{ending.lower()}"
-                if ending in image_endings() or ending == RAW:
-                    images[key] = ending, member.offset_data, member.size
-                elif ending == ".cls":
-                    file = tar.extractfile(member)
-                    labels[key] = int(file.read()) if file else -1
-    except (tarfile.TarError, ValueError, OSError) as error:
+        with place.open(shard) as opened:
+            _read_members(opened, images, labels)
+    except tarfile.TarError as error:
         raise InputError("data.root", shard, f"is cut short or no tar file ({error})") from error
-    if images and images.keys() - labels.keys():
+    except OSError as error:
+        raise InputError("data.root", shard, f"cannot be read: {error}") from error
+    except ValueError as error:
+        problem = f"is not in WebDataset's convention: {error}"
+        raise InputError("data.root", shard, problem) from error
+    if images.keys() - labels.keys():
         key = min(images.keys() - labels.keys())
         problem = f"{key}{images[key][0]} has no {key}.cls with its label beside it"
         raise InputError("data.root", shard, f"is not in WebDataset's convention: {problem}")
-    end = max((offset + size for _, offset, size in images.values()), default=0)
-    if place.size(shard) < end:
-        raise InputError("data.root", shard, "is cut short")
     for key, (ending, offset, size) in images.items():
         yield key, ending, offset, size, labels[key]
+
+
+def _read_members(
+    opened: Any, images: dict[str, tuple[str, int, int]], labels: dict[str, int]
+) -> None:
+    """Find images and labels; ValueError for what is not in the convention."""
+    end = 0
+    with tarfile.open(fileobj=opened, mode="r:") as tar:
+        for member in tar:
+            end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+            if not member.isfile():
+                continue
+            folder, _, name = member.name.rpartition("/")
+            stem, _, ending = name.partition(".")
+            key, ending = f"{folder}/{stem}".lstrip("/"), f".{ending.lower()}"
+            if ending in image_endings() or ending == RAW:
+                if key in images:
+                    raise ValueError(f"{key} has two images, {images[key][0]} and {ending}")
+                images[key] = ending, member.offset_data, member.size
+            elif ending == ".cls":
+                file = tar.extractfile(member)
+                text = file.read().decode(errors="replace").strip() if file else ""
+                if not text.isdecimal():
+                    raise ValueError(f"{member.name} holds no label, but {text[:20]!r}")
+                labels[key] = int(text)
+    # a reader of tar files takes damage in the middle for the end
+    opened.seek(end)
+    ends = opened.read(2 * BLOCK)
+    if len(ends) < 2 * BLOCK or any(ends):
+        raise tarfile.ReadError(f"there is no end after byte {end:,}")
+    while piece := opened.read(PIECE):
+        if any(piece):
+            raise tarfile.ReadError(f"it is damaged at byte {end:,}")

@@ -71,7 +71,9 @@ class Threads:
 def too_slow(places: Places, view: View) -> RunError:
     """Return what is said of the image that has been read longest."""
     index, seconds, images = places.slowest()
-    what = name_of(images or view.images, index) if index >= 0 else "a batch"
+    if index < 0:
+        return RunError("a loading process does not answer; run.loader=threads does without any")
+    what = name_of(images or view.images, index)
     problem = f"{what} has been read for {seconds:.0f} s and is not done"
     advice = "repair or remove the file, or allow more time with run.image_timeout"
     return RunError(f"{problem}; {advice}")
@@ -114,7 +116,7 @@ def _serve(tasks: _Tasks, places: Places, number: int, started: threading.Barrie
 
 
 def _end(tasks: _Tasks, running: list[threading.Thread]) -> None:
-    """End threads after the image they are at; one that hangs is left behind."""
+    """End threads after the few images they are at; one that hangs is left behind."""
     tasks.end()
     for thread in running:
         if thread is not threading.current_thread():

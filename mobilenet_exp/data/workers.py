@@ -55,10 +55,15 @@ def _end_workers_at_exit() -> None:
     Finalize(None, _kill_workers, exitpriority=100)
 
 
+def _forget_children() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _kill_workers() -> None:
     if threading.current_thread() is threading.main_thread():
         # torch's handler raises for a loading process that was killed
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _forget_children()
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
@@ -153,14 +158,11 @@ class ProcessReader:
             try:
                 # not its truth: an iterator of torch's has a length
                 loaded = self._begun() if loaded is None else loaded
-                keys, pixels, seen = next(loaded)
+                keys, pixels, seen = self._next(loaded)
             except StopIteration:
                 return
             except (RuntimeError, OSError) as error:
                 if TIMED_OUT in str(error):
-                    # that is a batch's time; the limit is an image's
-                    if self._places.slowest()[1] < (self._limit or 0):
-                        continue
                     raise too_slow(self._places, self.view) from error
                 if any(sign in str(error) for sign in WORKER_DIED):
                     raise RunError(f"{self._who_died(loaded)}; {WORKER_ADVICE}") from error
@@ -170,11 +172,22 @@ class ProcessReader:
             raw.check()
             yield raw
 
+    def _next(self, loaded: Iterator) -> tuple:
+        """Wait for a batch, which may take longer than the limit of an image."""
+        while True:
+            try:
+                return next(loaded)
+            except RuntimeError as error:
+                index, seconds, _ = self._places.slowest()
+                is_at_work = index >= 0 and seconds < (self._limit or 0)
+                if TIMED_OUT not in str(error) or not is_at_work:
+                    raise
+
     def _begun(self) -> Iterator:
         loaded = iter(self._loader)
         if threading.current_thread() is threading.main_thread():
             # torch's handler raises wherever this process is; a dead one is noticed in `next`
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _forget_children()
         return loaded
 
     def _who_died(self, loaded: Any) -> str:

@@ -15,9 +15,11 @@ from typing import Any
 
 # sysexits' EX_TEMPFAIL: try again. What a scheduler is told to requeue on.
 PREEMPTED = 75
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-# of these Slurm does not requeue by itself
-END_OF_TIME = (signal.SIGUSR1, signal.SIGUSR2)
+# of these Slurm does not requeue by itself; Windows has none
+END_OF_TIME = tuple(
+    getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+ASKING = (signal.SIGINT, signal.SIGTERM, *END_OF_TIME)
 
 
 class Preempted(BaseException):

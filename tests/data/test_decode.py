@@ -44,6 +44,7 @@ ORDINARY = {
 ODD = {
     "cmyk": _jpeg("CMYK"),
     "turned": _jpeg(exif=_exif(6)),
+    "turned, after fill bytes": _jpeg(exif=_exif(6)).replace(b"\xff\xe1", b"\xff\xff\xff\xe1", 1),
     "turned by xmp": _jpeg(xmp=_xmp(8)),
     "cut": _jpeg()[:9000],
     "its end cut": _jpeg()[:-2],

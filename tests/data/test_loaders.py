@@ -281,6 +281,8 @@ def test_the_image_that_hangs_is_named_whoever_waits(folder, monkeypatch):
     reading = Reading(workers=1, image_timeout=1)
     loaders = build_loaders(data, seed=0, reading=reading)
     loaders.train.begin()
+    # evaluation goes first where nothing is being read yet
+    time.sleep(0.5)
     with pytest.raises(RunError, match=r"class0/4.jpg has been read for \d s"):
         list(loaders.val)
 

@@ -20,7 +20,7 @@ from mobilenet_exp.data.decode import Box
 from mobilenet_exp.data.loaders import Reading, build_loaders
 from mobilenet_exp.data.packed import open_raw
 from mobilenet_exp.data.packing import pack
-from mobilenet_exp.data.shards import Index
+from mobilenet_exp.data.shards import Index, is_of
 
 
 def _pack(root, out, *words: str):
@@ -103,6 +103,9 @@ def test_packing_goes_on_where_it_was_cut_off(folder, tmp_path, packed, monkeypa
     (folder / "train" / "class0" / "0.jpg").unlink()
     with pytest.raises(InputError, match="was begun with other images"):
         _pack(folder, begun, "shard_images=3")
+    (begun / "packing.json").write_text("{")
+    with pytest.raises(InputError, match=r"packing.json is damaged; name a new folder"):
+        _pack(folder, begun, "shard_images=3")
     with pytest.raises(InputError, match="holds something else"):
         _pack(folder, folder)
 
@@ -179,10 +182,64 @@ def test_shards_from_elsewhere_are_indexed_once(folder, packed, tmp_path):
         _loaders("packed", other)
 
 
+@pytest.mark.parametrize("damage", ["half a header", "at a member", "zeros", "in the middle"])
+def test_a_shard_that_is_not_whole_is_not_indexed(packed, damage):
+    """Where a reader of tar files would see its end, and nothing wrong."""
+    for path in (*packed.glob("*.index"), packed / "packing.json"):
+        path.unlink()
+    shard = packed / "train-000001.tar"
+    content = shard.read_bytes()
+    with tarfile.open(shard) as tar:
+        second = tar.getmembers()[2].offset
+    content = {
+        "half a header": content[: second + 100],
+        "at a member": content[:second],
+        "zeros": content[:second] + bytes(len(content) - second),
+        "in the middle": content[:second] + b"?" * 512 + content[second + 512 :],
+    }[damage]
+    shard.write_bytes(content)
+    if damage == "zeros":
+        # an end that is one: what is missing cannot be known
+        assert len(_loaders("packed", packed).train.view.images) == 5
+        return
+    with pytest.raises(InputError, match=r"train-000001.tar: is cut short or no tar file \(there"):
+        _loaders("packed", packed)
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"a.jpg": b"x", "a.cls": b"-1"}, "a.cls holds no label, but '-1'"),
+        ({"a.jpg": b"x", "a.cls": b"cat"}, "a.cls holds no label, but 'cat'"),
+        ({"a.jpg": b"x", "a.png": b"x", "a.cls": b"1"}, "a has two images, .jpg and .png"),
+    ],
+)
+def test_another_convention_is_named(tmp_path, files, problem):
+    _write_shard(tmp_path / "train-0.tar", files)
+    _write_shard(tmp_path / "val-0.tar", files)
+    with pytest.raises(InputError, match=problem):
+        _loaders("packed", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("imagenet1k-train-0001.tar", "train"), ("train_00.tar", "train"), ("val-1.tar", "val"),
+        ("imagenet1k-validation-01.tar", "val"), ("retrieval-train-0.tar", "train"),
+        ("interval-0.tar", None), ("train-val-0.tar", None), ("trainval-0.tar", None),
+        ("val.txt", None),
+    ],
+)  # fmt: skip
+def test_a_shard_s_split_is_a_word_of_its_name(name, split):
+    assert [each for each in ("train", "val") if is_of(name, each)] == ([split] if split else [])
+
+
 def test_raw_pixels_of_another_kind_are_refused():
     file = io.BytesIO()
     np.save(file, np.zeros((4, 4, 3), np.float32))
-    for data in (file.getvalue(), b"no array", b""):
+    columns = io.BytesIO()
+    np.save(columns, np.asfortranarray(np.zeros((4, 5, 3), np.uint8)))
+    for data in (file.getvalue(), columns.getvalue(), b"no array", b""):
         with pytest.raises(OSError, match=r"not an array"):
             open_raw(data)
 

@@ -113,7 +113,7 @@ def test_a_server_that_stays_away_is_one_line(address, tmp_path):
         _images(loaders)
     with pytest.raises(InputError, match=r"data.root=flaky://bucket/none: "):
         _loaders("flaky://bucket/none", tmp_path / "other")
-    words = r"nothing://set: .* not known.*; pip install 'mobilenet-exp\[remote\]' brings s3, gs"
+    words = r"nothing://set: .* not known.*; https needs `pip install aiohttp`, s3 s3fs"
     with pytest.raises(InputError, match=words):
         _loaders("nothing://set", tmp_path / "other")
 
