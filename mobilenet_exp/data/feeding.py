@@ -239,8 +239,8 @@ class Feed:
         begun, self._begun = self._begun, None
         if begun and begun[0] == self.batches.position:
             return self._finished(begun[1])
-        # one that was begun elsewhere, as before a rollback, ends with its last name
-        begun = None
+        # one that was begun elsewhere, as before a rollback, ends before another begins
+        del begun
         return self._finished(self.reader(self.batches))
 
     def begin(self) -> None:

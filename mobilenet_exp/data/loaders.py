@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch.utils.data import Dataset
 
-from mobilenet_exp.config.schema import DataConfig, EvalImages
+from mobilenet_exp.config.schema import DataConfig, EvalImages, EvalRunConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.datasets import ImageSet, build_image_set
 from mobilenet_exp.data.decode import load_decoder
@@ -44,6 +44,11 @@ class Reading:
     sharing: int = 1
     # whether a batch's memory is used again once the next update's batches are asked for
     reuses: bool = False
+
+    @classmethod
+    def of(cls, run: EvalRunConfig, device: torch.device, sharing: int) -> "Reading":
+        """Return what a program's configuration says, for one that takes batches in turn."""
+        return cls(device, run.workers, run.loader, run.image_timeout, sharing, reuses=True)
 
 
 @dataclass(frozen=True)

@@ -231,11 +231,19 @@ def _read_members(
                 if not text.isdecimal():
                     raise ValueError(f"{member.name} holds no label, but {text[:20]!r}")
                 labels[key] = int(text)
-    # a reader of tar files takes damage in the middle for the end
+    _check_end(opened, end)
+
+
+def _check_end(opened: Any, end: int) -> None:
+    """See that a tar file ends where its reader stopped, which takes damage for the end."""
     opened.seek(end)
-    ends = opened.read(2 * BLOCK)
-    if len(ends) < 2 * BLOCK or any(ends):
-        raise tarfile.ReadError(f"there is no end after byte {end:,}")
+    size = 0
     while piece := opened.read(PIECE):
+        size += len(piece)
         if any(piece):
-            raise tarfile.ReadError(f"it is damaged at byte {end:,}")
+            raise tarfile.ReadError(f"there is no end after byte {end:,}")
+    if size < 2 * BLOCK:
+        raise tarfile.ReadError(f"there is no end after byte {end:,}")
+    if size > tarfile.RECORDSIZE + 2 * BLOCK:
+        # as a download leaves it that made room for all and brought a part
+        raise tarfile.ReadError(f"there are only zeros after byte {end:,}")

@@ -113,14 +113,7 @@ def score(
         data,
         first=team.rank,
         step=team.size,
-        reading=Reading(
-            device,
-            config.run.workers,
-            config.run.loader,
-            config.run.image_timeout,
-            team.sharing,
-            reuses=True,
-        ),
+        reading=Reading.of(config.run, device, team.sharing),
     )
     unread, others = team.together(lambda: _unread(images, data))
     key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)

@@ -119,14 +119,7 @@ def build_session(config: Config, team: Team | None = None, *, is_new: bool = Tr
         accumulate=train.accumulate,
         rank=team.rank,
         processes=team.size,
-        reading=Reading(
-            device,
-            config.run.workers,
-            config.run.loader,
-            config.run.image_timeout,
-            team.sharing,
-            reuses=True,
-        ),
+        reading=Reading.of(config.run, device, team.sharing),
     )
     num_classes = _num_classes(config, loaders)
     if train.trainable == "classifier" and not config.weights and not config.run.smoke:

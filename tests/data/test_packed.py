@@ -194,14 +194,11 @@ def test_a_shard_that_is_not_whole_is_not_indexed(packed, damage):
     content = {
         "half a header": content[: second + 100],
         "at a member": content[:second],
-        "zeros": content[:second] + bytes(len(content) - second),
+        # as a download that made room for all of a larger file
+        "zeros": content[:second] + bytes(20_000),
         "in the middle": content[:second] + b"?" * 512 + content[second + 512 :],
     }[damage]
     shard.write_bytes(content)
-    if damage == "zeros":
-        # an end that is one: what is missing cannot be known
-        assert len(_loaders("packed", packed).train.view.images) == 5
-        return
     with pytest.raises(InputError, match=r"train-000001.tar: is cut short or no tar file \(there"):
         _loaders("packed", packed)
 
