@@ -117,7 +117,7 @@ def _turned(image: Tensor | Image.Image, draws: Draws, side: int) -> Tensor | Im
     angle = draws.uniform(-10, 10)
     shift = [round(draws.uniform(-0.1 * side, 0.1 * side)) for _ in "xy"]
     scale, bilinear = draws.uniform(0.9, 1.1), v2.InterpolationMode.BILINEAR
-    return F.affine(image, angle, shift, scale, [0.0, 0.0], interpolation=bilinear, fill=None)
+    return F.affine(image, angle, shift, scale, [0.0, 0.0], interpolation=bilinear, fill=0)
 
 
 def _distorted(image: Tensor | Image.Image, draws: Draws) -> Tensor | Image.Image:

@@ -102,6 +102,17 @@ def test_augmentation_draws_what_the_libraries_would(augment, policy):
         assert torch.equal(_train(image, data, seed), library(image).as_subclass(Tensor))
 
 
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_a_tensor_is_augmented_as_torchvision_augments_tensors(augment):
+    """Fast: the digits, and all that is held in memory, keep their pixels."""
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    data = _data(resolution=48, augment=augment, mean=[0.0] * 3, std=[1 / 255] * 3)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        expected = v2.Compose(AUGMENTS[augment])(image)
+        assert torch.equal(_train(image, data, seed).round().byte(), expected)
+
+
 def _data(**options) -> DataConfig:
     common = {"name": "fake", "batch_size": 4, "resolution": 32, "crop_pct": 1.0}
     return DataConfig(**({"augment": "none"} | common | options))
