@@ -1,25 +1,20 @@
 """Images/s of the path from files to batches, beside torchvision's and timm's.
 
-python -m benchmarks.data [--timm CHECKOUT] [--images 1024] [--rounds 5] [--out FILE.json]
+python -m benchmarks.data [--timm CHECKOUT] [--torchvision CHECKOUT] [--out FILE.json]
 
-Data alone: each library's loader, all ending in normalised batches, taking turns. With a
-checkout of timm, whose scripts are run as they are, also evaluation and training from the
-start of the process to its end, at timm's defaults and at its best flags. Then what grows:
-the first batch of very many images, and memory. Prints medians with their spread.
+Data alone: each library's loader, all ending in normalised batches, taking turns with the
+bounds, which only decode. With checkouts of peers also evaluation and training from the
+start of the process to its end. Then what grows. Prints medians with their spread.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +27,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from benchmarks.growth import first_batches, settings, speeds
+from benchmarks.peers import Task, our_scripts, timm_scripts, torchvision_scripts, whole_processes
 from mobilenet_exp import compose
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core import console
@@ -40,11 +37,10 @@ from mobilenet_exp.data.draws import Draws
 from mobilenet_exp.data.loaders import Reading, build_loaders
 from mobilenet_exp.data.packing import pack
 from mobilenet_exp.data.photos import find_photos
-from mobilenet_exp.data.sampler import BatchSampler
 from mobilenet_exp.machine.device import keep_freed_memory
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES, SIDE = 10, 224
+PARTS = ("alone", "end", "growth")
 # as ImageNet's files are on average
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 
@@ -92,7 +88,14 @@ def theirs_torchvision(root: Path, batch: int, workers: int) -> Callable[[], Ite
     return lambda: loader
 
 
-def theirs_timm(root: Path, batch: int, workers: int) -> Callable[[], Iterable]:
+def theirs_timm(
+    root: Path,
+    batch: int,
+    workers: int,
+    *,
+    color_jitter: float | None = None,
+    interpolation: str = "bilinear",
+) -> Callable[[], Iterable]:
     """Return timm's loader at what is fastest on a CPU: its fast collate, normalising late."""
     images = timm.data.create_dataset("", root=str(root / "train"))
     loader = timm.data.create_loader(
@@ -103,8 +106,8 @@ def theirs_timm(root: Path, batch: int, workers: int) -> Callable[[], Iterable]:
         use_prefetcher=True,
         num_workers=workers,
         device=torch.device("cpu"),
-        color_jitter=None,
-        interpolation="bilinear",
+        color_jitter=color_jitter,
+        interpolation=interpolation,
         persistent_workers=True,
     )
     return lambda: loader
@@ -116,6 +119,9 @@ def alone(root: Path, batch: int, workers: int, rounds: int) -> dict[str, list[f
     variants = {
         "torchvision": theirs_torchvision(root, batch, workers),
         "timm": theirs_timm(root, batch, workers),
+        "timm, its defaults": theirs_timm(
+            root, batch, workers, color_jitter=0.4, interpolation="random"
+        ),
         "ours": ours(data, workers),
         "ours, resize=exact": ours(replace(data, resize="exact"), workers),
         "ours, in processes": ours(data, workers, "processes"),
@@ -125,6 +131,9 @@ def alone(root: Path, batch: int, workers: int, rounds: int) -> dict[str, list[f
         words = (f"data.root={root}", f"out={out}", "side=256", f"form={form}")
         pack(compose("data=imagefolder", *words, program="pack"))
         variants[f"ours, {title}"] = ours(replace(data, name="packed", root=str(out)), workers)
+    for what in ("whole files", "crops"):
+        is_whole = what == "whole files"
+        variants[f"{what} decoded alone"] = bound(root, workers, whole=is_whole)
     return _interleaved(variants, rounds)
 
 
@@ -141,106 +150,22 @@ def _interleaved(variants: dict[str, Callable[[], Iterable]], rounds: int) -> di
     return found
 
 
-def bounds(root: Path, threads: int) -> dict[str, float]:
-    """Return images/s of decoding alone, whole and the average crop, by so many threads."""
+def bound(root: Path, threads: int, *, whole: bool) -> Callable[[], Iterable]:
+    """Return what begins to decode alone, whole files or the average crop of each."""
     files = [path.read_bytes() for path in sorted((root / "train").rglob("*.jpg"))]
-    loaders = build_loaders(
-        DataConfig(name="imagefolder", root=str(root), batch_size=64, resolution=SIDE), seed=0
-    )
-    keys = [key for batch in loaders.sampler for key in batch]
-    boxes = [Draws(key.seed).crop(HEIGHT, WIDTH, 0.08) for key in keys]
+    boxes = [Draws(seed).crop(HEIGHT, WIDTH, 0.08) for seed in range(len(files))]
 
-    def decode(first: int, *, whole: bool) -> None:
-        for number in range(first, len(keys), threads):
-            image = open_image(files[keys[number].image], ".jpg")
+    def decode(first: int) -> None:
+        for number in range(first, len(files), threads):
+            image = open_image(files[number], ".jpg")
             image.decode(None if whole else boxes[number])
 
-    found = {}
-    for name, whole in (("whole files decoded", True), ("crops decoded", False)):
-        running = [
-            threading.Thread(target=decode, args=(first,), kwargs={"whole": whole})
-            for first in range(threads)
-        ]
-        started = time.perf_counter()
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
-        found[name] = len(keys) / (time.perf_counter() - started)
-    return found
+    def decode_all() -> Iterable:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(decode, range(threads)))
+        yield None, files
 
-
-def scripts(root: Path, checkout: Path, batch: int, workers: int, model: str) -> dict[str, list]:
-    """Return the commands of whole processes: timm's at two sets of flags, and ours."""
-    name = {"v3_small": "mobilenetv3_small_100", "v3_large": "mobilenetv3_large_100"}[model]
-    weights = root.parent / f"{name}.pth"
-    torch.save(timm.create_model(name, num_classes=CLASSES).state_dict(), weights)
-    common = ["--data-dir", str(root), "--model", name, "--num-classes", str(CLASSES)]
-    common += ["-b", str(batch), "-j", str(workers), "--device", "cpu"]
-    scored = [*common, "--split", "val", "--checkpoint", str(weights)]
-    trained = [*common, "--epochs", "1", "--opt", "sgd", "--lr", "0.05", "--aa", "",
-               "--color-jitter", "0", "--train-interpolation", "bilinear",
-               "--warmup-epochs", "0", "--output", str(root.parent / "timm")]  # fmt: skip
-    runs = f"run.root={root.parent}/runs"
-    own = [f"model={model}", "data=imagefolder", f"data.root={root}", f"data.batch_size={batch}",
-           "run.wandb=disabled", "run.device=cpu", runs]  # fmt: skip
-    python = sys.executable
-    return {
-        "timm, evaluation": [python, f"{checkout}/validate.py", *scored],
-        "timm --channels-last, evaluation": [
-            python, f"{checkout}/validate.py", *scored, "--channels-last",
-        ],
-        "ours, evaluation": [python, str(ROOT / "eval.py"), *own, f"weights={weights}"],
-        "timm, training": [python, f"{checkout}/train.py", *trained],
-        "timm --channels-last, training": [
-            python, f"{checkout}/train.py", *trained, "--channels-last",
-        ],
-        "ours, training": [
-            python, str(ROOT / "train.py"), *own, "train.epochs=1", "optimizer=sgd",
-            "optimizer.lr=0.05", "train.precise_bn_batches=0",
-        ],
-    }  # fmt: skip
-
-
-def whole_processes(commands: dict[str, list], rounds: int, folder: Path) -> dict[str, list[float]]:
-    """Return the seconds of each command by round; each must succeed."""
-    found: dict[str, list[float]] = {name: [] for name in commands}
-    for number in range(rounds):
-        for name, command in commands.items():
-            words = [*command, f"train.seed={number}"] if name == "ours, training" else command
-            started = time.perf_counter()
-            done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{name} failed: {done.stderr[-2000:]}")
-            found[name].append(time.perf_counter() - started)
-    return found
-
-
-def _held() -> float:
-    """Return the memory that this process holds now, in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
-
-
-def _first_batch(size: int, pipe: multiprocessing.connection.Connection) -> None:
-    before, held = time.process_time(), _held()
-    batches = iter(BatchSampler(size, 256, seed=0, side_at=lambda _: SIDE))
-    next(batches)
-    pipe.send((time.process_time() - before, _held() - held))
-
-
-def growth(sizes: Iterable[int]) -> list[tuple[int, float, float]]:
-    """Return images, CPU seconds and MB of the first batch, each in a process of its own."""
-    found = []
-    for size in sizes:
-        mine, theirs = multiprocessing.Pipe()
-        process = multiprocessing.get_context("fork").Process(
-            target=_first_batch, args=(size, theirs)
-        )
-        process.start()
-        found.append((size, *mine.recv()))
-        process.join()
-    return found
+    return decode_all
 
 
 def _rows(found: dict[str, list[float]], base: str, *, faster_is_more: bool) -> list[tuple]:
@@ -254,43 +179,77 @@ def _rows(found: dict[str, list[float]], base: str, *, faster_is_more: bool) -> 
     return rows
 
 
-def main() -> None:
-    """Read the command line, measure, print."""
+def _show(title: str, unit: str, base: str, found: dict[str, list[float]]) -> None:
+    rows = _rows(found, base, faster_is_more=unit == "images/s")
+    console.table(title, ("", unit, f"x {base.partition(',')[0]}", "spread"), rows)
+
+
+def end_to_end(words: argparse.Namespace, task: Task) -> dict[str, list[float]]:
+    """Return the seconds of whole processes, of ours and of the checkouts that were named."""
+    commands = our_scripts(task)
+    if words.timm:
+        commands = timm_scripts(task, words.timm) | commands
+    if words.torchvision:
+        folder = words.torchvision / "references" / "classification"
+        commands |= torchvision_scripts(task, folder)
+    found = whole_processes(commands, words.end_rounds, task.place)
+    for kind in ("evaluation", "training"):
+        part = {name: times for name, times in found.items() if name.endswith(kind)}
+        base = next(iter(part))
+        _show(f"{task.model}, {words.images} images, start to end", "s", base, part)
+    return found
+
+
+def grown(words: argparse.Namespace, root: Path) -> dict[str, list]:
+    """Return what grows with batch, side, workers and the number of images."""
+    cases = settings(root, words.batch_size, SIDE, words.workers)
+    found = {"settings": speeds(cases), "first_batch": first_batches(words.sizes)}
+    rows = [(*map(str, each[:3]), *(f"{value:.0f}" for value in each[3:]))
+            for each in found["settings"]]  # fmt: skip
+    heads = ("side", "batch", "threads", "images/s", "peak MB")
+    console.table("one thing changed at a time", heads, rows)
+    rows = [(f"{size:,}", f"{seconds:.2f}", f"{memory:.0f}")
+            for size, seconds, memory in found["first_batch"]]  # fmt: skip
+    console.table("the first batch of an epoch", ("images", "CPU s", "MB"), rows)
+    return found
+
+
+def read_command_line() -> argparse.Namespace:
+    """Return what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--timm", type=Path, help="a checkout of timm, for its scripts")
+    parser.add_argument("--torchvision", type=Path, help="a checkout of torchvision, likewise")
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of data alone")
+    parser.add_argument("--end-rounds", type=int, default=3, help="of whole processes")
     parser.add_argument("--models", nargs="*", default=["v3_small", "v3_large"])
     parser.add_argument("--sizes", nargs="*", type=int, default=[10**3, 10**5, 10**7, 14_200_000])
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=Path, help="write all figures as JSON")
-    words = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure what the command line asks for, and print it."""
+    words = read_command_line()
     keep_freed_memory()
     results: dict[str, object] = {"workers": words.workers, "decoder": decoder_words()}
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "set"
         write_images(root, {"train": words.images, "val": words.images})
-        found = alone(root, words.batch_size, words.workers, words.rounds)
-        limits = bounds(root, words.workers)
-        results |= {"alone": found, "bounds": limits}
-        notes = [f"{name}: {value:.0f} images/s" for name, value in limits.items()]
-        title = f"data alone, {words.workers} workers, {decoder_words()}"
-        rows = _rows(found, "timm", faster_is_more=True)
-        console.table(title, ("", "images/s", "x timm", "spread"), rows, notes)
-        for model in words.models if words.timm else ():
-            commands = scripts(root, words.timm, words.batch_size, words.workers, model)
-            found = whole_processes(commands, max(words.rounds // 2, 1), Path(place))
-            results[model] = found
-            for kind in ("evaluation", "training"):
-                part = {name: times for name, times in found.items() if name.endswith(kind)}
-                rows = _rows(part, f"timm, {kind}", faster_is_more=False)
-                title = f"{model}, {words.images} images, start to end"
-                console.table(title, ("", "s", "x timm", "spread"), rows)
-    grown = growth(words.sizes)
-    results["first_batch"] = grown
-    rows = [(f"{size:,}", f"{seconds:.2f}", f"{memory:.0f}") for size, seconds, memory in grown]
-    console.table("the first batch of an epoch", ("images", "CPU s", "MB"), rows)
+        if "alone" in words.parts:
+            found = alone(root, words.batch_size, words.workers, words.rounds)
+            title = f"data alone, {words.workers} workers, {decoder_words()}"
+            _show(title, "images/s", "timm", found)
+            results["alone"] = found
+        if "end" in words.parts and (words.timm or words.torchvision):
+            for model in words.models:
+                task = Task(root, CLASSES, words.batch_size, words.workers, model)
+                results[model] = end_to_end(words, task)
+        if "growth" in words.parts:
+            results |= grown(words, root)
     if words.out:
         words.out.write_text(json.dumps(results, indent=1) + "\n")
 

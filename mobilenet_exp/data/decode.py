@@ -223,9 +223,13 @@ _IS_FOREIGN[[0x00, 0xC4, *range(0xD0, 0xD8), 0xD9, 0xDA, 0xDB, 0xDD, 0xFF]] = Fa
 
 def _has_foreign_mark(data: bytes, first: int) -> bool:
     """Return whether damage put a mark among the pixels at which a decoder gives up."""
-    values = np.frombuffer(data, np.uint8)[first:]
-    marks = np.flatnonzero(values[:-1] == 0xFF)
-    return bool(_IS_FOREIGN[values[marks + 1]].any())
+    values = np.frombuffer(data, np.uint8, offset=first)
+    is_mark = values[:-1] == 0xFF
+    is_mark &= values[1:] != 0
+    # most files have none but the last, which was seen
+    if np.count_nonzero(is_mark) == 1:
+        return False
+    return bool(_IS_FOREIGN[values[1:][is_mark]].any())
 
 
 def _misnamed(ending: str, kind: str) -> str:

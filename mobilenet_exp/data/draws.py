@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from mobilenet_exp.data.decode import Box
 
 # torchvision's RandomResizedCrop: aspect ratios, and tries before it takes the middle
 ASPECTS = (3 / 4, 4 / 3)
+_LOG_ASPECTS = (math.log(ASPECTS[0]), math.log(ASPECTS[1]))
 CROP_TRIES = 10
 # timm's RandomErasing: shares of the area, aspect ratios, tries
 ERASED_AREA = (0.02, 1 / 3)
@@ -66,10 +67,10 @@ class Draws:
 
     def uniform(self, low: float, high: float) -> float:
         """Return a float32 number from `low` to `high`."""
+        first, span = _span(low, high)
         share = (self._next() & 0xFFFFFF) / 0x1000000
         # rounded once, as a fused multiply-add does
-        first = float(np.float32(low))
-        return float(np.float32(share * float(np.float32(np.float32(high) - first)) + first))
+        return float(np.float32(share * span + first))
 
     def below(self, end: int) -> int:
         """Return a whole number from 0 to `end` - 1."""
@@ -93,10 +94,9 @@ class Draws:
         Its area is `min_area` to 1 of the image's, its aspect ratio in ASPECTS; where none
         fits, it is the largest middle part of an allowed aspect ratio.
         """
-        logs = tuple(map(math.log, ASPECTS))
         for _ in range(CROP_TRIES):
             area = height * width * self.uniform(min_area, 1.0)
-            aspect = float(np.exp(np.float32(self.uniform(*logs))))
+            aspect = float(np.exp(np.float32(self.uniform(*_LOG_ASPECTS))))
             wide, high = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < wide <= width and 0 < high <= height:
                 return Box(self.below(height - high + 1), self.below(width - wide + 1), high, wide)
@@ -140,6 +140,13 @@ class Draws:
             torch.set_rng_state(states[0])
             random.setstate(states[1])
             np.random.set_state(states[2])
+
+
+@cache
+def _span(low: float, high: float) -> tuple[float, float]:
+    """Return where a range of float32 numbers begins, and its length."""
+    first = np.float32(low)
+    return float(first), float(np.float32(np.float32(high) - first))
 
 
 def _numbers(seed: int, count: int) -> list[int]:

@@ -27,6 +27,9 @@ from mobilenet_exp.data.views import EvalView, TrainView, View
 from mobilenet_exp.data.workers import ProcessReader, num_eval_workers, num_workers
 
 CPU = torch.device("cpu")
+# more threads than these read no faster: each image takes Python's lock for a quarter of a
+# millisecond, and hands it on many times
+USEFUL_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,11 @@ def _reader(
     fits: bool,
     keep: int,
 ) -> Reader:
-    """Return what reads a view: threads where they fit, else processes."""
-    if not threads.count or (fits and reading.loader != "processes"):
+    """Return what reads a view: threads where they fit and are few, else processes."""
+    uses_threads = reading.loader == "threads" or (
+        reading.loader == "auto" and threads.count <= USEFUL_THREADS
+    )
+    if not threads.count or (fits and uses_threads):
         return ThreadReader(view, threads, priority, finisher, keep=keep)
     workers = threads.count if priority == TRAINING else num_eval_workers(threads.count)
     pins = reading.device.type == "cuda"
