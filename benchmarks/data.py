@@ -32,11 +32,12 @@ from benchmarks.peers import Task, our_scripts, timm_scripts, torchvision_script
 from mobilenet_exp import compose
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core import console
-from mobilenet_exp.data.decode import decoder_words, open_image
 from mobilenet_exp.data.draws import Draws
 from mobilenet_exp.data.loaders import Reading, build_loaders
-from mobilenet_exp.data.packing import pack
-from mobilenet_exp.data.photos import find_photos
+from mobilenet_exp.datasets.codec import decoder_words
+from mobilenet_exp.datasets.decode import open_image
+from mobilenet_exp.datasets.packing import pack
+from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.machine.device import keep_freed_memory
 
 CLASSES, SIDE = 10, 224

@@ -14,7 +14,7 @@ PROGRAMS = {"pack": ("WORDS", "pack folders of images into shards; see pack --he
 # command: its module, what it takes, what it does
 COMMANDS = {
     "photos": (
-        "mobilenet_exp.data.photos",
+        "mobilenet_exp.datasets.photos",
         "FOLDER",
         "write a small set of real photographs, for data=photos",
     ),

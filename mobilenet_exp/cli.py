@@ -144,6 +144,6 @@ def pack(config: PackConfig, overrides: tuple[str, ...], group: str | None) -> N
         key, _, value = word.lstrip("+").partition("=")
         if key.removeprefix("data.") in PREPARATION:
             raise InputError(key, value, "is asked for where the packed set is read, not here")
-    from mobilenet_exp.data.packing import pack as job
+    from mobilenet_exp.datasets.packing import pack as job
 
     job(config)

@@ -87,6 +87,13 @@ def photos(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A small tree of class folders, to be changed at will."""
+    image_folders.write_class_folders(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def flat(tmp_path_factory) -> Path:
     """ImageNet's validation set as a few files in one flat folder, with a list of labels."""

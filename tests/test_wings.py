@@ -9,18 +9,29 @@ from programs import ROOT
 
 PACKAGE = ROOT / "mobilenet_exp"
 
-BELOW_EVALUATION = ("core", "config", "machine", "data", "models", "papers", "tracking", "weights")
+BELOW_EVALUATION = (
+    "core",
+    "config",
+    "machine",
+    "datasets",
+    "data",
+    "models",
+    "papers",
+    "tracking",
+    "weights",
+)
 # wing: the wings and modules that it may import besides its own
 MAY_IMPORT = {
     "core": (),
     "config": ("core",),
     "machine": ("core",),
-    "data": ("core", "config.schema", "machine.preemption"),
+    "datasets": ("core", "config.schema"),
+    "data": ("core", "config.schema", "machine.preemption", "datasets"),
     "models": ("core",),
     "papers": ("core", "config.schema", "models"),
     "tracking": ("core", "machine"),
     "weights": (
-        "core", "config", "data.preprocessing", "data.imagenet", "models", "papers.rows",
+        "core", "config", "data.preprocessing", "datasets.imagenet", "models", "papers.rows",
     ),
     "evaluation": BELOW_EVALUATION,
     "deploy": (*BELOW_EVALUATION, "evaluation"),
@@ -29,7 +40,8 @@ MAY_IMPORT = {
     # the roof; the programs import jobs when they are asked for
     "command": ("core", "config", "machine.preemption", "machine.launched", "tracking"),
     "cli": (
-        "core", "config", "command", "training.job", "evaluation.job", "deploy.job", "data.packing",
+        "core", "config", "command", "training.job", "evaluation.job", "deploy.job",
+        "datasets.packing",
     ),
     "__main__": ("core", "reports"),
 }  # fmt: skip
@@ -40,20 +52,20 @@ DOORS = {
     "omegaconf": {"cli", "config.convert", *COMMAND},
     "wandb": {"tracking.tracker", "tracking.environment"},
     "timm": {
-        "data.imagenet", "data.transforms", "data.mixing", "training.optim", "training.ema",
+        "datasets.imagenet", "data.transforms", "data.mixing", "training.optim", "training.ema",
         "weights.published",
     },
     "torchvision": {
-        "data.views", "data.resizing", "data.transforms", "data.published", "data.datasets",
+        "data.views", "data.resizing", "data.transforms", "datasets.published", "datasets.builders",
         "models.network",
         "deploy.latency", "weights.published",
     },
-    "nvidia": {"data.decode"},
-    "filelock": {"machine.lock", "data.listing", "data.remote"},
-    "fsspec": {"data.remote"},
-    "safetensors": {"weights.files", "data.arrays"},
+    "nvidia": {"datasets.codec"},
+    "filelock": {"machine.lock", "datasets.listing", "datasets.remote"},
+    "fsspec": {"datasets.remote"},
+    "safetensors": {"weights.files", "datasets.arrays"},
     "matplotlib": {"reports.zoo", "reports.rmsprop"},
-    "sklearn": {"data.datasets"},
+    "sklearn": {"datasets.builders"},
     "rich": {"core.console"},
     "yaml": {"command.reporting", "reports.rmsprop"},
 }  # fmt: skip
@@ -117,7 +129,7 @@ def test_a_wing_imports_from_below(module):
     allowed = (*MAY_IMPORT[wing], wing)
     for name in _ours(module):
         if name in MAY_IMPORT and any(each.startswith(f"{name}.") for each in allowed):
-            # `from mobilenet_exp.data import imagenet` names the wing as well
+            # `from mobilenet_exp.datasets import imagenet` names the wing as well
             continue
         is_allowed = any(name == each or name.startswith(f"{each}.") for each in allowed)
         assert is_allowed, f"{module} imports {name}"

@@ -1,1 +1,1 @@
-"""Image files to batches: data sets, decoding, augmentation, order."""
+"""Images to batches on the device: order, augmentation, threads and processes that read."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mobilenet_exp.data.decode import Box
+from mobilenet_exp.datasets.codec import Box
 
 # torchvision's RandomResizedCrop: aspect ratios, and tries before it takes the middle
 ASPECTS = (3 / 4, 4 / 3)

@@ -14,17 +14,17 @@ from torch.utils.data import Dataset
 
 from mobilenet_exp.config.schema import DataConfig, EvalImages, EvalRunConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.datasets import ImageSet, build_image_set
-from mobilenet_exp.data.decode import load_decoder
 from mobilenet_exp.data.feeding import Feed, Reader, ThreadReader
 from mobilenet_exp.data.finishing import Finisher
-from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.mixing import mixes
 from mobilenet_exp.data.sampler import BatchSampler
 from mobilenet_exp.data.threads import EVALUATION, TRAINING, Threads
 from mobilenet_exp.data.transforms import EvalTransform, side_of_epoch
 from mobilenet_exp.data.views import EvalView, TrainView, View
 from mobilenet_exp.data.workers import ProcessReader, num_eval_workers, num_workers
+from mobilenet_exp.datasets.builders import ImageSet, build_image_set
+from mobilenet_exp.datasets.codec import load_decoder
+from mobilenet_exp.datasets.images import ImageFiles
 
 CPU = torch.device("cpu")
 # more threads than these read no faster: each image takes Python's lock for a quarter of a

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from mobilenet_exp.data.decode import Box
+from mobilenet_exp.datasets.codec import Box
 
 # resize (1, 3, H, W) to a given size, into a given output
 _KERNELS = {

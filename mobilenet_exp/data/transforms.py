@@ -18,10 +18,10 @@ from torchvision.transforms.v2 import functional as F
 
 from mobilenet_exp.config.schema import DataConfig, ImagesConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.decode import Opened
 from mobilenet_exp.data.draws import Draws, Erasure
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.data.resizing import Middle, as_image, as_pixels, resize
+from mobilenet_exp.datasets.decode import Opened
 
 # pixels of one step of a progressive side: the total stride of all networks
 SIDE_STEP = 32

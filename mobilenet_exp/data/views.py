@@ -10,12 +10,13 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from mobilenet_exp.config.schema import DataConfig
-from mobilenet_exp.data.decode import Box, Opened
 from mobilenet_exp.data.draws import Draws
-from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.reading import begin_reading
 from mobilenet_exp.data.sampler import Key
 from mobilenet_exp.data.transforms import EvalTransform, Late, TrainTransform, side_of_epoch
+from mobilenet_exp.datasets.codec import Box
+from mobilenet_exp.datasets.decode import Opened
+from mobilenet_exp.datasets.images import ImageFiles
 
 # images tried in the place of one that cannot be read
 MAX_TRIES = 100

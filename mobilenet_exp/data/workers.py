@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.core.text import plural
-from mobilenet_exp.data.datasets import ImageSet
 from mobilenet_exp.data.feeding import Raw
 from mobilenet_exp.data.reading import Places, begin_reading, new_places, take_place
 from mobilenet_exp.data.threads import too_slow
 from mobilenet_exp.data.views import Seen, View, name_of
+from mobilenet_exp.datasets.builders import ImageSet
 from mobilenet_exp.machine.preemption import ASKING
 
 

@@ -9,9 +9,9 @@ import torch
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.finishing import Finisher
-from mobilenet_exp.data.folders import Files, is_meant_as_image, list_images
-from mobilenet_exp.data.images import open_file
 from mobilenet_exp.data.transforms import EvalTransform
+from mobilenet_exp.datasets.folders import Files, is_meant_as_image, list_images
+from mobilenet_exp.datasets.images import open_file
 from mobilenet_exp.machine.device import autocast
 from mobilenet_exp.weights.loaded import LoadedModel
 

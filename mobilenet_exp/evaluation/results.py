@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_exp.config.schema import EvalImages
-from mobilenet_exp.data import imagenet
+from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.scoring import EvalResult
 from mobilenet_exp.models.profiling import Profile

@@ -14,12 +14,12 @@ import torch
 from mobilenet_exp.config.schema import EvalConfig, EvalImages, ImagePlaces, ImagesConfig
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError, known_to_all
-from mobilenet_exp.data import imagenet
-from mobilenet_exp.data.datasets import ImageSet
-from mobilenet_exp.data.folders import is_meant_as_image
-from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.loaders import Reading, build_eval_loader
 from mobilenet_exp.data.views import first_of, name_of
+from mobilenet_exp.datasets import imagenet
+from mobilenet_exp.datasets.builders import ImageSet
+from mobilenet_exp.datasets.folders import is_meant_as_image
+from mobilenet_exp.datasets.images import ImageFiles
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict

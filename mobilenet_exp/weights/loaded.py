@@ -17,8 +17,8 @@ from mobilenet_exp.config.schema import (
     ModelConfig,
 )
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data import imagenet
 from mobilenet_exp.data.preprocessing import Preprocessing
+from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.models import MobileNet, build_model
 from mobilenet_exp.models.dialect import adopt
 from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model

@@ -12,8 +12,8 @@ from mobilenet_exp.command.programs import CONF, GROUPS
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.help import field_comments, help_text
 from mobilenet_exp.config.schema import BenchConfig, Config, DataConfig, EvalConfig
-from mobilenet_exp.data.datasets import DATASETS
 from mobilenet_exp.data.transforms import TrainTransform
+from mobilenet_exp.datasets.builders import DATASETS
 from mobilenet_exp.models import list_models
 from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer
 from mobilenet_exp.training.schedule import SCHEDULES, build_schedule

@@ -13,9 +13,10 @@ from hard_run import assert_same
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.data import images, threads, workers
+from mobilenet_exp.data import threads, workers
 from mobilenet_exp.data.loaders import Reading, build_loaders
 from mobilenet_exp.data.sampler import Key
+from mobilenet_exp.datasets import images
 from mobilenet_exp.training import session
 from mobilenet_exp.training.loop import finish_epoch, make_updates
 
@@ -69,6 +70,22 @@ def test_policies_are_the_same_in_processes_and_without(folder):
     assert torch.equal(plain, found)
     # training by processes, evaluation by threads
     assert (nobody, readers) == ("", "3 loading processes + 3 loading threads")
+
+
+@pytest.mark.parametrize(
+    ("loader", "count", "readers"),
+    [
+        ("auto", 4, "4 loading threads"),
+        # more would wait for Python's lock
+        ("auto", 5, "5 loading processes + 1 loading process"),
+        ("threads", 5, "5 loading threads"),
+        ("processes", 2, "2 loading processes + 1 loading process"),
+    ],
+)
+def test_who_reads_is_chosen_by_their_number(folder, loader, count, readers):
+    data = _data("imagefolder", root=str(folder))
+    loaders = build_loaders(data, seed=0, reading=Reading(workers=count, loader=loader))
+    assert loaders.readers == readers
 
 
 def test_threads_are_refused_for_what_draws_globally(folder):

@@ -7,7 +7,7 @@ from layout_nets import KuanWangV3
 from PIL import Image
 
 from mobilenet_exp import evaluate
-from mobilenet_exp.data import imagenet
+from mobilenet_exp.datasets import imagenet
 
 
 def test_photos_are_named_with_imagenet_s_names(compose_config, photos, kuan_wang_weights, capsys):

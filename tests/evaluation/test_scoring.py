@@ -20,7 +20,7 @@ from programs import ROOT
 from mobilenet_exp import evaluate, train
 from mobilenet_exp.config.schema import EvalConfig, EvalModelConfig, EvalRunConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data import imagenet
+from mobilenet_exp.datasets import imagenet
 
 
 @pytest.fixture

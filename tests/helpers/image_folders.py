@@ -58,3 +58,14 @@ def write_classes(root: Path, counts: dict[str, int], side: int = 40) -> None:
             for index in range(count):
                 pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.jpg")
+
+
+def write_class_folders(root: Path) -> None:
+    """Write two classes of JPEG files, 7 to train on and 5 to evaluate, of uneven sizes."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 7), ("val", 5)):
+        for index in range(count):
+            path = root / split / f"class{index % 2}" / f"{index}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 256, (60 + index, 80, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)

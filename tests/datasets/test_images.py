@@ -5,7 +5,7 @@ import pytest
 from image_folders import CHINA
 from PIL import Image
 
-from mobilenet_exp.data.images import open_file
+from mobilenet_exp.datasets.images import open_file
 
 
 @pytest.mark.parametrize(

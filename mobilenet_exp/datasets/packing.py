@@ -22,11 +22,11 @@ from mobilenet_exp.config.schema import ImagesConfig, PackConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.core.text import examples, plural
-from mobilenet_exp.data.datasets import build_image_set
-from mobilenet_exp.data.decode import Opened
-from mobilenet_exp.data.images import ImageFiles
-from mobilenet_exp.data.names import Names
-from mobilenet_exp.data.shards import BLOCK, PLAN, RAW, Index, index_path
+from mobilenet_exp.datasets.builders import build_image_set
+from mobilenet_exp.datasets.decode import Opened
+from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.names import Names
+from mobilenet_exp.datasets.shards import BLOCK, PLAN, RAW, Index, index_path
 
 
 class _Packed(NamedTuple):

@@ -12,9 +12,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from mobilenet_exp import compose
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.data import remote
 from mobilenet_exp.data.loaders import Reading, build_loaders
-from mobilenet_exp.data.packing import pack
+from mobilenet_exp.datasets import remote
+from mobilenet_exp.datasets.packing import pack
 
 
 class Flaky(MemoryFileSystem):

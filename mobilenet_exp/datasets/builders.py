@@ -16,16 +16,16 @@ from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import ABOVE_0, WHOLE
 from mobilenet_exp.core.text import printable
-from mobilenet_exp.data.folders import find_classes, list_images
-from mobilenet_exp.data.image_set import DATASETS as DATASETS
-from mobilenet_exp.data.image_set import ImageSet as ImageSet
-from mobilenet_exp.data.imagenet import class_ids, flat_images
-from mobilenet_exp.data.images import ImageFiles
-from mobilenet_exp.data.listing import list_tree
-from mobilenet_exp.data.packed import packed_images
-from mobilenet_exp.data.published import PUBLISHED
-from mobilenet_exp.data.remote import Remote, default_cache, is_address
-from mobilenet_exp.data.shards import Folder, Place
+from mobilenet_exp.datasets.folders import find_classes, list_images
+from mobilenet_exp.datasets.image_set import DATASETS as DATASETS
+from mobilenet_exp.datasets.image_set import ImageSet as ImageSet
+from mobilenet_exp.datasets.imagenet import class_ids, flat_images
+from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.listing import list_tree
+from mobilenet_exp.datasets.packed import packed_images
+from mobilenet_exp.datasets.published import PUBLISHED
+from mobilenet_exp.datasets.remote import Remote, default_cache, is_address
+from mobilenet_exp.datasets.shards import Folder, Place
 
 NO_SPLIT = "has no folder {}/; it must hold train/ and val/"
 

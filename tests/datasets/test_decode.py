@@ -8,10 +8,11 @@ import pytest
 from image_folders import CHINA
 from PIL import Image
 
-from mobilenet_exp.data import decode
-from mobilenet_exp.data.decode import Box, open_image
+from mobilenet_exp.datasets import codec, decode
+from mobilenet_exp.datasets.codec import Box
+from mobilenet_exp.datasets.decode import open_image
 
-pytestmark = pytest.mark.skipif(decode._codec() is None, reason="needs nvImageCodec")
+pytestmark = pytest.mark.skipif(codec.library() is None, reason="needs nvImageCodec")
 
 
 def _jpeg(mode: str = "RGB", **options) -> bytes:
@@ -73,7 +74,7 @@ def without(monkeypatch):
 
     def call(function, *arguments, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(decode, "_codec", lambda: None)
+            patch.setattr(codec, "library", lambda: None)
             return function(*arguments, **options)
 
     return call
@@ -112,7 +113,7 @@ def test_a_decoder_does_not_outlive_a_fork():
 
 
 def test_nothing_is_said_about_libraries_that_are_not_there(capfd):
-    decode._codec.cache_clear()
+    codec.library.cache_clear()
     for data in ORDINARY.values():
         _seen(data, upright=True, boxes=(Box(0, 0, 9, 9),))
     assert capfd.readouterr() == ("", "")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data import listing
-from mobilenet_exp.data.listing import list_tree
-from mobilenet_exp.data.names import Names
+from mobilenet_exp.datasets import listing
+from mobilenet_exp.datasets.listing import list_tree
+from mobilenet_exp.datasets.names import Names
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from torchvision import datasets
 
 from mobilenet_exp import compose
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.images import ImageFiles
 from mobilenet_exp.data.loaders import Reading, build_loaders
-from mobilenet_exp.data.published import PUBLISHED
+from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.published import PUBLISHED
 
 IN_MEMORY = ("cifar10", "cifar100", "svhn", "fashion_mnist")
 RANDOM = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import pytest
 import torchvision
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data import imagenet
+from mobilenet_exp.datasets import imagenet
 
 
 @pytest.mark.parametrize("form", ["names and ids", "ids alone", "kaggle"])

@@ -15,12 +15,12 @@ from programs import run
 from mobilenet_exp import compose
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.data import packing
-from mobilenet_exp.data.decode import Box
 from mobilenet_exp.data.loaders import Reading, build_loaders
-from mobilenet_exp.data.packed import open_raw
-from mobilenet_exp.data.packing import pack
-from mobilenet_exp.data.shards import Index, is_of
+from mobilenet_exp.datasets import packing
+from mobilenet_exp.datasets.codec import Box
+from mobilenet_exp.datasets.packed import open_raw
+from mobilenet_exp.datasets.packing import pack
+from mobilenet_exp.datasets.shards import Index, is_of
 
 
 def _pack(root, out, *words: str):

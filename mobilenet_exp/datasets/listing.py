@@ -18,9 +18,9 @@ from filelock import FileLock
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import examples, printable
-from mobilenet_exp.data.arrays import map_arrays, save_arrays
-from mobilenet_exp.data.folders import find_classes, image_endings, walk_images
-from mobilenet_exp.data.names import Names
+from mobilenet_exp.datasets.arrays import map_arrays, save_arrays
+from mobilenet_exp.datasets.folders import find_classes, image_endings, walk_images
+from mobilenet_exp.datasets.names import Names
 
 FORMAT = "mobilenet_exp listing 1"
 # with fewer images, listing them takes no time

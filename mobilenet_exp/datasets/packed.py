@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.decode import Box, Opened, open_image
-from mobilenet_exp.data.imagenet import class_ids
-from mobilenet_exp.data.images import ImageFiles
-from mobilenet_exp.data.remote import Remote
-from mobilenet_exp.data.shards import (
+from mobilenet_exp.datasets.codec import Box
+from mobilenet_exp.datasets.decode import Opened, open_image
+from mobilenet_exp.datasets.imagenet import class_ids
+from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.remote import Remote
+from mobilenet_exp.datasets.shards import (
     PLAN,
     RAW,
     UNKNOWN,

@@ -5,19 +5,15 @@ region reaches; everything else by Pillow. Both give the same pixels.
 """
 
 import io
-import os
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mobilenet_exp.data.folders import HEIC, NEEDS_HEIC, image_endings
+from mobilenet_exp.datasets import codec
+from mobilenet_exp.datasets.codec import Box
+from mobilenet_exp.datasets.folders import HEIC, NEEDS_HEIC, image_endings
 
 # as phones and burst modes write JPEG
 SAME_KINDS = {"MPO": "JPEG", "APNG": "PNG"}
@@ -31,15 +27,6 @@ ODD_MODES = {
     "P": "palette",
     "RGBA": "alpha dropped",
 }
-
-
-class Box(NamedTuple):
-    """A rectangle of an image, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -74,13 +61,13 @@ def open_image(data: bytes, ending: str, *, upright: bool = True) -> Opened:
 def _open_jpeg(data: bytes, ending: str, *, upright: bool) -> Opened | None:
     """Open an ordinary JPEG file for decoding by region; None where Pillow has to look at it."""
     # a file that was cut short lacks the last mark; Pillow says what is wrong with it
-    if data[:3] != b"\xff\xd8\xff" or data.find(b"\xff\xd9", -1024) < 0 or _codec() is None:
+    if data[:3] != b"\xff\xd8\xff" or data.find(b"\xff\xd9", -1024) < 0 or codec.library() is None:
         return None
     has_app1, pixels_from = _read_marks(data)
     if pixels_from is None or _has_foreign_mark(data, pixels_from):
         return None
     try:
-        stream = _codec().CodeStream(data)
+        stream = codec.library().CodeStream(data)
         height, width, channels = stream.height, stream.width, stream.num_channels
         is_plain = stream.codec_name == "jpeg" and stream.precision == 8 and channels in (1, 3)
     except RuntimeError:
@@ -92,7 +79,7 @@ def _open_jpeg(data: bytes, ending: str, *, upright: bool) -> Opened | None:
         return None
 
     def decode(box: Box | None) -> np.ndarray:
-        found = _decode_jpeg(stream, box)
+        found = codec.decode_region(stream, box)
         return _cut(_pillow_pixels(data), box) if found is None else found
 
     notes = ["greyscale"] if channels == 1 else []
@@ -244,74 +231,3 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError(f"its {values.dtype} pixels are not 16-bit grey levels")
     return Image.fromarray((values.astype(np.int64) // 257).astype("u1"))
-
-
-# nvImageCodec's decoder is used by one thread at a time
-_own = threading.local()
-
-
-def _decode_jpeg(stream: Any, box: Box | None) -> np.ndarray | None:
-    """Decode by nvImageCodec; None where it refuses."""
-    codec = _codec()
-    if getattr(_own, "process", None) != os.getpid():
-        # a decoder does not outlive a fork
-        _own.process = os.getpid()
-        _own.decoder = codec.Decoder(
-            device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY,
-            max_num_cpu_threads=1,
-            backends=[codec.Backend(codec.BackendKind.CPU_ONLY)],
-        )
-        _own.params = codec.DecodeParams(apply_exif_orientation=False)
-    if box is not None:
-        ends = (box.top + box.height, box.left + box.width)
-        stream = stream.get_sub_code_stream(region=codec.Region(box.top, box.left, *ends))
-    image = _own.decoder.decode(stream, params=_own.params)
-    return None if image is None else np.asarray(image.cpu())
-
-
-_loading = threading.Lock()
-
-
-def load_decoder() -> None:
-    """Load nvImageCodec before threads ask for it: meanwhile standard error is not heard."""
-    with _loading:
-        _codec()
-
-
-@cache
-def _codec() -> Any:
-    """Return nvImageCodec, or None where it is not installed or cannot be loaded."""
-    # it reports each damaged file by itself
-    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
-    try:
-        with _unheard():
-            from nvidia import nvimgcodec
-    except (ImportError, OSError):
-        return None
-    return nvimgcodec
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """Drop what libraries write to standard error: here, which CUDA libraries are not there."""
-    sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:
-        # nobody listens
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def decoder_words() -> str:
-    """Name what decodes JPEG files."""
-    codec = _codec()
-    return f"nvImageCodec {codec.__version__}" if codec else "Pillow"

@@ -12,9 +12,9 @@ from timm.data import ImageNetInfo, RealLabelsImagenet
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import printable
-from mobilenet_exp.data.folders import list_images
-from mobilenet_exp.data.images import ImageFiles
-from mobilenet_exp.data.names import Names
+from mobilenet_exp.datasets.folders import list_images
+from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.names import Names
 
 NUM_VAL = 50_000
 

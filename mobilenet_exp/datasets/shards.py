@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.arrays import map_arrays, save_arrays
-from mobilenet_exp.data.folders import image_endings
-from mobilenet_exp.data.names import Names
+from mobilenet_exp.datasets.arrays import map_arrays, save_arrays
+from mobilenet_exp.datasets.folders import image_endings
+from mobilenet_exp.datasets.names import Names
 
 FORMAT = "mobilenet_exp shards 1"
 # what a set is packed with; it is there from the beginning

@@ -11,8 +11,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mobilenet_exp.core.text import printable
-from mobilenet_exp.data.decode import Opened, open_image
-from mobilenet_exp.data.names import Names
+from mobilenet_exp.datasets.decode import Opened, open_image
+from mobilenet_exp.datasets.names import Names
 
 
 def open_file(path: str | Path, *, upright: bool = True) -> Opened:

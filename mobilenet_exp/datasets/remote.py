@@ -19,8 +19,8 @@ from filelock import FileLock
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.arrays import part_of
-from mobilenet_exp.data.shards import Index, read_part
+from mobilenet_exp.datasets.arrays import part_of
+from mobilenet_exp.datasets.shards import Index, read_part
 
 T = TypeVar("T")
 # seconds between two tries of one request, which give a server half a minute to come back

@@ -13,9 +13,9 @@ from torchvision import datasets
 
 from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.image_set import ImageSet
-from mobilenet_exp.data.images import ImageFiles
-from mobilenet_exp.data.names import Names
+from mobilenet_exp.datasets.image_set import ImageSet
+from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.names import Names
 
 FLOWERS = 102
 DIGITS = [str(digit) for digit in range(10)]

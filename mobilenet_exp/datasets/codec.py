@@ -1,0 +1,94 @@
+"""JPEG files decoded by nvImageCodec, where it is installed: the whole or a region.
+
+It is loaded here alone, on the CPU. Knows no data set.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Box(NamedTuple):
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+# nvImageCodec's decoder is used by one thread at a time
+_own = threading.local()
+
+
+def decode_region(stream: Any, box: Box | None) -> np.ndarray | None:
+    """Decode by nvImageCodec; None where it refuses."""
+    codec = library()
+    if getattr(_own, "process", None) != os.getpid():
+        # a decoder does not outlive a fork
+        _own.process = os.getpid()
+        _own.decoder = codec.Decoder(
+            device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY,
+            max_num_cpu_threads=1,
+            backends=[codec.Backend(codec.BackendKind.CPU_ONLY)],
+        )
+        _own.params = codec.DecodeParams(apply_exif_orientation=False)
+    if box is not None:
+        ends = (box.top + box.height, box.left + box.width)
+        stream = stream.get_sub_code_stream(region=codec.Region(box.top, box.left, *ends))
+    image = _own.decoder.decode(stream, params=_own.params)
+    return None if image is None else np.asarray(image.cpu())
+
+
+_loading = threading.Lock()
+
+
+def load_decoder() -> None:
+    """Load nvImageCodec before threads ask for it: meanwhile standard error is not heard."""
+    with _loading:
+        library()
+
+
+@cache
+def library() -> Any:
+    """Return nvImageCodec, or None where it is not installed or cannot be loaded."""
+    # it reports each damaged file by itself
+    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
+    try:
+        with _unheard():
+            from nvidia import nvimgcodec
+    except (ImportError, OSError):
+        return None
+    return nvimgcodec
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Drop what libraries write to standard error: here, which CUDA libraries are not there."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:
+        # nobody listens
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def decoder_words() -> str:
+    """Name what decodes JPEG files."""
+    codec = library()
+    return f"nvImageCodec {codec.__version__}" if codec else "Pillow"
