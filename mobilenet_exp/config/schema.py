@@ -236,7 +236,7 @@ class EvalRunConfig(BenchRunConfig):
     # folder that holds the runs, sweeps and W&B's files
     root: str = field(default="runs", metadata=PATH)
     # threads that load images, for each process that trains or evaluates; null: none for
-    # data in memory, else its share of the cores, or half of it where these compute, too
+    # data in memory, else its share of the cores, or half of it, at most 4, where these compute
     workers: int | None = None
     # what those are: threads, processes, or auto: processes for more than 4, and for what is
     # not made for threads, as data.auto_augment and data sets of your own

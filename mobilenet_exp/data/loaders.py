@@ -21,15 +21,17 @@ from mobilenet_exp.data.sampler import BatchSampler
 from mobilenet_exp.data.threads import EVALUATION, TRAINING, Threads
 from mobilenet_exp.data.transforms import EvalTransform, side_of_epoch
 from mobilenet_exp.data.views import EvalView, TrainView, View
-from mobilenet_exp.data.workers import ProcessReader, num_eval_workers, num_workers
+from mobilenet_exp.data.workers import (
+    USEFUL_THREADS,
+    ProcessReader,
+    num_eval_workers,
+    num_workers,
+)
 from mobilenet_exp.datasets.builders import ImageSet, build_image_set
 from mobilenet_exp.datasets.codec import load_decoder
 from mobilenet_exp.datasets.images import ImageFiles
 
 CPU = torch.device("cpu")
-# more threads than these read no faster: each image takes Python's lock for a quarter of a
-# millisecond, and hands it on many times
-USEFUL_THREADS = 4
 
 
 @dataclass(frozen=True)

@@ -25,20 +25,27 @@ from mobilenet_exp.data.views import Seen, View, name_of
 from mobilenet_exp.datasets.builders import ImageSet
 from mobilenet_exp.machine.preemption import ASKING
 
+# more threads than this read no faster: each image takes Python's lock for a quarter of a
+# millisecond, and hands it on many times
+USEFUL_THREADS = 4
+
 
 def num_workers(images: ImageSet, workers: int | None, sharing: int, device: torch.device) -> int:
     """Return the loading threads or processes of one training process.
 
     None: none for data in memory, else this process's share of the cores, or half of it
-    where they compute, too; at least one. `sharing` processes have the same cores.
+    where they compute, too, but then no more than USEFUL_THREADS; at least one. `sharing`
+    processes have the same cores.
     """
     if workers is not None:
         return workers
+    if images.in_memory:
+        return 0
     if device.type == "cpu":
         # with all cores reading, the network's threads wait for each other: on 2 cores
         # training ran at 66 images/s beside one reader, at 54 beside two
-        sharing *= 2
-    return 0 if images.in_memory else max(1, _num_cores() // sharing)
+        return max(1, min(USEFUL_THREADS, _num_cores() // (2 * sharing)))
+    return max(1, _num_cores() // sharing)
 
 
 def num_eval_workers(workers: int) -> int:
@@ -126,11 +133,12 @@ class ProcessReader:
     def __init__(self, view: View, workers: int, limit: float | None, *, pin_memory: bool) -> None:
         _end_workers_at_exit()
         self.view, self._workers, self._limit = view, workers, limit
-        self._asked: Iterable[list] = ()
+        # no cycle: when it is not needed any more, its processes end at once
+        self._asked = _Asked()
         self._places = new_places(workers)
         self._loader: DataLoader = DataLoader(
             _Whole(view),
-            batch_sampler=_Asked(self),
+            batch_sampler=self._asked,
             collate_fn=_as_it_is,
             num_workers=workers,
             worker_init_fn=partial(_begin_worker, self._places),
@@ -152,7 +160,7 @@ class ProcessReader:
 
     def __call__(self, batches: Iterable[list]) -> Iterator[Raw]:
         """Return the raw batches."""
-        self._asked = batches
+        self._asked.batches = batches
         loaded: Any = None
         while True:
             try:
@@ -202,11 +210,10 @@ class ProcessReader:
 class _Asked:
     """What a process reader is asked for now, as its loader's batch sampler."""
 
-    def __init__(self, reader: ProcessReader) -> None:
-        self.reader = reader
+    batches: Iterable[list] = ()
 
     def __iter__(self) -> Iterator[list]:
-        return iter(self.reader._asked)
+        return iter(self.batches)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,5 +1,7 @@
 """Feeds whose order and augmentation follow from the seed, whoever reads."""
 
+import gc
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,7 +18,9 @@ from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.data import threads, workers
 from mobilenet_exp.data.loaders import Reading, build_loaders
 from mobilenet_exp.data.sampler import Key
+from mobilenet_exp.data.workers import num_workers
 from mobilenet_exp.datasets import images
+from mobilenet_exp.datasets.builders import build_image_set
 from mobilenet_exp.training import session
 from mobilenet_exp.training.loop import finish_epoch, make_updates
 
@@ -201,6 +205,21 @@ def test_a_broken_image_is_named_or_the_next_one_takes_its_place(folder, readers
         epoch(on_bad_image="skip")
 
 
+def test_loading_processes_end_with_their_loaders(folder):
+    gc.disable()
+    try:
+        loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0,
+                                reading=READERS["processes"])  # fmt: skip
+        list(loaders.train)
+        assert multiprocessing.active_children()
+        # a cycle would leave them to the garbage collector, which ends them in an order in
+        # which each is waited for
+        del loaders
+        assert not multiprocessing.active_children()
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("readers", ["one thread", "processes"])
 def test_an_error_that_is_nobody_s_fault_but_ours_is_not_swallowed(folder, monkeypatch, readers):
     def fail(*_, **__):
@@ -267,20 +286,26 @@ def test_an_image_that_takes_too_long_is_named(folder, monkeypatch, readers):
 
 @pytest.mark.parametrize(
     ("cores", "sharing", "asked", "expected"),
-    [(16, 1, None, 8), (128, 8, None, 8), (2, 1, None, 1), (2, 8, None, 1), (16, 2, 6, 6),
-     (16, 1, 0, 0)],
+    [(6, 1, None, 3), (16, 1, None, 4), (64, 8, None, 4), (2, 1, None, 1), (2, 8, None, 1),
+     (16, 2, 6, 6), (16, 1, 0, 0)],
 )  # fmt: skip
 def test_readers_are_shared_among_the_machine_s_ranks(
     folder, monkeypatch, cores, sharing, asked, expected
 ):
     monkeypatch.setattr(workers, "_num_cores", lambda: cores)
     data = _data("imagefolder", root=str(folder))
-    for loader in ("auto", "processes"):
+    for loader in ("threads", "processes"):
         reading = Reading(workers=asked, sharing=sharing, loader=loader)
         loaders = build_loaders(data, seed=0, reading=reading)
         assert loaders.train.reader.workers == expected
         quarter = min(expected, max(1, expected // 4))
-        assert loaders.val.reader.workers == (expected if loader == "auto" else quarter)
+        assert loaders.val.reader.workers == (expected if loader == "threads" else quarter)
+
+
+def test_a_gpu_has_all_cores_to_read_for_it(folder, monkeypatch):
+    monkeypatch.setattr(workers, "_num_cores", lambda: 16)
+    images = build_image_set(_data("imagefolder", root=str(folder)), "train")
+    assert num_workers(images, None, 2, torch.device("cuda")) == 8
 
 
 def test_the_image_that_hangs_is_named_whoever_waits(folder, monkeypatch):
