@@ -8,6 +8,8 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
+from mobilenet_exp.models.depthwise import DepthwiseConv2d
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
     "relu6": lambda: nn.ReLU6(inplace=True),
@@ -57,9 +59,12 @@ class ConvBNAct(nn.Module):
         groups: int = 1,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
-        )
+        if groups == in_channels == out_channels:
+            self.conv: nn.Conv2d = DepthwiseConv2d(in_channels, kernel, stride)
+        else:
+            self.conv = nn.Conv2d(
+                in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+            )
         self.bn = norm(out_channels)
         self.act = ACTIVATIONS[act]() if act else nn.Identity()
         self.tf_same = False

@@ -1,0 +1,56 @@
+"""The depthwise convolution's own gradient, beside autograd's in float64."""
+
+import pytest
+import torch
+from torch import nn
+
+from mobilenet_exp.models import depthwise
+from mobilenet_exp.models.depthwise import DepthwiseConv2d
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (2, 3), (3, 3), (4, 4), (6, 5)])
+def test_all_gradients_are_autograd_s(kernel, stride, height, width, monkeypatch):
+    monkeypatch.setattr(DepthwiseConv2d, "_is_slow_for", lambda self, features: True)
+    ours = DepthwiseConv2d(6, kernel, stride).double()
+    plain = nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False).double()
+    plain.load_state_dict(ours.state_dict())
+    features = torch.randn(4, 6, height, width).double().to(memory_format=torch.channels_last)
+    found = []
+    for conv in (ours, plain):
+        given = features.clone().requires_grad_()
+        out = conv(given)
+        torch.manual_seed(1)
+        (out * torch.randn_like(out)).sum().backward()
+        found.append((out, given.grad, conv.weight.grad))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_it_is_used_where_it_pays_and_nowhere_else(monkeypatch):
+    used = []
+    monkeypatch.setattr(
+        depthwise, "weight_gradient", lambda *_: used.append(True) or torch.zeros(8, 1, 5, 5)
+    )
+    conv = DepthwiseConv2d(8, 5, 1)
+
+    def uses(side, **options):
+        used.clear()
+        out = conv(torch.randn(2, 8, side, side, **options))
+        if out.requires_grad:
+            out.sum().backward()
+        return bool(used)
+
+    assert uses(4)
+    assert not uses(5)
+    with torch.no_grad():
+        assert not uses(4)
+    conv.weight.requires_grad_(False)
+    assert not uses(4, requires_grad=True)
+
+
+def test_frozen_features_need_no_gradient():
+    conv = DepthwiseConv2d(8, 5, 1)
+    conv(torch.randn(2, 8, 2, 2)).sum().backward()
+    assert conv.weight.grad.shape == conv.weight.shape
