@@ -1,11 +1,11 @@
-"""What each cheap lever gains on a training step, against the plain NCHW step.
+"""What each lever gains on a training step on a CPU, beside timm's network and step.
 
 python -m benchmarks.step [MODEL ...] [--resolution 224] [--batch-size 32] [--rounds 7]
 
 Forward, backward and update on noise. Each variant lives in a process of its own, since
 the C library's settings are a process's; they take turns, a step each a round, so that a
-noisy machine is noisy for all. Prints the median of the rounds' ratios to plain, with
-their spread, page faults a step, and the largest memory held.
+noisy machine is noisy for all. Prints the median of the rounds' ratios to the first
+variant, with their spread, page faults a step, and the largest memory held.
 """
 
 import argparse
@@ -13,43 +13,90 @@ import multiprocessing
 import resource
 import statistics
 import time
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+import timm
+import timm.optim
 import torch
 from torch import nn
 
 from mobilenet_exp import build_model
 from mobilenet_exp.core import console
 from mobilenet_exp.machine.device import keep_freed_memory
+from mobilenet_exp.models import layers
+from mobilenet_exp.models.depthwise import DepthwiseConv2d
 from mobilenet_exp.training.optim import build_optimizer
 
-# variant: memory format, whether freed memory is kept, in-place activations, optimizer args
+
+@dataclass(frozen=True)
+class Variant:
+    """A network's step, ours or timm's; what is on is what we do by default."""
+
+    is_timm: bool = False
+    channels_last: bool = True
+    keeps_memory: bool = True
+    in_place: bool = True
+    # the gradient of depthwise weights on maps smaller than the kernel
+    own_depthwise: bool = True
+    # means whose gradient is not written out
+    own_mean: bool = True
+    fused: bool = False
+
+
+PLAIN = {"keeps_memory": False, "own_depthwise": False, "own_mean": False}
 VARIANTS = {
-    "plain NCHW": ("contiguous", False, True, {}),
-    "no in-place activations": ("contiguous", False, False, {}),
-    "fused update": ("contiguous", False, True, {"fused": True}),
-    "channels_last": ("channels_last", False, True, {}),
-    "keep memory": ("contiguous", True, True, {}),
-    "channels_last + keep memory": ("channels_last", True, True, {}),
+    "timm": Variant(is_timm=True, channels_last=False, keeps_memory=False),
+    "timm --channels-last": Variant(is_timm=True, keeps_memory=False),
+    "plain NCHW": Variant(channels_last=False, **PLAIN),
+    "channels_last alone": Variant(**PLAIN),
+    "keep memory alone": Variant(**PLAIN | {"keeps_memory": True, "channels_last": False}),
+    "ours, all below on": Variant(),
+    "without kept memory": Variant(keeps_memory=False),
+    "without own depthwise gradient": Variant(own_depthwise=False),
+    "without own mean": Variant(own_mean=False),
+    "without in-place activations": Variant(in_place=False),
+    "with a fused update": Variant(fused=True),
 }
+TIMM_NAMES = {
+    "v1": "mobilenetv1_100", "v2": "mobilenetv2_100", "v3_large": "mobilenetv3_large_100",
+    "v3_small": "mobilenetv3_small_100", "v4_conv_small": "mobilenetv4_conv_small",
+    "v4_conv_medium": "mobilenetv4_conv_medium",
+}  # fmt: skip
 WARMUP = 2
 
 
-def _serve(pipe: Connection, variant: str, model_name: str, resolution: int, batch: int) -> None:
-    """Make a step and report it, each time the other end asks."""
-    layout, keeps, in_place, options = VARIANTS[variant]
-    if keeps:
-        keep_freed_memory()
-    memory_format = getattr(torch, f"{layout}_format", torch.channels_last)
-    torch.manual_seed(0)
-    model = build_model(model_name).to(memory_format=memory_format).train()
+def _build(variant: Variant, name: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return a network in training mode, and SGD as each side has it."""
+    if variant.is_timm:
+        model = timm.create_model(TIMM_NAMES[name])
+        optimizer = timm.optim.create_optimizer_v2(
+            model, "sgd", lr=0.01, momentum=0.9, weight_decay=4e-5
+        )
+        return model.train(), optimizer
+    model = build_model(name).train()
     for module in model.modules():
         if hasattr(module, "inplace"):
-            module.inplace = in_place
+            module.inplace = variant.in_place
     optimizer = build_optimizer(model, "sgd", lr=0.01, weight_decay=4e-5)
-    if options:
+    if variant.fused:
         groups = [{k: g[k] for k in ("params", "weight_decay")} for g in optimizer.param_groups]
-        optimizer = torch.optim.SGD(groups, 0.01, momentum=0.9, **options)
+        optimizer = torch.optim.SGD(groups, 0.01, momentum=0.9, fused=True)
+    return model, optimizer
+
+
+def _serve(pipe: Connection, variant: Variant, name: str, resolution: int, batch: int) -> None:
+    """Make a step and report it, each time the other end asks."""
+    if variant.keeps_memory:
+        keep_freed_memory()
+    if not variant.own_depthwise:
+        DepthwiseConv2d.forward = nn.Conv2d.forward
+    if not variant.own_mean:
+        layers.global_mean = lambda features: features.mean((2, 3), keepdim=True)
+    memory_format = torch.channels_last if variant.channels_last else torch.contiguous_format
+    torch.manual_seed(0)
+    model, optimizer = _build(variant, name)
+    model = model.to(memory_format=memory_format)
     images = torch.randn(batch, 3, resolution, resolution).to(memory_format=memory_format)
     labels = torch.randint(1000, (batch,))
     loss_fn = nn.CrossEntropyLoss()
@@ -64,16 +111,18 @@ def _serve(pipe: Connection, variant: str, model_name: str, resolution: int, bat
         pipe.send((seconds, after.ru_minflt - before.ru_minflt, after.ru_maxrss / 1024))
 
 
-def measure(model_name: str, resolution: int, batch: int, rounds: int) -> dict[str, list[tuple]]:
+def measure(
+    model_name: str, variants: dict[str, Variant], resolution: int, batch: int, rounds: int
+) -> dict[str, list[tuple]]:
     """Return (seconds, page faults, MB held) of each variant's steps, in rounds."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
-    for variant in VARIANTS:
-        pipes[variant], theirs = context.Pipe()
+    for title, variant in variants.items():
+        pipes[title], theirs = context.Pipe()
         arguments = (theirs, variant, model_name, resolution, batch)
         processes.append(context.Process(target=_serve, args=arguments, daemon=True))
         processes[-1].start()
-    found: dict[str, list[tuple]] = {variant: [] for variant in VARIANTS}
+    found: dict[str, list[tuple]] = {title: [] for title in variants}
     for number in range(WARMUP + rounds):
         for variant, pipe in pipes.items():
             pipe.send(True)
@@ -88,11 +137,12 @@ def measure(model_name: str, resolution: int, batch: int, rounds: int) -> dict[s
 
 
 def report(title: str, found: dict[str, list[tuple]]) -> None:
-    """Print a row a variant: times plain's speed, spread, ms, page faults, memory."""
-    plain = [seconds for seconds, _, _ in found["plain NCHW"]]
+    """Print a row a variant: times the first's speed, spread, ms, page faults, memory."""
+    base = next(iter(found))
+    plain = [seconds for seconds, _, _ in found[base]]
     rows = []
     for variant, steps in found.items():
-        ratios = [base / step[0] for base, step in zip(plain, steps, strict=True)]
+        ratios = [seconds / step[0] for seconds, step in zip(plain, steps, strict=True)]
         rows.append(
             (
                 variant,
@@ -103,7 +153,7 @@ def report(title: str, found: dict[str, list[tuple]]) -> None:
                 f"{max(step[2] for step in steps):.0f}",
             )
         )
-    columns = ("", "x plain", "spread", "ms", "page faults", "MB held")
+    columns = ("", f"x {base}", "spread", "ms", "page faults", "MB held")
     console.table(title, columns, rows)
 
 
@@ -114,9 +164,11 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     words = parser.parse_args()
+    variants = {title: VARIANTS[title] for title in words.variants}
     for name in words.models:
-        found = measure(name, words.resolution, words.batch_size, words.rounds)
+        found = measure(name, variants, words.resolution, words.batch_size, words.rounds)
         side = words.resolution
         title = f"{name}, {side} px, batch {words.batch_size}, {torch.get_num_threads()} threads"
         report(title, found)

@@ -6,6 +6,7 @@ Knows no table, no config and no registry. Widths arrive here already scaled.
 from collections.abc import Callable
 from fractions import Fraction
 
+import torch
 from torch import Tensor, nn
 
 from mobilenet_exp.models.depthwise import DepthwiseConv2d
@@ -94,6 +95,25 @@ def _pad_like_tf(images: Tensor, conv: nn.Conv2d) -> Tensor:
     return nn.functional.pad(images, pads)
 
 
+def global_mean(features: Tensor) -> Tensor:
+    """Return the means (N, C, 1, 1) over height and width.
+
+    Where a CPU is to learn they are sums, divided: the gradient of a mean would be written out
+    for every pixel, and in NCHW, which slows what comes after it.
+    """
+    if features.device.type == "cpu" and torch.is_grad_enabled():
+        pixels = features.shape[2] * features.shape[3]
+        return features.sum((2, 3), keepdim=True) / pixels
+    return features.mean((2, 3), keepdim=True)
+
+
+class GlobalPool(nn.Module):
+    """`nn.AdaptiveAvgPool2d(1)`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return global_mean(features)
+
+
 class SqueezeExcite(nn.Module):
     """Scale each channel by a gate computed from the global mean.
 
@@ -110,7 +130,7 @@ class SqueezeExcite(nn.Module):
         self.gate = nn.Hardsigmoid(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        scale = features.mean((2, 3), keepdim=True)
+        scale = global_mean(features)
         scale = self.act(self.reduce(scale))
         return features * self.gate(self.expand(scale))
 
@@ -124,7 +144,7 @@ class LinearSqueezeExcite(SqueezeExcite):
         self.expand = nn.Linear(channels // 4, channels, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        scale = self.act(self.reduce(features.mean((2, 3))))
+        scale = self.act(self.reduce(global_mean(features).flatten(1)))
         return features * self.gate(self.expand(scale))[..., None, None]
 
 

@@ -14,7 +14,7 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import check_range
 from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.models.dialect import Dialect
-from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, round_to
+from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, GlobalPool, round_to
 from mobilenet_exp.models.layers_v4 import MultiQueryAttention
 from mobilenet_exp.models.rows import Row
 
@@ -134,7 +134,7 @@ class MobileNet(nn.Module):
             out_channels = ratio * channels if ratio else scaled(design.last_conv, rule.last_conv)
             self.last_conv = ConvBNAct(channels, out_channels, 1, act=design.act, norm=norm)
             channels = out_channels
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = GlobalPool()
         self.hidden: nn.Module = nn.Identity()
         self.hidden_act: nn.Module = nn.Identity()
         if design.hidden is not None:
