@@ -53,7 +53,7 @@ DOORS = {
     "wandb": {"tracking.tracker", "tracking.environment"},
     "timm": {
         "datasets.imagenet", "data.transforms", "data.mixing", "training.optim", "training.ema",
-        "weights.published",
+        "training.losses", "weights.published",
     },
     "torchvision": {
         "data.views", "data.resizing", "data.transforms", "datasets.published", "datasets.builders",

@@ -84,6 +84,8 @@ class ScheduleConfig:
     warmup_from: float = 0.0
     # whether the schedule counts epochs from the start, not from the end of the warm-up
     counts_warmup: bool = False
+    # epochs at the end at the rate that the schedule ends with
+    cooldown_epochs: float = 0.0
     # two shares of the training between which timm's noise is added to each epoch's rate;
     # null: no noise
     noise: list[float] | None = None
@@ -169,6 +171,8 @@ class DataConfig(ImagesConfig):
     mix_prob: float = 1.0
     # where mixup and cutmix are both on: probability that it is cutmix
     cutmix_share: float = 0.5
+    # epochs at the end in which nothing is mixed
+    mix_off_epochs: int = 0
     # repeated augmentation: how often an image appears in an epoch of the same length
     repeats: int = 1
     # an image that cannot be read: fail stops the run, skip trains on the next one in its
@@ -182,6 +186,8 @@ class TrainConfig:
     epochs: int
     # seed of weights, order, augmentation and dropout
     seed: int = 0
+    # cross_entropy, or bce: a yes or no for each class
+    loss: str = "cross_entropy"
     # probability mass spread over all classes, in [0, 1)
     label_smoothing: float = 0.0
     # training batches from which BatchNorm's statistics are re-estimated before each
@@ -267,6 +273,8 @@ class RunConfig(EvalRunConfig):
     # minutes between two lines about an epoch under way, where there is no terminal to draw
     # a bar in; 0: every update; null: none
     log_every_minutes: float | None = 5.0
+    # updates whose operators are traced, after the first 3, into the run's folder; 0: none
+    profile: int = 0
     # use only algorithms that give the same bits each time; slower on a GPU
     deterministic: bool = False
     # shrink the recipe to seconds on noise, to check that it runs

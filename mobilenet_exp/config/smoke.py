@@ -33,6 +33,7 @@ def shrunk(config: Config) -> Config:
             resolution=SIDE,
             train_resolution=data.train_resolution and SIDE // 2,
             progressive_from=data.progressive_from and SIDE // 2,
+            mix_off_epochs=min(data.mix_off_epochs, 1),
             args={"num_images": 4 * parts + 8, "num_classes": 10},
         ),
         # smaller batches take smaller steps, as large ones take larger
@@ -40,7 +41,11 @@ def shrunk(config: Config) -> Config:
             config.optimizer,
             lr=config.optimizer.lr * min(batch_size / data.batch_size, 1.0),
         ),
-        schedule=replace(config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, 0.5)),
+        schedule=replace(
+            config.schedule,
+            warmup_epochs=min(config.schedule.warmup_epochs, 0.5),
+            cooldown_epochs=min(config.schedule.cooldown_epochs, 0.5),
+        ),
         train=replace(train, epochs=2, precise_bn_batches=min(train.precise_bn_batches, 1)),
         weights=config.weights if has_weights else None,
         weights_like=None,

@@ -61,6 +61,7 @@ RANGES = {
     "optimizer.weight_decay": Range(lambda v: 0 <= v <= 1000, "must be a number in [0, 1000]"),
     "schedule.warmup_epochs": FROM_0,
     "schedule.warmup_from": SHARE,
+    "schedule.cooldown_epochs": FROM_0,
     "schedule.noise": Range(
         lambda v: len(v) == 2 and 0 <= v[0] <= v[1] <= 1,
         "must be two shares of the training, as [0.42,0.9]",
@@ -76,6 +77,7 @@ RANGES = {
     "data.cutmix": Range(lambda v: 0 <= v <= 1000, "must be a number in [0, 1000]"),
     "data.mix_prob": PART,
     "data.cutmix_share": PART,
+    "data.mix_off_epochs": COUNT,
     "data.repeats": up_to(1000),
     "data.crop_pct": PORTION,
     "side": SIDE,
@@ -97,6 +99,7 @@ RANGES = {
     "data.labels": NAMED,
     "train.epochs": up_to(1_000_000),
     "train.seed": Range(lambda v: 0 <= v < 2**32, "must be a whole number from 0 to 2**32 - 1"),
+    "train.loss": one_of("cross_entropy", "bce"),
     "train.label_smoothing": SHARE,
     "train.precise_bn_batches": COUNT,
     "train.clip_grad_norm": ABOVE_0,
@@ -121,6 +124,7 @@ RANGES = {
     "run.max_restarts": COUNT,
     "run.save_every_minutes": FROM_0,
     "run.log_every_minutes": FROM_0,
+    "run.profile": Range(lambda v: 0 <= v <= 1000, "must be a whole number from 0 to 1000"),
     "run.precision": one_of("auto", "float32", "bfloat16"),
     "run.memory_format": one_of("channels_last", "contiguous"),
     "run.wandb_project": Range(

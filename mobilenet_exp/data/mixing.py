@@ -5,17 +5,19 @@ from timm.data import Mixup
 from torch import Tensor
 
 from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.core.errors import InputError
 
 
 class Mixing:
     """Mixes the images of a batch in pairs, the first with the last, and their labels.
 
     Mixup adds two images in shares, cutmix puts a rectangle of one into the other; both
-    draw for each update from its number and the seed.
+    draw for each update from its number and the seed. From update `end` on, counted from 0,
+    nothing is mixed.
     """
 
-    def __init__(self, data: DataConfig, num_classes: int, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, data: DataConfig, num_classes: int, seed: int, end: int) -> None:
+        self.seed, self.end = seed, end
         self.mixup = Mixup(
             mixup_alpha=data.mixup,
             cutmix_alpha=data.cutmix,
@@ -29,8 +31,10 @@ class Mixing:
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Return mixed images (N, 3, H, W) and targets (N, num_classes); N is even.
 
-        `images` are changed in place.
+        `images` are changed in place. What is not mixed keeps its labels (N,).
         """
+        if step >= self.end:
+            return images, labels
         state = np.random.get_state()
         np.random.seed([self.seed, step])
         try:
@@ -39,9 +43,19 @@ class Mixing:
             np.random.set_state(state)
 
 
-def build_mixing(data: DataConfig, num_classes: int, seed: int) -> Mixing | None:
-    """Return what mixes the training batches, or None where neither is asked for."""
-    return Mixing(data, num_classes, seed) if mixes(data) else None
+def build_mixing(
+    data: DataConfig, num_classes: int, seed: int, *, epochs: int, steps_per_epoch: int
+) -> Mixing | None:
+    """Return what mixes the training batches, or None where neither is asked for.
+
+    Raises InputError where `mix_off_epochs` leaves nothing to mix.
+    """
+    if not mixes(data):
+        return None
+    if data.mix_off_epochs >= epochs:
+        problem = f"leaves no epoch in which anything is mixed: train.epochs={epochs}"
+        raise InputError("data.mix_off_epochs", data.mix_off_epochs, problem)
+    return Mixing(data, num_classes, seed, (epochs - data.mix_off_epochs) * steps_per_epoch)
 
 
 def mixes(data: DataConfig) -> bool:

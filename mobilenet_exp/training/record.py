@@ -22,6 +22,7 @@ from mobilenet_exp.tracking.environment import is_under_agent
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.training.saving import check_config, check_images
 from mobilenet_exp.training.session import Session
+from mobilenet_exp.training.tracing import Tracer
 
 
 class Record:
@@ -35,7 +36,10 @@ class Record:
         return console.no_progress(batches, label, total)
 
     def update(self) -> None:
-        """Print a line about an epoch under way, if it is time to and there is no bar."""
+        """Print a line about an epoch under way, if it is time to and there is no bar.
+
+        Ends a trace of updates that was asked for.
+        """
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Log an epoch. Comes before saving: a crash repeats an epoch, skips none."""
@@ -58,6 +62,8 @@ class FirstRecord(Record):
         self.session, self.tracker = session, tracker
         self.profile, self.comparison = profile, comparison
         self._spoke_at = time.monotonic()
+        device = session.learner.device
+        self._tracer = Tracer(session.config.run.profile, tracker.folder, device)
 
     def line(self, text: str) -> None:
         console.line(text)
@@ -66,6 +72,8 @@ class FirstRecord(Record):
         return console.progress(batches, label, total)
 
     def update(self) -> None:
+        if traced := self._tracer.after_update():
+            console.line(traced)
         session, every = self.session, self.session.config.run.log_every_minutes
         is_due = every is not None and time.monotonic() - self._spoke_at >= 60 * every
         if not is_due or console.is_terminal():

@@ -53,6 +53,7 @@ def build_schedule(
     warmup_epochs: float = 0.0,
     warmup_from: float = 0.0,
     counts_warmup: bool = False,
+    cooldown_epochs: float = 0.0,
     noise: list[float] | None = None,
     seed: int = 0,
     args: dict[str, Any] | None = None,
@@ -61,15 +62,20 @@ def build_schedule(
 
     During the warm-up the rate rises linearly from `warmup_from * lr` to `lr`; step 0 is
     never 0. The schedule itself then runs over the remaining epochs, or, with
-    `counts_warmup`, continues as if it had run from the start. `noise` is explained in the
-    schema. Raises InputError for an unknown name or argument, and for a warm-up that is
-    longer than the training.
+    `counts_warmup`, continues as if it had run from the start. It ends `cooldown_epochs`
+    before the training, which keeps its last rate. `noise` is explained in the schema. Raises
+    InputError for an unknown name or argument, and for a warm-up and cool-down that are longer
+    than the training.
     """
     schedule, args = SCHEDULES.get(name), args or {}
     SCHEDULES.check_options(name, args, "schedule.args")
     if warmup_epochs > epochs:
         problem = f"is longer than the whole training, train.epochs={epochs}"
         raise InputError("schedule.warmup_epochs", warmup_epochs, problem)
+    end = epochs - cooldown_epochs
+    if cooldown_epochs and end <= warmup_epochs:
+        problem = f"leaves no epoch to the schedule: train.epochs={epochs}"
+        raise InputError("schedule.cooldown_epochs", cooldown_epochs, problem)
     warmup_steps = warmup_epochs * steps_per_epoch
     passed = 0.0 if counts_warmup else warmup_epochs
 
@@ -78,7 +84,7 @@ def build_schedule(
             risen = min(1.0, (step + 1) / (warmup_steps + 1))
             return lr * (warmup_from + (1 - warmup_from) * risen)
         epoch = step / steps_per_epoch
-        factor = schedule(epoch - passed, epochs - passed, **args)
+        factor = schedule(min(epoch, end) - passed, end - passed, **args)
         if noise and noise[0] <= epoch / epochs < noise[1]:
             factor *= 1 + _small_normal(seed + int(epoch))
         return lr * factor

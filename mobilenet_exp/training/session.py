@@ -19,6 +19,7 @@ from mobilenet_exp.models import MobileNet
 from mobilenet_exp.training.distillation import build_teacher
 from mobilenet_exp.training.ema import Average
 from mobilenet_exp.training.engine import Learner, TrainMeter
+from mobilenet_exp.training.losses import build_loss
 from mobilenet_exp.training.optim import build_optimizer
 from mobilenet_exp.training.pace import Pace
 from mobilenet_exp.training.schedule import build_schedule
@@ -168,7 +169,10 @@ def describe_task(session: Session) -> str:
 def connect(session: Session) -> None:
     """Let all processes exchange gradients; every process of the team calls this."""
     if session.team.size > 1:
-        session.learner.wrapped = DistributedDataParallel(session.model)
+        # statistics are shared before they count, not at each forward pass
+        session.learner.wrapped = DistributedDataParallel(
+            session.model, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
 
 def check_finite(session: Session) -> None:
@@ -248,14 +252,20 @@ def _build_learner(
             steps_per_epoch=loaders.sampler.num_updates,
             seed=train.seed,
         ),
-        loss_fn=torch.nn.CrossEntropyLoss(label_smoothing=train.label_smoothing),
+        loss_fn=build_loss(train.loss, train.label_smoothing),
         device=device,
         memory_format=layout,
         precision=select_precision(config.run.precision, device, is_training=True),
         accumulate=train.accumulate,
         seed=train.seed,
         rank=team.rank,
-        mixing=build_mixing(config.data, num_classes, train.seed),
+        mixing=build_mixing(
+            config.data,
+            num_classes,
+            train.seed,
+            epochs=train.epochs,
+            steps_per_epoch=loaders.sampler.num_updates,
+        ),
         teacher=teacher.to(device) if teacher else None,
         average=average,
         clip_grad_norm=train.clip_grad_norm,

@@ -16,6 +16,7 @@ SMALL = (
     "train.epochs=1",
 )  # fmt: skip
 
+LENGTH = {"epochs": 2, "steps_per_epoch": 10}
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -25,7 +26,7 @@ def _data(**options) -> DataConfig:
 
 
 def test_mixing_joins_images_and_labels_in_the_same_shares():
-    mixing = build_mixing(_data(mixup=0.5), num_classes=4, seed=0)
+    mixing = build_mixing(_data(mixup=0.5), num_classes=4, seed=0, **LENGTH)
     images = torch.eye(4).view(4, 1, 2, 2).repeat(1, 3, 1, 1)
     labels = torch.arange(4)
     mixed, targets = mixing(images.clone(), labels, step=5)
@@ -40,16 +41,28 @@ def test_mixing_joins_images_and_labels_in_the_same_shares():
 
 
 def test_cutmix_shares_are_areas_and_nothing_is_mixed_unless_asked():
-    assert build_mixing(_data(), 2, 0) is None
-    mixing = build_mixing(_data(cutmix=1.0), num_classes=2, seed=1)
+    assert build_mixing(_data(), 2, 0, **LENGTH) is None
+    mixing = build_mixing(_data(cutmix=1.0), num_classes=2, seed=1, **LENGTH)
     images = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
     mixed, targets = mixing(images, torch.tensor([0, 1]), step=0)
     assert set(mixed.unique().tolist()) <= {0.0, 1.0}
     assert targets[0, 1].item() == pytest.approx(mixed[0].mean().item())
-    never = build_mixing(_data(cutmix=1.0, mix_prob=0.0), num_classes=2, seed=1)
+    never = build_mixing(_data(cutmix=1.0, mix_prob=0.0), num_classes=2, seed=1, **LENGTH)
     assert torch.equal(never(images.clone(), torch.tensor([0, 1]), step=0)[0], images)
 
 
 def test_an_odd_batch_cannot_be_mixed(quick):
     with pytest.raises(InputError, match=r"must be divisible by 2 \(accumulate x pairs\)"):
         build_session(quick(*SMALL, "data.mixup=0.2", "data.batch_size=15"))
+
+
+def test_the_last_epochs_are_not_mixed():
+    mixing = build_mixing(_data(mixup=0.5, mix_off_epochs=1), num_classes=4, seed=0, **LENGTH)
+    labels = torch.tensor([0, 1, 2, 3])
+    assert mixing(torch.randn(4, 3, 8, 8), labels, 9)[1].shape == (4, 4)
+    images = torch.randn(4, 3, 8, 8)
+    found, targets = mixing(images.clone(), labels, 10)
+    assert torch.equal(found, images)
+    assert torch.equal(targets, labels)
+    with pytest.raises(InputError, match="data.mix_off_epochs=2: leaves no epoch in which"):
+        build_mixing(_data(mixup=0.5, mix_off_epochs=2), num_classes=4, seed=0, **LENGTH)

@@ -1,5 +1,6 @@
 """A run from its configuration to its results: resumed, repeated, finished."""
 
+import gzip
 import itertools
 import json
 
@@ -285,3 +286,17 @@ def test_a_run_s_checkpoint_is_exported_to_torchvision_and_timm(quick, tmp_path)
             torch.testing.assert_close(
                 theirs.eval()(images), expected, rtol=0, atol=1e-5 * expected.std().item()
             )
+
+
+def test_a_trace_shows_where_the_time_goes(quick, tmp_path, capfd):
+    # the same run: a trace changes nothing that is learned
+    assert run_name(quick("run.profile=2")) == run_name(quick())
+    config = quick("run.profile=2")
+    train(config)
+    out, err = capfd.readouterr()
+    assert "2 updates traced" in out
+    assert "USDT" not in err
+    folder = tmp_path / "runs" / run_name(config)
+    with gzip.open(folder / "trace.json.gz") as file:
+        assert "aten::convolution" in {event["name"] for event in json.load(file)["traceEvents"]}
+    assert "aten::convolution" in (folder / "trace.txt").read_text()

@@ -94,3 +94,13 @@ def test_unknown_arguments_are_refused():
         _schedule("step", every_epochs=1)
     with pytest.raises(InputError, match="schedule.name=poly: not known"):
         _schedule("poly")
+
+
+def test_a_cool_down_keeps_the_last_rate():
+    length = {"lr": 1.0, "epochs": 10, "steps_per_epoch": 4}
+    lr_at = build_schedule("cosine", **length, cooldown_epochs=2, args={"final_factor": 0.1})
+    whole = build_schedule("cosine", **length | {"epochs": 8}, args={"final_factor": 0.1})
+    assert [lr_at(step) for step in range(32)] == [whole(step) for step in range(32)]
+    assert [lr_at(step) for step in range(32, 40)] == pytest.approx([0.1] * 8)
+    with pytest.raises(InputError, match="schedule.cooldown_epochs=9: leaves no epoch to the"):
+        build_schedule("cosine", **length, warmup_epochs=1, cooldown_epochs=9)
