@@ -85,7 +85,9 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
         log = team.together(
             lambda: record.open_record(session, folder, overrides, group, opened, lines)
         )
-        train_epochs(session, Checkpointer(session, checkpoints, stop), log)
+        checkpointer = Checkpointer(session, checkpoints, stop)
+        opened.callback(checkpointer.wait)
+        train_epochs(session, checkpointer, log)
         return team.together(log.close)
 
 

@@ -5,6 +5,7 @@ Prints and logs nothing.
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import engine
 from mobilenet_exp.training.engine import TrainMeter
 from mobilenet_exp.training.session import Progress, Session, check_finite
+from mobilenet_exp.training.writing import Writer, host_copy
 from mobilenet_exp.weights.checkpoint import load_latest, restore_model, save_checkpoint
 
 # how often one epoch may go back to a checkpoint
@@ -24,11 +26,12 @@ MAX_ROLLBACKS = 3
 class Checkpointer:
     """Saves a session into `folder` when it is time to, and stops it when it is asked to.
 
-    Every process has one, and all decide alike; the first one writes.
+    Every process has one, and all decide alike; the first one writes, beside the training.
     """
 
     def __init__(self, session: Session, folder: Path, stop: Stop) -> None:
         self.session, self.folder, self.stop = session, folder, stop
+        self._writer = Writer()
         self._saved_at = time.monotonic()
 
     def before_first_update(self) -> None:
@@ -45,10 +48,15 @@ class Checkpointer:
             and every is not None
             and time.monotonic() - self._saved_at >= 60 * every
         )
-        is_due, is_to_stop = self.session.team.any(is_due, self._is_asked_to_stop)
+        is_due, is_to_stop, has_failed = self.session.team.any(
+            is_due, self._is_asked_to_stop, self._writer.has_failed
+        )
+        if has_failed:
+            self.finish()
         if is_due or is_to_stop:
             self._save()
         if is_to_stop:
+            self.finish()
             raise self.stop.preempted(self.session.progress.words())
 
     def after_epoch(self, *, is_best: bool) -> None:
@@ -56,8 +64,19 @@ class Checkpointer:
         self._save(is_best=is_best)
         (is_to_stop,) = self.session.team.any(self._is_asked_to_stop)
         progress = self.session.progress
-        if is_to_stop and progress.epoch < self.session.config.train.epochs:
+        is_over = progress.epoch == self.session.config.train.epochs
+        if is_to_stop or is_over:
+            self.finish()
+        if is_to_stop and not is_over:
             raise self.stop.preempted(progress.words())
+
+    def wait(self) -> None:
+        """Wait until nothing is being written, when a run ends however it ends."""
+        self._writer.wait()
+
+    def finish(self) -> None:
+        """Wait until all is written. Raises RunError in all processes if it could not be."""
+        self.session.team.share(self._writer.join)
 
     def roll_back(self, error: NonFiniteLossError) -> str:
         """Return to the last checkpoint's weights, and continue after the failed update.
@@ -72,6 +91,7 @@ class Checkpointer:
         if progress.rollbacks == MAX_ROLLBACKS:
             words = f"went back {MAX_ROLLBACKS} times in epoch {progress.epoch + 1}"
             raise self._with_advice(NonFiniteLossError(words)) from error
+        self.finish()
         state, _ = self.session.team.share(lambda: load_latest(self.folder))
         if state is None:
             raise self._with_advice(error) from error
@@ -96,7 +116,7 @@ class Checkpointer:
         return self.stop.number is not None
 
     def _save(self, *, is_best: bool = False) -> None:
-        save(self.session, self.folder, is_best=is_best)
+        save(self.session, self.folder, self._writer, is_best=is_best)
         self._saved_at = time.monotonic()
 
     def _with_advice(self, error: NonFiniteLossError) -> NonFiniteLossError:
@@ -106,12 +126,12 @@ class Checkpointer:
         return known_to_all(NonFiniteLossError(f"{error}; {saved}; {advice}"))
 
 
-def save(session: Session, folder: Path, *, is_best: bool = False) -> None:
-    """Write `last.pt`, and `best.pt` where this epoch is the best, into `folder`.
+def save(session: Session, folder: Path, writer: Writer, *, is_best: bool = False) -> None:
+    """Let `writer` write `last.pt`, and `best.pt` where this epoch is the best, into `folder`.
 
-    Every process calls this, the first one writes. The checkpoint before becomes
-    `previous.pt`. Raises NonFiniteLossError instead of saving what is not finite, and
-    RunError if the disk is full.
+    Every process calls this, the first one writes what is to be saved now, while training
+    goes on. The checkpoint before becomes `previous.pt`. Raises NonFiniteLossError instead of
+    saving what is not finite, and RunError if the checkpoint before could not be written.
     """
     meters = session.team.gather(session.meter.state_dict())
     check_finite(session)
@@ -119,10 +139,21 @@ def save(session: Session, folder: Path, *, is_best: bool = False) -> None:
     if is_bad:
         problem = f"the weights are not finite after step {session.step - 1}"
         raise known_to_all(NonFiniteLossError(problem))
-    session.team.share(lambda: _write(session, meters, folder, is_best))
+    session.team.share(
+        lambda: writer.start(
+            partial(
+                save_checkpoint,
+                folder / "last.pt",
+                _state(session, meters),
+                previous=folder / "previous.pt",
+                also=folder / "best.pt" if is_best else None,
+            )
+        )
+    )
 
 
-def _write(session: Session, meters: list, folder: Path, is_best: bool) -> None:
+def _state(session: Session, meters: list) -> dict[str, Any]:
+    """Return what a checkpoint holds, as it is now."""
     learner = session.learner
     state: dict[str, Any] = {
         "config": to_dict(session.config),
@@ -138,9 +169,7 @@ def _write(session: Session, meters: list, folder: Path, is_best: bool) -> None:
     }
     if learner.average:
         state["model_ema"] = learner.average.state_dict()
-    if is_best:
-        save_checkpoint(folder / "best.pt", state)
-    save_checkpoint(folder / "last.pt", state, previous=folder / "previous.pt")
+    return host_copy(state)
 
 
 def is_begun(folder: Path) -> bool:

@@ -6,6 +6,7 @@ Knows no W&B and no loop.
 import contextlib
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from mobilenet_exp.models.dialect import Dialect, adopt
 FORMAT = 1
 
 
-def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None = None) -> None:
+def save_checkpoint(
+    path: Path, state: dict[str, Any], *, previous: Path | None = None, also: Path | None = None
+) -> None:
     """Write `state` to a file beside `path` first, then rename it to `path`.
 
     What was at `path` before becomes `previous`, if that is given. At every moment one of
-    the two is whole. Raises RunError if it cannot be written; both then stay as they are.
+    the two is whole. `also` is a second name of the same file, or a copy where the file
+    system has no such names. Raises RunError if it cannot be written; all then stay as they are.
     """
     partial = path.with_suffix(".tmp")
     try:
@@ -31,6 +35,8 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None 
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
+        if also is not None:
+            _name_also(partial, also)
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(partial, path)
@@ -41,6 +47,21 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, previous: Path | None 
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise RunError(f"{path} could not be written: {reason}") from error
+
+
+def _name_also(path: Path, also: Path) -> None:
+    """Give a file a second name in the same folder, in the place of what has that name."""
+    new = also.with_suffix(".tmp")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            new.unlink()
+        try:
+            os.link(path, new)
+        except OSError:
+            shutil.copyfile(path, new)
+        os.replace(new, also)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _first_cause(error: BaseException) -> str:

@@ -91,10 +91,10 @@ def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path, monkeypatc
 
     save = saving.save
 
-    def crash_at_2(state, folder, *, is_best=False):
+    def crash_at_2(state, *words, **options):
         if state.progress.epoch == 2:
             raise RuntimeError("power cut")
-        save(state, folder, is_best=is_best)
+        save(state, *words, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(saving, "save", crash_at_2)
@@ -288,10 +288,10 @@ def test_a_run_s_checkpoint_is_exported_to_torchvision_and_timm(quick, tmp_path)
             )
 
 
-def test_a_trace_shows_where_the_time_goes(quick, tmp_path, capfd):
+def test_a_trace_shows_where_the_time_goes(tiny, quick, tmp_path, capfd):
     # the same run: a trace changes nothing that is learned
     assert run_name(quick("run.profile=2")) == run_name(quick())
-    config = quick("run.profile=2")
+    config = quick("run.profile=2", "model.name=tiny")
     train(config)
     out, err = capfd.readouterr()
     assert "2 updates traced" in out

@@ -34,6 +34,22 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_best_is_a_second_name_or_a_copy(tmp_path, monkeypatch, has_links):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
+    for epoch in (1, 2, 3):
+        also = best if epoch < 3 else None
+        save_checkpoint(last, {"model": {}, "epoch": epoch}, also=also)
+    assert load_checkpoint(best)["epoch"] == 2
+    assert load_checkpoint(last)["epoch"] == 3
+    assert {file.name for file in tmp_path.iterdir()} == {"last.pt", "best.pt"}
+
+
 class _Malicious:
     def __reduce__(self):
         return (os.system, ("echo it ran > ran",))
