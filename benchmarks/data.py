@@ -27,7 +27,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from benchmarks.growth import first_batches, settings, speeds
+from benchmarks.growth import first_batches, lock, settings, speeds
 from benchmarks.peers import Task, our_scripts, timm_scripts, torchvision_scripts, whole_processes
 from mobilenet_exp import compose
 from mobilenet_exp.config.schema import DataConfig
@@ -204,7 +204,13 @@ def end_to_end(words: argparse.Namespace, task: Task) -> dict[str, list[float]]:
 def grown(words: argparse.Namespace, root: Path) -> dict[str, list]:
     """Return what grows with batch, side, workers and the number of images."""
     cases = settings(root, words.batch_size, SIDE, words.workers)
-    found = {"settings": speeds(cases), "first_batch": first_batches(words.sizes)}
+    found = {
+        "settings": speeds(cases),
+        "lock": lock(root, (1, 2, 4, 8, 16)),
+        "first_batch": first_batches(words.sizes),
+    }
+    rows = [(str(count), f"{speed:.0f}") for count, speed in found["lock"]]
+    console.table("decoding and resizing replaced by sleep", ("threads", "images/s"), rows)
     rows = [(*map(str, each[:3]), *(f"{value:.0f}" for value in each[3:]))
             for each in found["settings"]]  # fmt: skip
     heads = ("side", "batch", "threads", "images/s", "peak MB")

@@ -11,10 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mobilenet_exp.config.schema import DataConfig
-from mobilenet_exp.data.loaders import Reading, build_loaders
+from mobilenet_exp.data import transforms
+from mobilenet_exp.data.finishing import Finisher
+from mobilenet_exp.data.loaders import CPU, Reading, build_loaders
 from mobilenet_exp.data.sampler import BatchSampler
-from mobilenet_exp.machine.device import keep_freed_memory
+from mobilenet_exp.datasets import codec
+from mobilenet_exp.machine.device import keep_freed_memory, peak_memory
 
 SIDES, BATCHES = (128, 160, 192, 224, 288), (16, 32, 64, 128, 256)
 
@@ -40,7 +45,7 @@ def _speed(data: DataConfig, workers: int) -> tuple[float, float]:
     reading = Reading(workers=workers, loader="threads", reuses=True)
     loaders = build_loaders(data, seed=0, reading=reading)
     _pass(loaders.train)
-    return _pass(loaders.train), _peak()
+    return _pass(loaders.train), peak_memory(CPU)["peak_memory_mb"]
 
 
 def _pass(batches: Iterable) -> float:
@@ -48,6 +53,27 @@ def _pass(batches: Iterable) -> float:
     for _, labels, *_ in batches:
         images += len(labels)
     return images / (time.perf_counter() - started)
+
+
+def lock(root: Path, counts: Iterable[int]) -> list[tuple[int, float]]:
+    """Return threads and images/s where decoding and resizing take no core.
+
+    They sleep as long as they take, so that few cores stand for many: what is left is what
+    threads wait for each other.
+    """
+    return [(count, *_apart(_speed_of_sleepers, root, count)) for count in counts]
+
+
+def _speed_of_sleepers(root: Path, threads: int) -> tuple[float]:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    codec.decode_region = lambda *_: time.sleep(0.0008) or pixels
+    transforms.resize = lambda *_, **__: time.sleep(0.0002)
+    Finisher._flip = lambda *_: None
+    Finisher._normalise = lambda _, pixels, out: time.sleep(0.0001 * len(pixels))
+    data = DataConfig(name="imagefolder", root=str(root), batch_size=64, resolution=224)
+    loaders = build_loaders(data, seed=0, reading=Reading(workers=threads, loader="threads"))
+    _pass(loaders.train)
+    return (_pass(loaders.train),)
 
 
 def first_batches(sizes: Iterable[int]) -> list[tuple[int, float, float]]:
@@ -59,12 +85,6 @@ def _held() -> float:
     """Return the memory that this process holds now, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
-
-
-def _peak() -> float:
-    """Return the most memory that this process held, in MB; getrusage's is its parent's too."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
 
 
 def _first_batch(size: int) -> tuple[float, float]:

@@ -193,6 +193,8 @@ class TrainConfig:
     # training batches from which BatchNorm's statistics are re-estimated before each
     # evaluation; 0: use the running averages as they are
     precise_bn_batches: int = 0
+    # epochs between two evaluations; the last epoch is always evaluated
+    eval_every: int = 1
     # largest norm of all gradients together; null: they are not clipped
     clip_grad_norm: float | None = None
     # parts that a batch is cut into, one after the other; BatchNorm sees each part alone

@@ -102,6 +102,7 @@ RANGES = {
     "train.loss": one_of("cross_entropy", "bce"),
     "train.label_smoothing": SHARE,
     "train.precise_bn_batches": COUNT,
+    "train.eval_every": WHOLE,
     "train.clip_grad_norm": ABOVE_0,
     "train.accumulate": up_to(1_000_000),
     "train.bn": one_of("batch", "sync", "frozen"),

@@ -1,8 +1,8 @@
 """Batches of images, read by threads, or by processes, one or more ahead of who takes them.
 
 Threads share one pool and write straight into a batch; decoding and resizing leave Python's
-lock. Loading processes are for what draws from global generators or is not made for
-threads. Both give the same batches. Knows no data set.
+lock. Loading processes are for more readers than that lock allows, and for what draws from
+global generators or is not made for threads. Both give the same batches. Knows no data set.
 """
 
 import itertools

@@ -197,10 +197,12 @@ def _reader(
     fits: bool,
     keep: int,
 ) -> Reader:
-    """Return what reads a view: threads where they fit and are few, else processes."""
-    uses_threads = reading.loader == "threads" or (
-        reading.loader == "auto" and threads.count <= USEFUL_THREADS
-    )
+    """Return what reads a view: threads where they fit; processes of files where they are many.
+
+    A data set that is made for threads may not be made for processes.
+    """
+    is_small = threads.count <= USEFUL_THREADS or not isinstance(view.images, ImageFiles)
+    uses_threads = reading.loader == "threads" or (reading.loader == "auto" and is_small)
     if not threads.count or (fits and uses_threads):
         return ThreadReader(view, threads, priority, finisher, keep=keep)
     workers = threads.count if priority == TRAINING else num_eval_workers(threads.count)

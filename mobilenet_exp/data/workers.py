@@ -104,7 +104,7 @@ WORKER_DIED = (
 TIMED_OUT = "DataLoader timed out"
 WORKER_ADVICE = (
     "memory or /dev/shm may be full: make it larger, or load fewer images at once with "
-    "run.workers=0 or a lower run.workers"
+    "run.workers=0 or a lower run.workers, or by run.loader=threads, which need neither"
 )
 
 

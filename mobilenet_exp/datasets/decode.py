@@ -213,8 +213,8 @@ def _has_foreign_mark(data: bytes, first: int) -> bool:
     values = np.frombuffer(data, np.uint8, offset=first)
     is_mark = values[:-1] == 0xFF
     is_mark &= values[1:] != 0
-    # most files have none but the last, which was seen
-    if np.count_nonzero(is_mark) == 1:
+    # most files have none but the first and the last
+    if np.count_nonzero(is_mark) == 2 and data.endswith(b"\xff\xd9"):
         return False
     return bool(_IS_FOREIGN[values[1:][is_mark]].any())
 

@@ -26,7 +26,7 @@ def open_file(path: str | Path, *, upright: bool = True) -> Opened:
         raise OSError(f"{path} cannot be decoded: {error.strerror or error}") from error
 
 
-# a pipe would let a thread wait for ever; Windows has neither flag's counterpart
+# a pipe would let a thread wait for ever; the second flag is Windows' own
 _OPENED = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 

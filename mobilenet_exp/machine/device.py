@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 import torch
 
@@ -88,18 +89,27 @@ def keep_freed_memory() -> bool:
 def peak_memory(device: torch.device) -> dict[str, float]:
     """Return the most memory that this process has held so far, in MB, and on its GPU."""
     found = {}
-    try:
-        import resource
-    except ImportError:
-        # Windows has no such count
-        pass
-    else:
-        # bytes on macOS, kilobytes elsewhere
-        unit = 1e6 if sys.platform == "darwin" else 1e3
-        found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if (most := _most_held()) is not None:
+        found["peak_memory_mb"] = most
     if device.type == "cuda":
         found["peak_device_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
     return found
+
+
+def _most_held() -> float | None:
+    """Return the most memory that this process has held, in MB; None where none counts it."""
+    try:
+        # what getrusage counts includes the process that started this one
+        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1e3
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    # bytes on macOS, kilobytes elsewhere
+    unit = 1e6 if sys.platform == "darwin" else 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def set_determinism(wanted: bool) -> None:

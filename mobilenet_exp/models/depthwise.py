@@ -6,6 +6,7 @@ Knows no block and no network.
 """
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -19,20 +20,29 @@ class DepthwiseConv2d(nn.Conv2d):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        if self._is_slow_for(features):
-            stride, padding = self.stride[0], self.kernel_size[0] // 2
-            return _Depthwise.apply(features, self.weight, stride, padding)
-        return super().forward(features)
+        return depthwise_conv(features, self.weight, self.stride[0])
 
-    def _is_slow_for(self, features: Tensor) -> bool:
-        return (
-            min(features.shape[2:]) < self.kernel_size[0]
-            and features.device.type == "cpu"
-            and torch.is_grad_enabled()
-            and self.weight.requires_grad
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
-        )
+
+@torch.fx.wrap
+def depthwise_conv(features: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Convolve each channel (N, C, H, W) with its own kernel, padded by half of it."""
+    if _is_slow_for(features, weight):
+        return _Depthwise.apply(features, weight, stride, weight.shape[-1] // 2)
+    return torch.conv2d(
+        features, weight, None, stride, weight.shape[-1] // 2, groups=weight.shape[0]
+    )
+
+
+def _is_slow_for(features: Tensor, weight: Tensor) -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and features.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and weight.requires_grad
+        and not torch.is_autocast_enabled("cpu")
+        and min(features.shape[2:]) < weight.shape[-1]
+    )
 
 
 class _Depthwise(torch.autograd.Function):

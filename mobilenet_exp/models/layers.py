@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from mobilenet_exp.models.depthwise import DepthwiseConv2d
@@ -95,13 +96,15 @@ def _pad_like_tf(images: Tensor, conv: nn.Conv2d) -> Tensor:
     return nn.functional.pad(images, pads)
 
 
+@torch.fx.wrap
 def global_mean(features: Tensor) -> Tensor:
     """Return the means (N, C, 1, 1) over height and width.
 
     Where a CPU is to learn they are sums, divided: the gradient of a mean would be written out
     for every pixel, and in NCHW, which slows what comes after it.
     """
-    if features.device.type == "cpu" and torch.is_grad_enabled():
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if not is_traced and features.device.type == "cpu" and torch.is_grad_enabled():
         pixels = features.shape[2] * features.shape[3]
         return features.sum((2, 3), keepdim=True) / pixels
     return features.mean((2, 3), keepdim=True)

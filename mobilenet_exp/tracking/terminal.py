@@ -31,10 +31,13 @@ def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
     """Return the figures of an epoch on one line; accuracies in percent."""
     average = f"  averaged {row['val_ema/top1']:6.2f}" if "val_ema/top1" in row else ""
     skipped = f"  {row['train/num_skipped']} skipped" if row.get("train/num_skipped") else ""
+    scores = "  not evaluated".ljust(31)
+    if "val/top1" in row:
+        scores = f"  val top-1 {row['val/top1']:6.2f} top-5 {row['val/top5']:6.2f}"
     return (
         f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
         f"  loss {figure(row.get('train/loss'), 3)}{skipped}"
-        f"  val top-1 {row['val/top1']:6.2f} top-5 {row['val/top5']:6.2f}{average}"
+        f"{scores}{average}"
         f"  lr {row['train/lr']:.1e}  {figure(row.get('train/images_per_s'), 0)} images/s"
         f"  {figure(row.get('train/waiting_percent'), 0)} % waiting"
     )

@@ -133,21 +133,30 @@ def _left_out(session: Session, name: str, reason: str) -> Odd:
 def finish_epoch(session: Session) -> tuple[dict[str, float], bool]:
     """Evaluate after an epoch's updates; return its metrics and whether it is the best so far.
 
-    With an average of the weights, it is the average's accuracy that counts.
+    With an average of the weights, it is the average's accuracy that counts. Between two
+    evaluations (`train.eval_every`) there are figures of the updates alone.
     """
     started = time.perf_counter()
     learner, progress = session.learner, session.progress
     found = {f"train/{key}": value for key, value in _train_metrics(session).items()}
-    scores = _score(session, learner.model)
-    found |= {f"val/{key}": value for key, value in scores.items()}
-    if learner.average:
-        scores = _score(session, learner.average.model)
-        found |= {f"val_ema/{key}": value for key, value in scores.items()}
+    scores: dict[str, float] | None = None
+    if _is_evaluated(session):
+        scores = _score(session, learner.model)
+        found |= {f"val/{key}": value for key, value in scores.items()}
+        if learner.average:
+            scores = _score(session, learner.average.model)
+            found |= {f"val_ema/{key}": value for key, value in scores.items()}
     found |= _odd_images(session)
     found |= {f"system/{key}": value for key, value in peak_memory(learner.device).items()}
     session.meter = TrainMeter()
     progress.seconds += time.perf_counter() - started
-    return found, progress.complete_epoch(scores["top1"], scores["top5"])
+    return found, progress.complete_epoch(scores)
+
+
+def _is_evaluated(session: Session) -> bool:
+    """Return whether the epoch that ends now is evaluated."""
+    train, epoch = session.config.train, session.progress.epoch + 1
+    return epoch % train.eval_every == 0 or epoch == train.epochs
 
 
 def _odd_images(session: Session) -> dict[str, float]:
@@ -198,7 +207,7 @@ def _score(session: Session, model: nn.Module) -> dict[str, float]:
         team.average_buffers(model)
     team.share_buffers(model)
     if session.progress.epoch + 1 < session.config.train.epochs:
-        # the next epoch's first images are read while this one is scored
+        # where threads read, the next epoch's first images are read while this one is scored
         loaders.sampler.set_position(session.progress.epoch + 2)
         loaders.train.begin()
     answers = team.together(

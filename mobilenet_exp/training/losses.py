@@ -21,7 +21,7 @@ class SmoothedBinaryCrossEntropy(nn.Module):
         if targets.ndim == 2:
             targets = targets * (1 - self.label_smoothing)
             targets = targets + self.label_smoothing / logits.shape[1]
-        return self.loss(logits, targets)
+        return self.loss(logits.float(), targets)
 
 
 def build_loss(name: str, label_smoothing: float) -> nn.Module:

@@ -90,17 +90,23 @@ class FirstRecord(Record):
     def epoch(self, metrics: dict[str, float]) -> None:
         progress = self.session.progress
         self.tracker.log(progress.epoch, metrics)
-        best = {
-            "best/top1": progress.top1,
-            "best/top5": progress.top5,
-            "best/epoch": progress.best_epoch,
-        }
         self._spoke_at = time.monotonic()
-        self.tracker.set_summary(best | self.comparison.summary(progress.top1, progress.top5))
+        if progress.best_epoch:
+            best = {
+                "best/top1": progress.top1,
+                "best/top5": progress.top5,
+                "best/epoch": progress.best_epoch,
+            }
+            self.tracker.set_summary(best | self.comparison.summary(progress.top1, progress.top5))
         epochs = self.session.config.train.epochs
         console.line(terminal.epoch_line(progress.epoch, epochs, metrics))
         for line in terminal.odd_lines(metrics | {"epoch": progress.epoch}, progress.left_out):
             console.line(line)
+
+    def end_trace(self) -> None:
+        """End a trace that the run was too short for."""
+        if traced := self._tracer.close():
+            console.line(traced)
 
     def close(self) -> dict[str, Any]:
         results = _results(self.session, self.tracker.folder.name, self.profile, self.comparison)
@@ -150,7 +156,9 @@ def open_record(
         console.line(line)
     if config.run.deterministic:
         console.line("using deterministic algorithms (slower on a GPU)")
-    return FirstRecord(session, tracker, profile, comparison)
+    record = FirstRecord(session, tracker, profile, comparison)
+    opened.callback(record.end_trace)
+    return record
 
 
 def what_runs(session: Session) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class Checkpointer:
         Returns a line about it. Raises NonFiniteLossError with advice if the run is not to
         go back, or has done so MAX_ROLLBACKS times in this epoch.
         """
+        self.wait()
         if not self._rolls_back:
             raise self._with_advice(error) from error
         progress = self.session.progress

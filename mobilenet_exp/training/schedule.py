@@ -84,7 +84,8 @@ def build_schedule(
             risen = min(1.0, (step + 1) / (warmup_steps + 1))
             return lr * (warmup_from + (1 - warmup_from) * risen)
         epoch = step / steps_per_epoch
-        factor = schedule(min(epoch, end) - passed, end - passed, **args)
+        # a cool-down keeps the last rate, and what changes at the end does not change
+        factor = schedule(min(epoch, math.nextafter(end, 0.0)) - passed, end - passed, **args)
         if noise and noise[0] <= epoch / epochs < noise[1]:
             factor *= 1 + _small_normal(seed + int(epoch))
         return lr * factor

@@ -3,6 +3,7 @@
 Prints nothing and logs nothing.
 """
 
+import inspect
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -40,7 +41,7 @@ class Progress:
     best_epoch: int = 0
     top1: float = 0.0
     top5: float = 0.0
-    # accuracy after the last epoch, whether or not it was the best
+    # accuracy after the last epoch that was evaluated, whether or not it was the best
     last_top1: float = 0.0
     # how often the current epoch went back to a checkpoint
     rollbacks: int = 0
@@ -53,13 +54,15 @@ class Progress:
             return ""
         return f"after epoch {self.epoch}" + (f", update {self.update}" if self.update else "")
 
-    def complete_epoch(self, top1: float, top5: float) -> bool:
-        """Count an epoch with its accuracy, and return whether it is the best so far."""
+    def complete_epoch(self, scores: dict[str, float] | None) -> bool:
+        """Count an epoch, and return whether its scores are the best so far; None: it has none."""
         self.epoch, self.update, self.rollbacks = self.epoch + 1, 0, 0
-        self.last_top1 = top1
-        is_best = self.best_epoch == 0 or top1 > self.top1
+        if scores is None:
+            return False
+        self.last_top1 = scores["top1"]
+        is_best = self.best_epoch == 0 or scores["top1"] > self.top1
         if is_best:
-            self.best_epoch, self.top1, self.top5 = self.epoch, top1, top5
+            self.best_epoch, self.top1, self.top5 = self.epoch, scores["top1"], scores["top5"]
         return is_best
 
 
@@ -170,8 +173,11 @@ def connect(session: Session) -> None:
     """Let all processes exchange gradients; every process of the team calls this."""
     if session.team.size > 1:
         # statistics are shared before they count, not at each forward pass
+        # (older torch knows the second name alone)
+        known = inspect.signature(DistributedDataParallel).parameters
+        names = [each for each in ("forward_sync_buffers", "broadcast_buffers") if each in known]
         session.learner.wrapped = DistributedDataParallel(
-            session.model, broadcast_buffers=False, gradient_as_bucket_view=True
+            session.model, gradient_as_bucket_view=True, **{names[0]: False}
         )
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from mobilenet_exp.core.text import plural
+
 # updates before it: the first ones choose algorithms and allocate
 SKIPPED = 3
 ROWS = 25
@@ -41,12 +43,21 @@ class Tracer:
         )
         self._profile.start()
 
+    def close(self) -> str:
+        """End a trace that is under way, with fewer updates; return a line if there was one."""
+        return self._end(self._profile) if self._profile else ""
+
     def _end(self, profile: torch.profiler.profile) -> str:
-        profile.stop()
         self._profile = None
         path = self.folder / "trace.json.gz"
-        profile.export_chrome_trace(str(path))
         by = f"self_{'cuda' if self.device.type == 'cuda' else 'cpu'}_time_total"
-        table = profile.key_averages(group_by_input_shape=True).table(sort_by=by, row_limit=ROWS)
-        path.with_name("trace.txt").write_text(table)
-        return f"{self.updates} updates traced: {path} (for https://ui.perfetto.dev), trace.txt"
+        try:
+            profile.stop()
+            profile.export_chrome_trace(str(path))
+            table = profile.key_averages(group_by_input_shape=True)
+            path.with_name("trace.txt").write_text(table.table(sort_by=by, row_limit=ROWS))
+        except (OSError, RuntimeError) as error:
+            # a run does not end for it
+            return f"the trace could not be written: {error}"
+        count = plural(min(self._made - SKIPPED, self.updates), "update")
+        return f"{count} traced: {path} (for https://ui.perfetto.dev), trace.txt"

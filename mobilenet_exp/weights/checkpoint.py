@@ -26,11 +26,14 @@ def save_checkpoint(
 
     What was at `path` before becomes `previous`, if that is given. At every moment one of
     the two is whole. `also` is a second name of the same file, or a copy where the file
-    system has no such names. Raises RunError if it cannot be written; all then stay as they are.
+    system has no such names. Raises RunError if it cannot be written; each of them then is
+    what it was or whole.
     """
     partial = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # one that was left behind may be the best's file under a second name
+        partial.unlink(missing_ok=True)
         with partial.open("wb") as file:
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
@@ -59,6 +62,7 @@ def _name_also(path: Path, also: Path) -> None:
             os.link(path, new)
         except OSError:
             shutil.copyfile(path, new)
+            _flush(new)
         os.replace(new, also)
     finally:
         new.unlink(missing_ok=True)
@@ -73,11 +77,15 @@ def _first_cause(error: BaseException) -> str:
 def _flush_folder(folder: Path) -> None:
     """Make the renaming itself outlast a power cut, where folders can be flushed."""
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load_latest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:

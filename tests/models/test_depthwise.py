@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenet_exp.models import depthwise
+from mobilenet_exp.models import build_model, depthwise
 from mobilenet_exp.models.depthwise import DepthwiseConv2d
 
 
@@ -12,7 +12,7 @@ from mobilenet_exp.models.depthwise import DepthwiseConv2d
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (2, 3), (3, 3), (4, 4), (6, 5)])
 def test_all_gradients_are_autograd_s(kernel, stride, height, width, monkeypatch):
-    monkeypatch.setattr(DepthwiseConv2d, "_is_slow_for", lambda self, features: True)
+    monkeypatch.setattr(depthwise, "_is_slow_for", lambda *_: True)
     ours = DepthwiseConv2d(6, kernel, stride).double()
     plain = nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False).double()
     plain.load_state_dict(ours.state_dict())
@@ -54,3 +54,15 @@ def test_frozen_features_need_no_gradient():
     conv = DepthwiseConv2d(8, 5, 1)
     conv(torch.randn(2, 8, 2, 2)).sum().backward()
     assert conv.weight.grad.shape == conv.weight.shape
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_networks_can_be_traced(side, tmp_path):
+    """By torch.fx, as torchvision's feature extractors do, and by torch.jit, while learning."""
+    model = build_model("v3_small", width_mult=0.35, num_classes=5).eval()
+    images = torch.randn(2, 3, side, side)
+    expected = model(images)
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(images), expected)
+    traced = torch.jit.trace(model, images)
+    traced.save(tmp_path / "traced.pt")
+    torch.testing.assert_close(torch.jit.load(tmp_path / "traced.pt")(images), expected)

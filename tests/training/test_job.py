@@ -288,6 +288,25 @@ def test_a_run_s_checkpoint_is_exported_to_torchvision_and_timm(quick, tmp_path)
             )
 
 
+def test_a_run_shorter_than_its_trace_writes_what_there_is(tiny, quick, tmp_path, capsys):
+    for seed in (0, 1):
+        config = quick("run.profile=999", "model.name=tiny", f"train.seed={seed}")
+        train(config)
+        assert "updates traced" in capsys.readouterr().out
+        assert "aten::" in (tmp_path / "runs" / run_name(config) / "trace.txt").read_text()
+
+
+def test_epochs_between_evaluations_have_no_scores(tiny, quick, tmp_path, capsys):
+    config = quick("model.name=tiny", "train.epochs=5", "train.eval_every=2")
+    results = train(config)
+    rows = _rows(tmp_path / "runs" / run_name(config))
+    assert [row["epoch"] for row in rows if "val/top1" in row] == [2, 4, 5]
+    assert all("train/loss" in row for row in rows)
+    assert results["best_epoch"] in (2, 4, 5)
+    assert results["last_top1"] == rows[-1]["val/top1"]
+    assert capsys.readouterr().out.count("not evaluated") == 2
+
+
 def test_a_trace_shows_where_the_time_goes(tiny, quick, tmp_path, capfd):
     # the same run: a trace changes nothing that is learned
     assert run_name(quick("run.profile=2")) == run_name(quick())

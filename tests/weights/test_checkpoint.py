@@ -50,6 +50,15 @@ def test_the_best_is_a_second_name_or_a_copy(tmp_path, monkeypatch, has_links):
     assert {file.name for file in tmp_path.iterdir()} == {"last.pt", "best.pt"}
 
 
+def test_what_a_cut_save_left_behind_is_not_written_into(tmp_path):
+    """Killed after the best had its second name and before the last had its own."""
+    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
+    save_checkpoint(best, {"model": {}, "epoch": 1})
+    os.link(best, tmp_path / "last.tmp")
+    save_checkpoint(last, {"model": {}, "epoch": 2})
+    assert load_checkpoint(best)["epoch"] == 1
+
+
 class _Malicious:
     def __reduce__(self):
         return (os.system, ("echo it ran > ran",))
