@@ -125,7 +125,7 @@ RANGES = {
     "run.max_restarts": COUNT,
     "run.save_every_minutes": FROM_0,
     "run.log_every_minutes": FROM_0,
-    "run.profile": Range(lambda v: 0 <= v <= 1000, "must be a whole number from 0 to 1000"),
+    "run.profile": Range(lambda v: 0 <= v <= 100, "must be a whole number from 0 to 100"),
     "run.precision": one_of("auto", "float32", "bfloat16"),
     "run.memory_format": one_of("channels_last", "contiguous"),
     "run.wandb_project": Range(

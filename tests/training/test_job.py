@@ -290,7 +290,8 @@ def test_a_run_s_checkpoint_is_exported_to_torchvision_and_timm(quick, tmp_path)
 
 def test_a_run_shorter_than_its_trace_writes_what_there_is(tiny, quick, tmp_path, capsys):
     for seed in (0, 1):
-        config = quick("run.profile=999", "model.name=tiny", f"train.seed={seed}")
+        few = ("data=fake", "data.resolution=32", "data.args.num_images=64", "data.batch_size=16")
+        config = quick(*few, "run.profile=100", "model.name=tiny", f"train.seed={seed}")
         train(config)
         assert "updates traced" in capsys.readouterr().out
         assert "aten::" in (tmp_path / "runs" / run_name(config) / "trace.txt").read_text()
@@ -310,7 +311,7 @@ def test_epochs_between_evaluations_have_no_scores(tiny, quick, tmp_path, capsys
 def test_a_trace_shows_where_the_time_goes(tiny, quick, tmp_path, capfd):
     # the same run: a trace changes nothing that is learned
     assert run_name(quick("run.profile=2")) == run_name(quick())
-    config = quick("run.profile=2", "model.name=tiny")
+    config = quick("data=fake", "data.resolution=32", "run.profile=2", "model.name=tiny")
     train(config)
     out, err = capfd.readouterr()
     assert "2 updates traced" in out
