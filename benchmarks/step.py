@@ -23,8 +23,9 @@ import torch
 from torch import nn
 
 from mobilenet_exp import build_model
+from mobilenet_exp.config.rules import SMALLEST_HALVED_SIDE
 from mobilenet_exp.core import console
-from mobilenet_exp.machine.device import keep_freed_memory
+from mobilenet_exp.machine.device import keep_freed_memory, peak_memory
 from mobilenet_exp.models import depthwise, layers
 from mobilenet_exp.training.optim import build_optimizer
 
@@ -66,7 +67,7 @@ TIMM_NAMES = {
 WARMUP = 2
 
 
-def _build(variant: Variant, name: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _build(variant: Variant, name: str, resolution: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     """Return a network in training mode, and SGD as each side has it."""
     if variant.is_timm:
         model = timm.create_model(TIMM_NAMES[name])
@@ -74,7 +75,8 @@ def _build(variant: Variant, name: str) -> tuple[nn.Module, torch.optim.Optimize
             model, "sgd", lr=0.01, momentum=0.9, weight_decay=4e-5
         )
         return model.train(), optimizer
-    model = build_model(name).train()
+    # as runs have it on small images
+    model = build_model(name, stem_stride=1 if resolution < SMALLEST_HALVED_SIDE else 2).train()
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = variant.in_place
@@ -95,20 +97,20 @@ def _serve(pipe: Connection, variant: Variant, name: str, resolution: int, batch
         layers.global_mean = lambda features: features.mean((2, 3), keepdim=True)
     memory_format = torch.channels_last if variant.channels_last else torch.contiguous_format
     torch.manual_seed(0)
-    model, optimizer = _build(variant, name)
+    model, optimizer = _build(variant, name, resolution)
     model = model.to(memory_format=memory_format)
     images = torch.randn(batch, 3, resolution, resolution).to(memory_format=memory_format)
     labels = torch.randint(1000, (batch,))
     loss_fn = nn.CrossEntropyLoss()
     while pipe.recv():
-        before = resource.getrusage(resource.RUSAGE_SELF)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         started = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         loss_fn(model(images), labels).backward()
         optimizer.step()
         seconds = time.perf_counter() - started
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        pipe.send((seconds, after.ru_minflt - before.ru_minflt, after.ru_maxrss / 1024))
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        pipe.send((seconds, faults, peak_memory(images.device)["peak_memory_mb"]))
 
 
 def measure(
@@ -167,10 +169,12 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     words = parser.parse_args()
     for name in words.models:
+        # timm halves small images, too
+        is_alike = name in TIMM_NAMES and words.resolution >= SMALLEST_HALVED_SIDE
         variants = {
             title: VARIANTS[title]
             for title in words.variants
-            if name in TIMM_NAMES or not VARIANTS[title].is_timm
+            if not VARIANTS[title].is_timm or is_alike
         }
         found = measure(name, variants, words.resolution, words.batch_size, words.rounds)
         side = words.resolution

@@ -246,8 +246,8 @@ class EvalRunConfig(BenchRunConfig):
     # threads that load images, for each process that trains or evaluates; null: none for
     # data in memory, else its share of the cores, or half of it, at most 4, where these compute
     workers: int | None = None
-    # what those are: threads, processes, or auto: processes for more than 4, and for what is
-    # not made for threads, as data.auto_augment and data sets of your own
+    # what those are: threads, processes, or auto: processes for more than 4 that read files,
+    # and for what is not made for threads, as data.auto_augment and data sets of your own
     loader: str = "auto"
     # seconds that reading one image may take before the run ends and names it; null: any
     image_timeout: float | None = 300.0

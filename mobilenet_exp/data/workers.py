@@ -25,8 +25,8 @@ from mobilenet_exp.data.views import Seen, View, name_of
 from mobilenet_exp.datasets.builders import ImageSet
 from mobilenet_exp.machine.preemption import ASKING
 
-# more threads than this read no faster: each image takes Python's lock for a quarter of a
-# millisecond, and hands it on many times
+# more threads than this read no faster: each image takes Python's lock many times
+# (`python -m benchmarks.data --parts growth`)
 USEFUL_THREADS = 4
 
 
@@ -104,7 +104,7 @@ WORKER_DIED = (
 TIMED_OUT = "DataLoader timed out"
 WORKER_ADVICE = (
     "memory or /dev/shm may be full: make it larger, or load fewer images at once with "
-    "run.workers=0 or a lower run.workers, or by run.loader=threads, which need neither"
+    "run.workers=0 or a lower run.workers; run.loader=threads needs no /dev/shm"
 )
 
 

@@ -53,6 +53,9 @@ def is_under_agent() -> bool:
 
 def settings() -> "wandb.Settings":
     """Return W&B's settings for a run that prints nothing and ends within a minute."""
+    if os.environ.get("WANDB_MODE") == "":
+        # which W&B refuses; to a shell it is as good as not set
+        del os.environ["WANDB_MODE"]
     found = wandb.Settings(init_timeout=INIT_TIMEOUT, silent=True, console="off")
     # flush rows each second, not each 15: a killed run keeps them. The setting is private.
     if hasattr(found, "x_transaction_log_flush_interval"):

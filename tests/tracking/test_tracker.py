@@ -243,6 +243,15 @@ def test_auto_follows_the_environment(tmp_path, monkeypatch, value, status):
         assert status in tracker.status
 
 
+def test_an_empty_mode_is_none_from_the_start():
+    """In a process of its own: W&B reads its variables once."""
+    words = "from mobilenet_exp.tracking.environment import read_surroundings as read; read()"
+    done = subprocess.run(
+        [sys.executable, "-c", words], env=os.environ | {"WANDB_MODE": ""}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_an_unknown_mode_in_the_environment_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "foo")
     with (
