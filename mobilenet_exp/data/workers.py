@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from multiprocessing.util import Finalize
 from typing import Any
@@ -159,26 +160,35 @@ class ProcessReader:
         return plural(self._workers, "loading process")
 
     def __call__(self, batches: Iterable[list]) -> Iterator[Raw]:
-        """Return the raw batches."""
+        """Begin to read, and return the raw batches."""
         self._asked.batches = batches
-        loaded: Any = None
+        with self._in_plain_words():
+            loaded = self._begun()
+        return self._raws(loaded)
+
+    def _raws(self, loaded: Iterator) -> Iterator[Raw]:
         while True:
             try:
-                # not its truth: an iterator of torch's has a length
-                loaded = self._begun() if loaded is None else loaded
-                keys, pixels, seen = self._next(loaded)
+                with self._in_plain_words():
+                    keys, pixels, seen = self._next(loaded)
             except StopIteration:
                 return
-            except (RuntimeError, OSError) as error:
-                if TIMED_OUT in str(error):
-                    raise too_slow(self._places, self.view) from error
-                if any(sign in str(error) for sign in WORKER_DIED):
-                    raise RunError(f"{self._who_died(loaded)}; {WORKER_ADVICE}") from error
-                raise
             raw = Raw(self.view, keys, pixels)
             raw.seen = seen
             raw.check()
             yield raw
+
+    @contextmanager
+    def _in_plain_words(self) -> Iterator[None]:
+        """Raise a RunError for what torch says of processes that died or do not answer."""
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            if TIMED_OUT in str(error):
+                raise too_slow(self._places, self.view) from error
+            if any(sign in str(error) for sign in WORKER_DIED):
+                raise RunError(f"{self._who_died()}; {WORKER_ADVICE}") from error
+            raise
 
     def _next(self, loaded: Iterator) -> tuple:
         """Wait for a batch, which may take longer than the limit of an image."""
@@ -198,9 +208,9 @@ class ProcessReader:
             _forget_children()
         return loaded
 
-    def _who_died(self, loaded: Any) -> str:
+    def _who_died(self) -> str:
         """Name the image that a dead loading process was at."""
-        processes = getattr(self._loader._iterator if loaded is None else loaded, "_workers", [])
+        processes = getattr(self._loader._iterator, "_workers", [])
         dead = [i for i, each in enumerate(processes) if each.exitcode not in (None, 0)]
         at = [self._places.images[i] for i in dead if self._places.images[i] >= 0]
         words = "a loading process died or could not hand over its batch"

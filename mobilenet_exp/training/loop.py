@@ -207,7 +207,7 @@ def _score(session: Session, model: nn.Module) -> dict[str, float]:
         team.average_buffers(model)
     team.share_buffers(model)
     if session.progress.epoch + 1 < session.config.train.epochs:
-        # where threads read, the next epoch's first images are read while this one is scored
+        # the next epoch's first images are read while this one is scored
         loaders.sampler.set_position(session.progress.epoch + 2)
         loaders.train.begin()
     answers = team.together(
