@@ -43,6 +43,7 @@ class Variant:
     # means whose gradient is not written out
     own_mean: bool = True
     fused: bool = False
+    compiled: bool = False
 
 
 PLAIN = {"keeps_memory": False, "own_depthwise": False, "own_mean": False}
@@ -58,6 +59,7 @@ VARIANTS = {
     "without own mean": Variant(own_mean=False),
     "without in-place activations": Variant(in_place=False),
     "with a fused update": Variant(fused=True),
+    "compiled": Variant(compiled=True),
 }
 TIMM_NAMES = {
     "v1": "mobilenetv1_100", "v2": "mobilenetv2_100", "v3_large": "mobilenetv3_large_100",
@@ -99,6 +101,8 @@ def _serve(pipe: Connection, variant: Variant, name: str, resolution: int, batch
     torch.manual_seed(0)
     model, optimizer = _build(variant, name, resolution)
     model = model.to(memory_format=memory_format)
+    if variant.compiled:
+        model.compile(dynamic=False)
     images = torch.randn(batch, 3, resolution, resolution).to(memory_format=memory_format)
     labels = torch.randint(1000, (batch,))
     loss_fn = nn.CrossEntropyLoss()

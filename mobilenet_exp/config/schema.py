@@ -251,10 +251,12 @@ class EvalRunConfig(BenchRunConfig):
     loader: str = "auto"
     # seconds that reading one image may take before the run ends and names it; null: any
     image_timeout: float | None = 300.0
-    # arithmetic precision: float32, bfloat16, or auto: bfloat16 for training on CUDA, else float32
+    # arithmetic precision: float32, tf32 (CUDA's rounded float32), bfloat16, float16, or auto:
+    # bfloat16 for training on CUDA (float16 where it is only emulated), else float32
     precision: str = "auto"
-    # memory layout of images and weights: channels_last (faster nearly everywhere), contiguous
-    memory_format: str = "channels_last"
+    # memory layout of images and weights: channels_last (faster nearly everywhere),
+    # contiguous, or auto: channels_last, but contiguous on MPS
+    memory_format: str = "auto"
     # keep freed memory for the next batch (Linux, CPU): faster, but more memory is held
     keep_memory: bool = True
     # Weights & Biases: online, offline, disabled, or auto: online where there is a key and
@@ -277,6 +279,12 @@ class RunConfig(EvalRunConfig):
     log_every_minutes: float | None = 5.0
     # updates whose operators are traced, after the first 3, into the run's folder; 0: none
     profile: int = 0
+    # whether torch.compile makes kernels of its own of the training's network; needs a C++
+    # compiler, and minutes at the start
+    compile: bool = False
+    # whether a pass's kernels are recorded once and launched together: true, false, or auto:
+    # on CUDA, for one process, images of one side and train.accumulate=1
+    cuda_graphs: str = "false"
     # use only algorithms that give the same bits each time; slower on a GPU
     deterministic: bool = False
     # shrink the recipe to seconds on noise, to check that it runs

@@ -126,8 +126,12 @@ RANGES = {
     "run.save_every_minutes": FROM_0,
     "run.log_every_minutes": FROM_0,
     "run.profile": Range(lambda v: 0 <= v <= 100, "must be a whole number from 0 to 100"),
-    "run.precision": one_of("auto", "float32", "bfloat16"),
-    "run.memory_format": one_of("channels_last", "contiguous"),
+    "run.precision": one_of("auto", "float32", "tf32", "bfloat16", "float16"),
+    "run.memory_format": one_of("auto", "channels_last", "contiguous"),
+    # YAML's words for truth come capitalised
+    "run.cuda_graphs": Range(
+        lambda v: v.lower() in ("auto", "true", "false"), "not known; allowed: auto, true, false"
+    ),
     "run.wandb_project": Range(
         lambda v: v.strip() != "" and not set(v) & set("/\\#?%:") and len(v) <= 128,
         "must be 1 to 128 characters without / \\ # ? % :",

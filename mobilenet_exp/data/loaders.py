@@ -156,7 +156,9 @@ def build_loaders(
     val_view = EvalView(val.images, EvalTransform(data, exact=data.resize == "exact"))
     threads = Threads(_num_workers(train, reading), reading.image_timeout)
     finisher = Finisher(data.mean, data.std, reading.device)
-    share = _Share(len(val.images), data.batch_size, rank, processes)
+    # an update's batch is shared by all processes; so is an evaluation's
+    eval_batch = max(1, data.batch_size // processes)
+    share = _Share(len(val.images), eval_batch, rank, processes)
     fits = train.for_threads and not view.draws_globally
     if reading.loader == "threads" and threads.count and not fits:
         what = "data.auto_augment" if view.draws_globally else f"data={data.name}"

@@ -137,6 +137,7 @@ class ProcessReader:
         # no cycle: when it is not needed any more, its processes end at once
         self._asked = _Asked()
         self._places = new_places(workers)
+        self._passes = 0
         self._loader: DataLoader = DataLoader(
             _Whole(view),
             batch_sampler=self._asked,
@@ -160,14 +161,17 @@ class ProcessReader:
         return plural(self._workers, "loading process")
 
     def __call__(self, batches: Iterable[list]) -> Iterator[Raw]:
-        """Begin to read, and return the raw batches."""
+        """Begin to read, and return the raw batches; a pass before this one has ended."""
         self._asked.batches = batches
+        self._passes += 1
         with self._in_plain_words():
             loaded = self._begun()
-        return self._raws(loaded)
+        return self._raws(loaded, self._passes)
 
-    def _raws(self, loaded: Iterator) -> Iterator[Raw]:
+    def _raws(self, loaded: Iterator, number: int) -> Iterator[Raw]:
         while True:
+            if number != self._passes:
+                raise RuntimeError("another pass over the images was begun")
             try:
                 with self._in_plain_words():
                     keys, pixels, seen = self._next(loaded)

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
-
 from mobilenet_exp.config.schema import BenchConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.deploy.latency import measure_latency
 from mobilenet_exp.deploy.tables import print_latency
+from mobilenet_exp.machine.arithmetic import Precision
 from mobilenet_exp.machine.device import describe_device, select_device, set_threads
 
 
@@ -26,6 +25,6 @@ def bench(config: BenchConfig) -> list[dict[str, Any]]:
         device=device,
         progress=console.progress,
     )
-    described = describe_device(device, 1, torch.float32)
+    described = describe_device(device, 1, Precision.FLOAT32)
     print_latency(rows, config.resolution, config.rounds, described)
     return rows

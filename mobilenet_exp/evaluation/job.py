@@ -17,12 +17,11 @@ from mobilenet_exp.evaluation import tables
 from mobilenet_exp.evaluation.photos import classify_photos
 from mobilenet_exp.evaluation.results import eval_label, eval_name, eval_results, files_of
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
+from mobilenet_exp.machine.arithmetic import Precision, select_precision, set_tf32
 from mobilenet_exp.machine.device import (
     describe_device,
     keep_freed_memory,
-    precision_name,
     select_device,
-    select_precision,
     set_threads,
 )
 from mobilenet_exp.machine.distributed import joined, said_by_each
@@ -43,11 +42,12 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
     with said_by_each():
         import_modules(config.run.imports)
         device = select_device(config.run.device)
+        precision = select_precision(config.run.precision, device, is_training=False)
     set_threads(config.run.threads)
     if config.run.keep_memory and device.type == "cpu":
         keep_freed_memory()
-    precision = select_precision(config.run.precision, device, is_training=False)
-    settled = {"precision": precision_name(precision), "device": device.type}
+    set_tf32(precision)
+    settled = {"precision": precision.value, "device": device.type}
     config = replace(config, run=replace(config.run, **settled))
     if config.image is not None:
         return _classify(load_model(config), config, device, precision)
@@ -71,7 +71,7 @@ def _announce(loaded: LoadedModel, device: str) -> None:
 
 
 def _classify(
-    loaded: LoadedModel, config: EvalConfig, device: torch.device, precision: torch.dtype
+    loaded: LoadedModel, config: EvalConfig, device: torch.device, precision: Precision
 ) -> dict[str, Any]:
     """Print what the network sees on photos."""
     if config.data.name is not None:

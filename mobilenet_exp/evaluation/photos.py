@@ -12,7 +12,7 @@ from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.transforms import EvalTransform
 from mobilenet_exp.datasets.folders import Files, is_meant_as_image, list_images
 from mobilenet_exp.datasets.images import open_file
-from mobilenet_exp.machine.device import autocast
+from mobilenet_exp.machine.arithmetic import Precision, autocast
 from mobilenet_exp.weights.loaded import LoadedModel
 
 # file, note about it, the best names with their probabilities in percent
@@ -21,7 +21,7 @@ Answer = tuple[str, str, list[tuple[str, float]]]
 
 @torch.inference_mode()
 def classify_photos(
-    loaded: LoadedModel, path: str, device: torch.device, precision: torch.dtype = torch.float32
+    loaded: LoadedModel, path: str, device: torch.device, precision: Precision = Precision.FLOAT32
 ) -> tuple[list[Answer], dict[str, str]]:
     """Classify a photo, or each photo of a folder.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.evaluation.metrics import Predictions, no_predictions
-from mobilenet_exp.machine.device import autocast
+from mobilenet_exp.machine.arithmetic import Precision, autocast
 
 # images and labels, and whatever a loader adds to them
 Batches = Iterable[tuple[Tensor, ...]]
@@ -19,7 +19,7 @@ def predict(
     batches: Batches,
     device: torch.device,
     *,
-    precision: torch.dtype = torch.float32,
+    precision: Precision = Precision.FLOAT32,
     first: int = 0,
     step: int = 1,
 ) -> Predictions:

@@ -23,7 +23,7 @@ from mobilenet_exp.datasets.images import ImageFiles
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict
-from mobilenet_exp.machine.device import memory_format
+from mobilenet_exp.machine.arithmetic import Precision, memory_format
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.weights.loaded import LoadedModel, check_classes
 
@@ -100,7 +100,7 @@ def score(
     config: EvalConfig,
     *,
     device: torch.device,
-    precision: torch.dtype,
+    precision: Precision,
     team: Team,
     show: Show,
 ) -> EvalResult:
@@ -119,7 +119,8 @@ def score(
     key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)
     team.together(lambda: check_classes(loaded, key, value, images.classes))
     real = _real_labels(data, images) if data.real_labels else None
-    model = loaded.model.to(device, memory_format=memory_format(config.run.memory_format))
+    layout = memory_format(config.run.memory_format, device)
+    model = loaded.model.to(device, memory_format=layout)
     notes = Notes({}, {})
     batches = _noting(show(loader, "evaluate", len(loader)), notes, team, images, data)
     # all stop together, so that none waits for one that has stopped

@@ -1,4 +1,4 @@
-"""What a process computes on: its device, threads, precision and memory."""
+"""What a process computes on: its device, threads and memory."""
 
 import ctypes
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.machine.arithmetic import Precision
 
 # of glibc's <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -34,36 +35,10 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def select_precision(name: str, device: torch.device, *, is_training: bool) -> torch.dtype:
-    """Resolve `run.precision`: auto is bfloat16 for training on CUDA, float32 elsewhere.
-
-    On a CPU bfloat16 is usually slower than float32, and an evaluation is to give the
-    figures of the weights, not of their rounding.
-    """
-    if name == "auto":
-        name = "bfloat16" if is_training and device.type == "cuda" else "float32"
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
-
-
-def precision_name(precision: torch.dtype) -> str:
-    """Return `float32` or `bfloat16`, as `run.precision` has it."""
-    return str(precision).removeprefix("torch.")
-
-
-def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Run convolutions and matrix products in `precision`; float32 changes nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)
-
-
-def memory_format(name: str) -> torch.memory_format:
-    """Return torch's value for `run.memory_format`."""
-    return torch.channels_last if name == "channels_last" else torch.contiguous_format
-
-
-def describe_device(device: torch.device, processes: int, precision: torch.dtype) -> str:
+def describe_device(device: torch.device, processes: int, precision: Precision) -> str:
     """Say what a job computes on, e.g. `2 x cpu, float32, 1 thread each`."""
     words = f"{processes} x {device}".removeprefix("1 x ")
-    words += f", {precision_name(precision)}"
+    words += f", {precision}"
     if device.type == "cpu":
         threads = torch.get_num_threads()
         words += f", {threads} thread" + ("s" if threads > 1 else "")

@@ -86,6 +86,19 @@ class Team:
         dist.all_reduce(answers, dist.ReduceOp.MAX, group=self.group)
         return answers.bool().tolist()
 
+    def any_later(self, *flags: bool) -> Callable[[], list[bool]]:
+        """Ask what `any` asks, and go on; what is returned waits for the answer."""
+        answers = torch.tensor(flags, dtype=torch.int32)
+        if self.size == 1:
+            return answers.bool().tolist
+        work = dist.all_reduce(answers, dist.ReduceOp.MAX, group=self.group, async_op=True)
+
+        def answer() -> list[bool]:
+            work.wait()
+            return answers.bool().tolist()
+
+        return answer
+
     def check_alike(self, key: str, value: Any, found: str) -> None:
         """Raise InputError in all processes unless `found` is the same in each.
 

@@ -20,7 +20,7 @@ from mobilenet_exp.core.errors import NonFiniteLossError, known_to_all
 from mobilenet_exp.data.mixing import Mixing
 from mobilenet_exp.data.views import Odd
 from mobilenet_exp.evaluation.predict import Batches
-from mobilenet_exp.machine.device import autocast
+from mobilenet_exp.machine.arithmetic import Precision, autocast
 from mobilenet_exp.training.distillation import Teacher
 from mobilenet_exp.training.ema import Average
 
@@ -38,10 +38,16 @@ class Learner:
     lr_at: Callable[[int], float]
     loss_fn: Callable[[Tensor, Tensor], Tensor]
     device: torch.device
-    # `model` itself, or what exchanges gradients between processes around it
-    wrapped: nn.Module
+    # `model` itself, or what stands around it (wrapping.py)
+    wrapped: Callable[[Tensor], Tensor]
+    # what exchanges gradients between processes, where there are several
+    exchange: DistributedDataParallel | None = None
     memory_format: torch.memory_format = torch.contiguous_format
-    precision: torch.dtype = torch.float32
+    precision: Precision = Precision.FLOAT32
+    # scales losses whose gradients `precision` cannot hold
+    scaler: torch.amp.GradScaler | None = None
+    # whether the passes are recorded as CUDA graphs
+    uses_graphs: bool = False
     # parts that a batch is cut into, one after the other
     accumulate: int = 1
     # what dropout follows, with the step; the process's rank keeps processes apart
@@ -91,7 +97,7 @@ def update(learner: Learner, parts: tuple, step: int, meter: TrainMeter) -> None
 
     `step` is the number of updates made before. An update whose gradients are not finite
     is left out where `skips_nonfinite` says so; NonFiniteLossError is raised after
-    MAX_SKIPS of them in a row. Nothing else here waits for the device.
+    MAX_SKIPS of them in a row. That and a scaler wait for the device; nothing else here does.
     """
     for group in learner.optimizer.param_groups:
         group["lr"] = learner.lr_at(step)
@@ -104,10 +110,11 @@ def update(learner: Learner, parts: tuple, step: int, meter: TrainMeter) -> None
         with exchange_of_gradients(learner, is_last=number == len(parts) - 1):
             loss, hits = learn_part(learner, images, labels, step)
         loss_sum, correct = loss_sum + loss * len(labels), correct + hits
-    if clip_gradients(learner):
-        learner.optimizer.step()
+    is_good = clip_gradients(learner)
+    move(learner, is_good=is_good)
+    if is_good:
         if learner.average:
-            learner.average.update(learner.model, step)
+            learner.average.update(step)
         meter.skipped_in_a_row = 0
         meter.loss_sum += loss_sum
         meter.correct += correct
@@ -126,19 +133,20 @@ def learn_part(
     targets = labels
     if learner.mixing:
         images, targets = learner.mixing(images, labels, step)
-    with autocast(learner.device, learner.precision):
+    with autocast(learner.device, learner.precision, caches_weights=not learner.uses_graphs):
         logits = learner.wrapped(images)
         loss = learner.loss_fn(logits, targets)
         if learner.teacher:
             loss = learner.teacher.join(loss, logits, images)
-    (loss / learner.accumulate).backward()
+    part = loss / learner.accumulate
+    (learner.scaler.scale(part) if learner.scaler else part).backward()
     return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
 
 def exchange_of_gradients(learner: Learner, *, is_last: bool) -> AbstractContextManager:
     """Let several processes exchange gradients once per update: with the last part."""
-    if isinstance(learner.wrapped, DistributedDataParallel) and not is_last:
-        return learner.wrapped.no_sync()
+    if learner.exchange and not is_last:
+        return learner.exchange.no_sync()
     return nullcontext()
 
 
@@ -149,10 +157,26 @@ def clip_gradients(learner: Learner) -> bool:
     """
     if learner.clip_grad_norm is None and not learner.skips_nonfinite:
         return True
+    if learner.scaler:
+        learner.scaler.unscale_(learner.optimizer)
     params = [each for each in learner.model.parameters() if each.grad is not None]
     norm = nn.utils.clip_grad_norm_(params, learner.clip_grad_norm or math.inf)
     # the same in every process: gradients have been exchanged
     return not learner.skips_nonfinite or math.isfinite(norm.item())
+
+
+def move(learner: Learner, *, is_good: bool) -> None:
+    """Let the optimizer move the weights along good gradients.
+
+    With a scaler that is left out where they overflow, and their scale falls.
+    """
+    if learner.scaler is None:
+        if is_good:
+            learner.optimizer.step()
+        return
+    if is_good:
+        learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
 
 
 def set_training_mode(learner: Learner) -> None:
@@ -203,7 +227,7 @@ def reestimate_bn(
     device: torch.device,
     *,
     num_batches: int,
-    precision: torch.dtype = torch.float32,
+    precision: Precision = Precision.FLOAT32,
 ) -> None:
     """Replace BatchNorm's running statistics by plain averages over `num_batches`.
 

@@ -9,6 +9,7 @@ from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import import_modules
+from mobilenet_exp.machine.arithmetic import select_precision, set_tf32
 from mobilenet_exp.machine.device import (
     keep_freed_memory,
     select_device,
@@ -63,10 +64,12 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
     with said_by_each():
         import_modules(config.run.imports)
         device = select_device(config.run.device)
+        precision = select_precision(config.run.precision, device, is_training=True)
     set_threads(config.run.threads)
     if config.run.keep_memory and device.type == "cpu":
         keep_freed_memory()
     set_determinism(config.run.deterministic)
+    set_tf32(precision)
     folder = Path(config.run.root) / run_name(config)
     checkpoints = folder / "checkpoints"
     with listening() as stop, joined(device) as team, contextlib.ExitStack() as opened:

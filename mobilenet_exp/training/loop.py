@@ -5,14 +5,14 @@ alike in every process; in all but the first one they are silent.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mobilenet_exp.core.console import Show
-from mobilenet_exp.core.errors import NonFiniteLossError, RunError, known_to_all
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError, RunError, known_to_all
 from mobilenet_exp.core.text import duration
 from mobilenet_exp.data.views import BAD_IMAGE_ADVICE, Odd, name_of
 from mobilenet_exp.evaluation import metrics
@@ -23,9 +23,6 @@ from mobilenet_exp.training.engine import TrainMeter
 from mobilenet_exp.training.record import Record
 from mobilenet_exp.training.saving import Checkpointer
 from mobilenet_exp.training.session import Session, check_finite
-
-# Updates between two looks at the loss on a GPU; each look waits for the device.
-CHECK_EVERY = 50
 
 
 def train_epochs(session: Session, checkpointer: Checkpointer, record: Record) -> None:
@@ -47,6 +44,8 @@ def train_epoch(session: Session, checkpointer: Checkpointer, record: Record) ->
     for _ in make_updates(session, record.show):
         record.update()
         checkpointer.after_update()
+    checkpointer.after_updates()
+    check_finite(session)
     started = time.perf_counter()
     found, is_best = finish_epoch(session)
     session.team.together(lambda: record.epoch(found))
@@ -58,19 +57,14 @@ def make_updates(session: Session, show: Show) -> Iterator[None]:
     """Make the updates that are left of the epoch, and yield after each.
 
     `show(batches, label, total)` passes batches on and may draw a bar. Images,
-    augmentation, mixing and dropout follow from the seed and the step alone. Raises
-    NonFiniteLossError in all processes, at the update itself on a CPU, elsewhere within
-    CHECK_EVERY of it.
+    augmentation, mixing and dropout follow from the seed and the step alone.
     """
     progress, learner, sampler = session.progress, session.learner, session.loaders.sampler
     sampler.set_position(progress.epoch + 1, progress.update)
     session.meter.to(learner.device)
     engine.set_training_mode(learner)
-    check_every = 1 if learner.device.type == "cpu" else CHECK_EVERY
     session.pace.begin_epoch()
-    batches = show(
-        _batches(session, iter(session.loaders.train)), lambda: _label(session), len(sampler)
-    )
+    batches = show(_train_batches(session), lambda: _label(session), len(sampler))
     started = time.perf_counter()
     for parts in zip(*[iter(batches)] * learner.accumulate, strict=True):
         engine.update(learner, parts, session.step, session.meter)
@@ -80,8 +74,6 @@ def make_updates(session: Session, show: Show) -> Iterator[None]:
         session.pace.add(now - started, sampler.batch_size)
         progress.seconds += now - started
         started = now
-        if progress.update % check_every == 0 or progress.update == sampler.num_updates:
-            check_finite(session)
         yield
 
 
@@ -93,23 +85,49 @@ def _label(session: Session) -> str:
     return f"{epoch}, {duration(session.pace.left(*session.to_come)[1])} left of the run"
 
 
-def _batches(session: Session, loaded: Iterator[list], *, is_counted: bool = True) -> Iterator:
-    """Pass the training batches on; one that cannot be loaded in one process ends all.
+def _train_batches(session: Session) -> Iterator[list[Tensor]]:
+    """Pass on the training batches that are left of the epoch.
 
-    `is_counted`: whether the epoch's figures are about these batches.
+    A process that cannot load its images goes on with empty ones until all have heard of
+    it: the others wait for its gradients.
     """
-    while True:
+    sampler, loaded = session.loaders.sampler, iter(session.loaders.train)
+    for _ in range(len(sampler)):
         asked = time.perf_counter()
-        batch = session.team.together(lambda: next(loaded, None))
-        if batch is None:
-            return
-        if is_counted:
-            waited = time.perf_counter() - asked
-            session.pace.waiting += waited
-            session.meter.waiting += waited
-        *tensors, odd = batch
-        session.meter.note(odd if is_counted else Odd(odd.left_out))
+        tensors = _stand_in(session) if session.problem else _next(session, loaded)
+        waited = time.perf_counter() - asked
+        session.pace.waiting += waited
+        session.meter.waiting += waited
         yield tensors
+
+
+def _next(session: Session, loaded: Iterator[list]) -> list[Tensor]:
+    """Return the next training batch; where there are other processes, one that stands in."""
+    try:
+        *tensors, odd = next(loaded)
+    except (InputError, RunError) as error:
+        if session.team.size == 1:
+            raise
+        session.problem = error
+        return _stand_in(session)
+    session.meter.note(odd)
+    return tensors
+
+
+def _stand_in(session: Session) -> list[Tensor]:
+    sampler, device = session.loaders.sampler, session.learner.device
+    side = sampler.side_at(session.progress.epoch + 1)
+    images = torch.zeros(sampler.part_size, 3, side, side, device=device)
+    return [images, torch.zeros(sampler.part_size, dtype=torch.long)]
+
+
+def _bn_batches(session: Session, count: int) -> Iterable[tuple[Tensor, ...]]:
+    """Pass on the batches that statistics are estimated from; all processes fail together."""
+    loaded = session.loaders.train.first(count)
+    while batch := session.team.together(lambda: next(loaded, None)):
+        *tensors, odd = batch
+        session.meter.note(Odd(odd.left_out))
+        yield tuple(tensors)
 
 
 def _val_batches(session: Session) -> Iterator:
@@ -141,10 +159,10 @@ def finish_epoch(session: Session) -> tuple[dict[str, float], bool]:
     found = {f"train/{key}": value for key, value in _train_metrics(session).items()}
     scores: dict[str, float] | None = None
     if _is_evaluated(session):
-        scores = _score(session, learner.model)
+        scores = _score(session, learner.model, is_last=not learner.average)
         found |= {f"val/{key}": value for key, value in scores.items()}
         if learner.average:
-            scores = _score(session, learner.average.model)
+            scores = _score(session, learner.average.model, is_last=True)
             found |= {f"val_ema/{key}": value for key, value in scores.items()}
     found |= _odd_images(session)
     found |= {f"system/{key}": value for key, value in peak_memory(learner.device).items()}
@@ -192,21 +210,23 @@ def _train_metrics(session: Session) -> dict[str, float]:
     return found
 
 
-def _score(session: Session, model: nn.Module) -> dict[str, float]:
-    """Score one network, the first process's, on every image once, shared among all."""
+def _score(session: Session, model: nn.Module, *, is_last: bool) -> dict[str, float]:
+    """Score one network, the first process's, on every image once, shared among all.
+
+    `is_last`: no training images are needed any more before the next epoch's.
+    """
     learner, team, loaders = session.learner, session.team, session.loaders
     num_batches = session.config.train.precise_bn_batches
     if num_batches and not learner.frozen_bn:
         loaders.sampler.set_position(session.progress.epoch + 1)
         torch.manual_seed(session.config.train.seed)
-        loaded = loaders.train.first(num_batches)
-        batches, precision = _batches(session, loaded, is_counted=False), session.eval_precision
+        batches, precision = _bn_batches(session, num_batches), session.eval_precision
         engine.reestimate_bn(
             model, batches, learner.device, num_batches=num_batches, precision=precision
         )
         team.average_buffers(model)
     team.share_buffers(model)
-    if session.progress.epoch + 1 < session.config.train.epochs:
+    if is_last and session.progress.epoch + 1 < session.config.train.epochs:
         # the next epoch's first images are read while this one is scored
         loaders.sampler.set_position(session.progress.epoch + 2)
         loaders.train.begin()

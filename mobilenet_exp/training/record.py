@@ -14,7 +14,7 @@ from mobilenet_exp.config.identity import learned_words, run_label
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.machine.device import describe_device, peak_memory, precision_name
+from mobilenet_exp.machine.device import describe_device, peak_memory
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
 from mobilenet_exp.tracking import terminal
@@ -174,7 +174,7 @@ def what_runs(session: Session) -> dict[str, Any]:
         "devices": session.team.size,
         "workers": loaders.train.reader.workers,
         "threads": torch.get_num_threads(),
-        "precision": precision_name(learner.precision),
+        "precision": learner.precision.value,
     }
     return found
 
@@ -278,6 +278,6 @@ def _results(
         **{"peak_memory_mb": None} | peak_memory(session.learner.device),
         "left_out": progress.left_out,
         "passed_over": session.loaders.others,
-        "precision": precision_name(session.learner.precision),
+        "precision": session.learner.precision.value,
         **comparison.to_results(progress.top1, progress.top5),
     }

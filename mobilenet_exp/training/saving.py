@@ -15,7 +15,14 @@ from mobilenet_exp.core.errors import InputError, NonFiniteLossError, known_to_a
 from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import engine
 from mobilenet_exp.training.engine import TrainMeter
-from mobilenet_exp.training.session import Progress, Session, check_finite
+from mobilenet_exp.training.session import (
+    Progress,
+    Session,
+    check_finite,
+    check_loaded,
+    not_finite,
+)
+from mobilenet_exp.training.signals import Flags, LossWatch
 from mobilenet_exp.training.writing import Writer, host_copy
 from mobilenet_exp.weights.checkpoint import load_latest, restore_model, save_checkpoint
 
@@ -32,7 +39,8 @@ class Checkpointer:
     def __init__(self, session: Session, folder: Path, stop: Stop) -> None:
         self.session, self.folder, self.stop = session, folder, stop
         self._writer = Writer()
-        self._saved_at = time.monotonic()
+        self._watch = LossWatch(session.learner.device)
+        self._asked_at = time.monotonic()
 
     def before_first_update(self) -> None:
         """Save where a run must be able to go back to its start."""
@@ -40,24 +48,48 @@ class Checkpointer:
             self._save()
 
     def after_update(self) -> None:
-        """Save if it is time to, and raise Preempted once saved if the run is to stop."""
-        every = self.session.config.run.save_every_minutes
-        # the first process has the clock
-        is_due = (
-            self.session.team.is_first
-            and every is not None
-            and time.monotonic() - self._saved_at >= 60 * every
+        """Send what this process has to say, and act on what is heard from all.
+
+        Saves if it is time to, and raises Preempted once saved if the run is to stop. Raises
+        in all processes what kept one from loading its images, or NonFiniteLossError.
+        """
+        session = self.session
+        flags = Flags(
+            save_is_due=self._is_due(),
+            is_to_stop=self._is_asked_to_stop,
+            cannot_write=self._writer.has_failed,
+            cannot_load=session.problem is not None,
+            is_not_finite=self._watch.is_bad(session.meter.loss_sum),
         )
-        is_due, is_to_stop, has_failed = self.session.team.any(
-            is_due, self._is_asked_to_stop, self._writer.has_failed
-        )
-        if has_failed:
+        self._act(session.signals.exchange(flags))
+
+    def after_updates(self) -> None:
+        """Act on what was said after an epoch's last update, and is not heard yet."""
+        self._act(self.session.signals.last())
+
+    def _act(self, heard: Flags) -> None:
+        if heard.cannot_load:
+            check_loaded(self.session)
+        if heard.is_not_finite or heard.is_to_stop:
+            # nobody will hear what is under way
+            self.session.signals.last()
+        if heard.is_not_finite:
+            raise not_finite(self.session, self.session.step - 1 - self.session.signals.delay)
+        if heard.cannot_write:
             self.finish()
-        if is_due or is_to_stop:
+        if heard.save_is_due or heard.is_to_stop:
             self._save()
-        if is_to_stop:
+        if heard.is_to_stop:
             self.finish()
             raise self.stop.preempted(self.session.progress.words())
+
+    def _is_due(self) -> bool:
+        """Return whether it is time to save; the first process has the clock."""
+        every = self.session.config.run.save_every_minutes
+        is_due = every is not None and time.monotonic() - self._asked_at >= 60 * every
+        if is_due:
+            self._asked_at = time.monotonic()
+        return is_due and self.session.team.is_first
 
     def after_epoch(self, *, is_best: bool) -> None:
         """Save a completed epoch; raise Preempted if the run is to stop before its end."""
@@ -118,7 +150,7 @@ class Checkpointer:
 
     def _save(self, *, is_best: bool = False) -> None:
         save(self.session, self.folder, self._writer, is_best=is_best)
-        self._saved_at = time.monotonic()
+        self._asked_at = time.monotonic()
 
     def _with_advice(self, error: NonFiniteLossError) -> NonFiniteLossError:
         last = self.folder / "last.pt"
@@ -132,8 +164,10 @@ def save(session: Session, folder: Path, writer: Writer, *, is_best: bool = Fals
 
     Every process calls this, the first one writes what is to be saved now, while training
     goes on. The checkpoint before becomes `previous.pt`. Raises NonFiniteLossError instead of
-    saving what is not finite, and RunError if the checkpoint before could not be written.
+    saving what is not finite, what kept a process from loading its images, and RunError if
+    the checkpoint before could not be written.
     """
+    check_loaded(session)
     meters = session.team.gather(session.meter.state_dict())
     check_finite(session)
     (is_bad,) = session.team.any(not engine.is_finite(session.model))
@@ -170,6 +204,8 @@ def _state(session: Session, meters: list) -> dict[str, Any]:
     }
     if learner.average:
         state["model_ema"] = learner.average.state_dict()
+    if learner.scaler:
+        state["scaler"] = learner.scaler.state_dict()
     return host_copy(state)
 
 
@@ -206,6 +242,8 @@ def _restore(session: Session, state: dict[str, Any], path: Path) -> None:
     learner = session.learner
     restore_model(session.model, state, path)
     learner.optimizer.load_state_dict(state["optimizer"])
+    if learner.scaler and "scaler" in state:
+        learner.scaler.load_state_dict(state["scaler"])
     if learner.average:
         restore_model(learner.average.model, state | {"model": state["model_ema"]}, path)
 

@@ -3,18 +3,17 @@
 Prints nothing and logs nothing.
 """
 
-import inspect
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.core.errors import InputError, NonFiniteLossError, known_to_all
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError, RunError, known_to_all
 from mobilenet_exp.core.text import examples, plural
 from mobilenet_exp.data.loaders import Loaders, Reading, build_loaders
 from mobilenet_exp.data.mixing import build_mixing
-from mobilenet_exp.machine.device import memory_format, select_device, select_precision
+from mobilenet_exp.machine.arithmetic import Precision, memory_format, select_precision
+from mobilenet_exp.machine.device import select_device
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.training.distillation import build_teacher
@@ -24,7 +23,9 @@ from mobilenet_exp.training.losses import build_loss
 from mobilenet_exp.training.optim import build_optimizer
 from mobilenet_exp.training.pace import Pace
 from mobilenet_exp.training.schedule import build_schedule
+from mobilenet_exp.training.signals import Signals
 from mobilenet_exp.training.synced_bn import synchronise_bn
+from mobilenet_exp.training.wrapping import wrap
 from mobilenet_exp.weights.loaded import adopt_asked, config_model, weights_and_model
 from mobilenet_exp.weights.loading import Weights
 
@@ -68,7 +69,7 @@ class Progress:
 
 @dataclass
 class Session:
-    """A training under way; only `learner`, `progress` and `meter` change.
+    """A training under way; what is configured stays, how far it is changes.
 
     `config` is what runs: settings that were left open are filled in.
     """
@@ -78,11 +79,14 @@ class Session:
     loaders: Loaders
     num_classes: int
     learner: Learner
-    eval_precision: torch.dtype = torch.float32
+    signals: Signals
+    eval_precision: Precision = Precision.FLOAT32
     progress: Progress = field(default_factory=Progress)
     # sums over the current epoch, of this process
     meter: TrainMeter = field(default_factory=TrainMeter)
     pace: Pace = field(default_factory=Pace)
+    # why this process could not load its images
+    problem: InputError | RunError | None = None
     # what there is to know about the weights it starts from, a line each
     notes: tuple[str, ...] = ()
 
@@ -139,6 +143,7 @@ def build_session(config: Config, team: Team | None = None, *, is_new: bool = Tr
         loaders,
         num_classes,
         _build_learner(config, model, team, device, loaders, num_classes),
+        Signals(team),
         eval_precision=select_precision(config.run.precision, device, is_training=False),
         notes=(*notes, *_passed_over(loaders)),
     )
@@ -170,24 +175,34 @@ def describe_task(session: Session) -> str:
 
 
 def connect(session: Session) -> None:
-    """Let all processes exchange gradients; every process of the team calls this."""
-    if session.team.size > 1:
-        # statistics are shared before they count, not at each forward pass
-        # (older torch knows the second name alone)
-        known = inspect.signature(DistributedDataParallel).parameters
-        names = [each for each in ("forward_sync_buffers", "broadcast_buffers") if each in known]
-        session.learner.wrapped = DistributedDataParallel(
-            session.model, gradient_as_bucket_view=True, **{names[0]: False}
-        )
+    """Put around the network what the run asks for; every process of the team calls this."""
+    sampler, epochs = session.loaders.sampler, session.config.train.epochs
+    sides = {sampler.side_at(epoch) for epoch in range(1, epochs + 1)}
+    wrap(session.learner, session.config, session.team.size, sides, sampler.part_size)
 
 
 def check_finite(session: Session) -> None:
-    """Raise NonFiniteLossError in all processes if a loss so far was not finite in one."""
+    """Raise NonFiniteLossError in all processes if a loss so far was not finite in one.
+
+    Waits for the device and for the other processes.
+    """
     (is_bad,) = session.team.any(not session.meter.loss_sum.isfinite().item())
     if is_bad:
-        where = f"epoch {session.progress.epoch + 1}, step {session.step - 1}"
-        problem = f"the loss is not finite at {where}, lr {session.last_lr:.3g}"
-        raise known_to_all(NonFiniteLossError(problem))
+        raise not_finite(session, session.step - 1)
+
+
+def not_finite(session: Session, step: int) -> NonFiniteLossError:
+    """Return what all processes raise for a loss that was not finite."""
+    where = f"epoch {session.progress.epoch + 1}, step {step}"
+    problem = f"the loss is not finite at {where}, lr {session.learner.lr_at(step):.3g}"
+    return known_to_all(NonFiniteLossError(problem))
+
+
+def check_loaded(session: Session) -> None:
+    """Raise in all processes what kept one of them from loading its images."""
+    problems = [each for each in session.team.gather(session.problem) if each]
+    if problems:
+        raise known_to_all(problems[0])
 
 
 def _build_model(
@@ -234,7 +249,7 @@ def _build_learner(
     num_classes: int,
 ) -> Learner:
     train, is_probe = config.train, config.train.trainable == "classifier"
-    layout = memory_format(config.run.memory_format)
+    layout = memory_format(config.run.memory_format, device)
     model = model.to(device, memory_format=layout)
     if is_probe:
         model.requires_grad_(False)
@@ -247,6 +262,8 @@ def _build_learner(
             model, decay=train.ema_decay, every=train.ema_every, warmup=train.ema_warmup
         )
     teacher = build_teacher(config, loaders.classes, num_classes)
+    precision = select_precision(config.run.precision, device, is_training=True)
+    scaler = torch.amp.GradScaler(device.type) if precision.needs_scaler else None
     return Learner(
         model=model,
         wrapped=model,
@@ -261,7 +278,8 @@ def _build_learner(
         loss_fn=build_loss(train.loss, train.label_smoothing),
         device=device,
         memory_format=layout,
-        precision=select_precision(config.run.precision, device, is_training=True),
+        precision=precision,
+        scaler=scaler,
         accumulate=train.accumulate,
         seed=train.seed,
         rank=team.rank,

@@ -16,7 +16,10 @@ from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.machine.elastic import launch
-from mobilenet_exp.training.loop import finish_epoch, make_updates
+from mobilenet_exp.machine.preemption import Stop
+from mobilenet_exp.training.loop import finish_epoch, make_updates, train_epoch
+from mobilenet_exp.training.record import Record
+from mobilenet_exp.training.saving import Checkpointer
 from mobilenet_exp.training.session import build_session, connect
 
 CPU = torch.device("cpu")
@@ -116,7 +119,7 @@ def test_a_process_that_dies_is_restarted_in_the_same_folder(tmp_path):
     assert [row["epoch"] for row in rows(folder_of(tmp_path))] == list(range(1, 9))
 
 
-def _alone_in_trouble(config, where) -> str:
+def _alone_in_trouble(config, where, folder) -> str:
     """Fail in the second process only, where it is said; return what the first one hears."""
     torch.set_num_threads(1)
     with joined(CPU) as team:
@@ -129,9 +132,7 @@ def _alone_in_trouble(config, where) -> str:
         if team.rank == 1 and where == "loading":
             session.loaders.train.view.images = _Broken()
         try:
-            for _ in make_updates(session, no_progress):
-                pass
-            finish_epoch(session)
+            train_epoch(session, Checkpointer(session, folder, Stop()), Record())
         except RunError as error:
             return str(error)
     return "nothing"
@@ -152,10 +153,13 @@ class _Broken:
         ("loading", "photo.jpg cannot be decoded: not an image; to resume, repair"),
     ],
 )
-def test_what_fails_in_one_process_ends_all_of_them(quick, where, heard):
+def test_what_fails_in_one_process_ends_all_of_them(quick, tmp_path, where, heard):
     config = quick(*SHARED)
-    answer = launch(_alone_in_trouble, (config, where), processes=2, max_restarts=0)
+    words = (config, where, tmp_path)
+    answer = launch(_alone_in_trouble, words, processes=2, max_restarts=0)
     assert answer.startswith(heard)
+    # what was learned from images that stood in for those that failed is kept nowhere
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 def _dies() -> None:

@@ -25,20 +25,20 @@ def test_an_average_warms_up_to_its_decay_and_covers_statistics():
     with torch.no_grad():
         net[0].weight.fill_(1.0)
         net[1].running_mean.fill_(1.0)
-    average.update(net, 0)
+    average.update(0)
     assert average.model[1].running_mean.sum() == 0
-    average.update(net, 1)
+    average.update(1)
     # the first step takes the weights over: nothing of the initial ones stays
     assert torch.equal(average.model[0].weight, net[0].weight)
     assert torch.equal(average.model[1].running_mean, net[1].running_mean)
     with torch.no_grad():
         net[1].running_mean.fill_(2.0)
     for step in range(2, 2000):
-        average.update(net, step)
+        average.update(step)
     before = average.model[1].running_mean.clone()
     with torch.no_grad():
         net[1].running_mean.fill_(3.0)
-    average.update(net, 2001)
+    average.update(2001)
     torch.testing.assert_close(average.model[1].running_mean, 0.9 * before + 0.1 * 3.0)
 
 

@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.data.mixing import build_mixing
+from mobilenet_exp.machine.arithmetic import Precision
 from mobilenet_exp.models import build_model
-from mobilenet_exp.training import engine
+from mobilenet_exp.training import engine, optim
 from mobilenet_exp.training.ema import Average
 from mobilenet_exp.training.engine import Learner, TrainMeter
 from mobilenet_exp.training.losses import build_loss
@@ -53,6 +54,12 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", stand_in)
 
 
+@pytest.fixture(autouse=True)
+def unfused(monkeypatch):
+    """Torch's fused rules have no fake kernels."""
+    monkeypatch.setattr(optim, "_is_on_cuda", lambda groups: None)
+
+
 LEARNING: list[nn.Parameter] = []
 
 
@@ -69,7 +76,7 @@ def _learner(
         lr_at=lambda step: 0.01 / (1 + step),
         loss_fn=build_loss("cross_entropy", 0.1),
         device=device,
-        precision=torch.bfloat16,
+        precision=Precision.BFLOAT16,
         **options,
     )
 
@@ -103,7 +110,7 @@ def test_every_family_learns_and_answers_there_without_a_wait(name):
 @pytest.mark.parametrize("name", ["v1", "v3_small", "v4_conv_small", "v4_hybrid_medium"])
 def test_no_block_asks_what_is_in_a_tensor_on_its_way_back(name):
     learner = _learner(name, device=CPU)
-    learner.precision = torch.float32
+    learner.precision = Precision.FLOAT32
     _update_twice(learner)
 
 

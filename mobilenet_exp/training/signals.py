@@ -1,0 +1,87 @@
+"""What the processes of a training tell each other beside its updates. Knows no session."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mobilenet_exp.machine.distributed import Team
+
+# updates between two looks at the loss where each look waits for the device
+LOOK_EVERY = 50
+
+
+class Flags(NamedTuple):
+    """What one process has to say after an update, or what is true of any of them."""
+
+    save_is_due: bool = False
+    is_to_stop: bool = False
+    cannot_write: bool = False
+    cannot_load: bool = False
+    is_not_finite: bool = False
+
+
+class Signals:
+    """Flags of all processes, sent with one update and heard after the next.
+
+    The exchange runs beside the update, and no process waits for it. A process that is
+    alone hears its own flags at once.
+    """
+
+    def __init__(self, team: Team) -> None:
+        self._team = team
+        self._answer: Callable[[], list[bool]] | None = None
+
+    @property
+    def delay(self) -> int:
+        """Return how many updates ago what is heard was said."""
+        return 0 if self._team.size == 1 else 1
+
+    def exchange(self, flags: Flags) -> Flags:
+        """Send this process's flags; return all processes' of `delay` updates ago."""
+        if not self.delay:
+            return flags
+        heard = self.last()
+        self._answer = self._team.any_later(*flags)
+        return heard
+
+    def last(self) -> Flags:
+        """Wait for flags that are under way, if there are any, and return them."""
+        answer, self._answer = self._answer, None
+        return Flags(*answer()) if answer else Flags()
+
+
+class LossWatch:
+    """Tells whether a sum of losses is finite, if it can, without waiting for the device.
+
+    On a CPU it tells at once. From CUDA the answer is copied beside the work, and told when
+    it has come; elsewhere every LOOK_EVERY updates.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._looks = 0
+        self._copied: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def is_bad(self, loss_sum: Tensor) -> bool:
+        """Return whether the sum is known not to be finite."""
+        if self.device.type == "cuda":
+            return self._is_bad_on_cuda(loss_sum)
+        self._looks += 1
+        if self.device.type != "cpu" and self._looks % LOOK_EVERY:
+            return False
+        return not loss_sum.isfinite().item()
+
+    def _is_bad_on_cuda(self, loss_sum: Tensor) -> bool:
+        is_bad = False
+        if self._copied and self._copied[1].query():
+            is_bad = not self._copied[0].item()
+            self._copied = None
+        if self._copied is None:
+            answer = torch.empty((), dtype=torch.bool, pin_memory=True)
+            answer.copy_(loss_sum.isfinite(), non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+            self._copied = answer, copied
+        return is_bad

@@ -1,0 +1,174 @@
+"""Compiled networks, recorded passes, scaled losses: what they change, and what they may not."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from mobilenet_exp import train
+from mobilenet_exp.config.identity import run_name
+from mobilenet_exp.core.console import no_progress
+from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.machine.arithmetic import Precision
+from mobilenet_exp.training import wrapping
+from mobilenet_exp.training.loop import make_updates
+from mobilenet_exp.training.session import build_session, connect
+from mobilenet_exp.weights.checkpoint import load_checkpoint
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+WORDS = (
+    "data=fake", "data.resolution=32", "data.args.num_images=64", "data.batch_size=16",
+    "train.epochs=1", "model.dropout=0",
+)  # fmt: skip
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Trace as torch.compile does, and run the operators as they are: no compiler is needed."""
+    compile_ = partial(torch.compile, backend="aot_eager")
+
+    def compiled(network, *, dynamic, mode):
+        assert not dynamic
+        return compile_(network, dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    yield
+    torch._dynamo.reset()
+
+
+def _updates(config) -> tuple[list[float], dict]:
+    session = build_session(config)
+    connect(session)
+    losses = []
+    for _ in make_updates(session, no_progress):
+        losses.append(session.meter.loss_sum.item())
+    return losses, session.model.state_dict()
+
+
+def test_a_compiled_network_learns_the_same_under_the_same_names(quick, traced):
+    plain, weights = _updates(quick(*WORDS))
+    found, ours = _updates(quick(*WORDS, "run.compile=true"))
+    assert found == pytest.approx(plain, rel=1e-4)
+    assert list(ours) == list(weights)
+
+
+def test_a_compiled_run_is_the_plain_run_s_continuation(quick, tmp_path, traced):
+    config = quick(*WORDS, "run.compile=true", "run.save_every_minutes=0")
+    train(config)
+    folder = tmp_path / "runs" / run_name(config)
+    state = load_checkpoint(folder / "checkpoints" / "last.pt")
+    assert not [key for key in state["model"] if "orig_mod" in key]
+    # it is no other run, as precision is none
+    assert run_name(quick(*WORDS)) == run_name(config)
+    assert train(quick(*WORDS))["epochs"] == 1
+
+
+def test_each_side_is_compiled_and_no_more_than_is_known(quick, traced):
+    words = ("data.progressive_from=32", "data.resolution=64", "train.epochs=2")
+    session = build_session(quick(*WORDS, *words, "run.compile=true"))
+    connect(session)
+    for epoch in range(2):
+        session.progress.epoch = epoch
+        for _ in make_updates(session, no_progress):
+            pass
+    assert torch._dynamo.config.fail_on_recompile_limit_hit
+
+
+def test_what_cannot_be_compiled_is_one_line(quick, monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    call = wrapping.compiled(nn.Linear(2, 2), None)
+    with pytest.raises(RunError, match="cannot be compiled: no C.. compiler; run.compile=false"):
+        call(torch.ones(1, 2))
+    torch._dynamo.reset()
+
+
+def _on_cuda(session):
+    return replace(session.learner, device=CUDA)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ((), ""),
+        (("train.accumulate=2",), "needs train.accumulate=1"),
+        (("data.progressive_from=32", "data.resolution=64"), "needs images of one side"),
+    ],
+)
+def test_graphs_are_for_passes_that_are_all_alike(quick, words, problem):
+    config = quick(*WORDS, "train.epochs=2", *words)
+    session = build_session(config)
+    sides = {32, 64} if "data.progressive_from=32" in words else {32}
+
+    def asked(value, learner=None, processes=1):
+        asked_for = replace(config, run=replace(config.run, cuda_graphs=value))
+        return wrapping.uses_graphs(asked_for, learner or _on_cuda(session), processes, sides)
+
+    assert not asked("False")
+    assert asked("auto") == (not problem)
+    if problem:
+        with pytest.raises(InputError, match=f"run.cuda_graphs=true: {problem}"):
+            asked("True")
+        return
+    assert asked("True")
+    with pytest.raises(InputError, match="needs a CUDA device"):
+        asked("true", session.learner)
+    with pytest.raises(InputError, match="needs a training in one process"):
+        asked("true", processes=2)
+    assert not asked("auto", session.learner)
+
+
+def test_recording_changes_no_statistics_and_not_the_network(quick, monkeypatch):
+    session = build_session(quick(*WORDS))
+    learner = session.learner
+    before = {key: value.clone() for key, value in session.model.state_dict().items()}
+    shapes = []
+
+    def record(network, inputs):
+        shapes.append([each.shape for each in inputs])
+        network(*inputs)
+        network.forward = lambda images: "replayed"
+        return network
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    forward = wrapping.graphed(learner, 16, 32)
+    assert shapes == [[(16, 3, 32, 32)]]
+    assert forward(torch.ones(1)) == "replayed"
+    assert session.model(torch.randn(2, 3, 32, 32)).shape == (2, session.num_classes)
+    learner.model.load_state_dict(before)
+    forward = wrapping.graphed(learner, 16, 32)
+    for key, value in session.model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_float16_scales_its_loss_and_resumes_to_the_bit(quick_in, tmp_path):
+    words = (*WORDS, "train.epochs=2", "run.precision=float16", "optimizer=sgd")
+    whole, parts = (quick_in(tmp_path / name, *words) for name in ("whole", "parts"))
+    train(whole)
+    session = build_session(parts)
+    assert session.learner.precision is Precision.FLOAT16
+    train(replace(parts, train=replace(parts.train, epochs=2)))
+    ours, theirs = (
+        load_checkpoint(next((tmp_path / name).rglob("last.pt"))) for name in ("whole", "parts")
+    )
+    assert ours["scaler"]["scale"] > 1
+    assert ours["scaler"] == theirs["scaler"]
+    assert all(map(torch.equal, ours["model"].values(), theirs["model"].values()))
+
+
+@pytest.mark.parametrize("rule", ["stop", "skip"])
+def test_gradients_that_overflow_move_nothing_and_halve_the_scale(quick, rule):
+    words = ("run.precision=float16", f"train.on_nonfinite={rule}")
+    session = build_session(quick(*WORDS, *words))
+    scaler = session.learner.scaler
+    scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**30})
+    before = {key: value.clone() for key, value in session.model.named_parameters()}
+    next(make_updates(session, no_progress))
+    assert scaler.get_scale() == 2.0**29
+    assert session.meter.num_skipped == (rule == "skip")
+    for key, value in session.model.named_parameters():
+        assert torch.equal(value, before[key]), key
