@@ -13,6 +13,11 @@ PROGRAMS = {"pack": ("WORDS", "pack folders of images into shards; see pack --he
 
 # command: its module, what it takes, what it does
 COMMANDS = {
+    "average": (
+        "mobilenet_exp.weights.averaging",
+        "RUN [COUNT]",
+        "average the checkpoints that run.keep_best has kept",
+    ),
     "photos": (
         "mobilenet_exp.datasets.photos",
         "FOLDER",

@@ -156,6 +156,10 @@ class DataConfig(ImagesConfig):
     augment: str = field(default="random_resized_crop", metadata=ALWAYS)
     # smallest share of the image's area that random_resized_crop and inception crop
     min_crop_area: float = 0.08
+    # method by which training resizes: bilinear, bicubic, or random: one of both for each image
+    train_interpolation: str = "bilinear"
+    # most by which brightness, contrast and saturation change, in shares; 0: not at all
+    color_jitter: float = 0.0
     # imagenet or cifar10 (AutoAugment), ta_wide (TrivialAugment), or RandAugment in timm's
     # notation, e.g. rand-m9-mstd0.5; null: none
     auto_augment: str | None = None
@@ -277,6 +281,9 @@ class RunConfig(EvalRunConfig):
     # minutes between two lines about an epoch under way, where there is no terminal to draw
     # a bar in; 0: every update; null: none
     log_every_minutes: float | None = 5.0
+    # how many of the epochs that improved top-1, the last ones, keep their checkpoints, to be
+    # averaged by `python -m mobilenet_exp average`
+    keep_best: int = 0
     # updates whose operators are traced, after the first 3, into the run's folder; 0: none
     profile: int = 0
     # whether torch.compile makes kernels of its own of the training's network; needs a C++

@@ -40,14 +40,15 @@ def as_pixels(image: Tensor | Image.Image) -> np.ndarray:
     return image.numpy().transpose(1, 2, 0)
 
 
-def resize(pixels: np.ndarray, out: np.ndarray, *, exact: bool) -> None:
-    """Resize an array (H, W, 3) bilinearly into `out` (h, w, 3), both uint8."""
+def resize(pixels: np.ndarray, out: np.ndarray, interpolation: str, *, exact: bool) -> None:
+    """Resize an array (H, W, 3) into `out` (h, w, 3), both uint8."""
     if pixels.shape == out.shape:
         out[:] = pixels
     elif exact:
-        out[:] = as_pixels(F.resize(as_image(pixels, exact=True), list(out.shape[:2])))
+        image, method = as_image(pixels, exact=True), v2.InterpolationMode(interpolation)
+        out[:] = as_pixels(F.resize(image, list(out.shape[:2]), method))
     else:
-        _kernel(pixels, out, "bilinear")
+        _kernel(pixels, out, interpolation)
 
 
 def _kernel(

@@ -6,7 +6,7 @@ Knows no data set. What is random follows from the image's own draws; only the p
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,10 @@ RAND_AUGMENT = re.compile(r"rand(-(m|n|p|mstd|mmax)\d+(\.\d+)?|-inc[01])+")
 AUGMENTS = ("random_resized_crop", "inception", "pad_crop_flip", "affine", "none")
 FLIPS = ("random_resized_crop", "inception", "pad_crop_flip")
 FLIPPED = 0.5
+INTERPOLATIONS = ("bilinear", "bicubic")
+# slim's inception preprocessing: the most by which brightness, contrast, saturation and hue
+# change
+INCEPTION = (32 / 255, 0.5, 0.5, 0.2)
 
 
 class Late(NamedTuple):
@@ -42,9 +46,9 @@ class Late(NamedTuple):
 class TrainTransform:
     """The augmentation that `data` describes, up to normalisation.
 
-    In this order: `augment`, `auto_augment`; then `random_erase`, which is drawn here and
-    done after normalisation. `side` in pixels replaces `train_resolution`, and that
-    `resolution`.
+    In this order: `augment`, `color_jitter`, `auto_augment`; then `random_erase`, which is
+    drawn here and done after normalisation. `side` in pixels replaces `train_resolution`, and
+    that `resolution`.
     """
 
     def __init__(self, data: DataConfig, side: int | None = None) -> None:
@@ -53,6 +57,12 @@ class TrainTransform:
         if data.augment not in AUGMENTS:
             problem = f"not known; allowed: {', '.join(AUGMENTS)}"
             raise InputError("data.augment", data.augment, problem)
+        jitter = data.color_jitter
+        distortions = {
+            INCEPTION: data.augment == "inception",
+            (jitter, jitter, jitter, 0.0): jitter > 0,
+        }
+        self._distortions = [ranges for ranges, is_on in distortions.items() if is_on]
         self._policy = _auto_augment(data)
 
     @property
@@ -63,6 +73,9 @@ class TrainTransform:
     def __call__(self, image: Opened, draws: Draws, out: np.ndarray) -> Late:
         """Write an input into `out` (side, side, 3) uint8; return what is left to do."""
         is_flipped = self._augment(image, draws, out)
+        for ranges in self._distortions:
+            drawn = self._image(_flipped(out) if is_flipped else out)
+            out[:], is_flipped = as_pixels(_distorted(drawn, draws, ranges)), False
         if self._policy:
             out[:] = self._changed(_flipped(out) if is_flipped else out, draws)
             is_flipped = False
@@ -74,15 +87,14 @@ class TrainTransform:
         name, box = self.data.augment, None
         if name in ("random_resized_crop", "inception"):
             box = draws.crop(image.height, image.width, self.data.min_crop_area)
-        resize(image.decode(box), out, exact=self.exact)
+        interpolation = self.data.train_interpolation
+        if interpolation == "random":
+            interpolation = INTERPOLATIONS[draws.below(2)]
+        resize(image.decode(box), out, interpolation, exact=self.exact)
         if name == "pad_crop_flip":
             _shift(draws, out)
         is_flipped = name in FLIPS and draws.chance(FLIPPED)
-        if name == "inception":
-            # slim's inception preprocessing: the same crop, with distorted colours
-            drawn = self._image(_flipped(out) if is_flipped else out)
-            out[:], is_flipped = as_pixels(_distorted(drawn, draws)), False
-        elif name == "affine":
+        if name == "affine":
             # no flip: a mirrored digit is another sign
             out[:] = as_pixels(_turned(self._image(out), draws, self.side))
         return is_flipped
@@ -120,15 +132,21 @@ def _turned(image: Tensor | Image.Image, draws: Draws, side: int) -> Tensor | Im
     return F.affine(image, angle, shift, scale, [0.0, 0.0], interpolation=bilinear, fill=0)
 
 
-def _distorted(image: Tensor | Image.Image, draws: Draws) -> Tensor | Image.Image:
-    """Change brightness by up to 32/255, contrast and saturation by 0.5, hue by 0.2."""
+def _distorted(
+    image: Tensor | Image.Image, draws: Draws, ranges: Sequence[float]
+) -> Tensor | Image.Image:
+    """Change brightness, contrast, saturation and hue, in any order, by up to `ranges`."""
     order = draws.order(4)
     steps: list[Callable] = [F.adjust_brightness, F.adjust_contrast]
     steps += [F.adjust_saturation, F.adjust_hue]
-    factors = [draws.uniform(1 - 32 / 255, 1 + 32 / 255), draws.uniform(0.5, 1.5)]
-    factors += [draws.uniform(0.5, 1.5), draws.uniform(-0.2, 0.2)]
+    brightness, contrast, saturation, hue = ranges
+    factors = [
+        draws.uniform(max(0.0, 1 - most), 1 + most) for most in (brightness, contrast, saturation)
+    ]
+    factors.append(draws.uniform(-hue, hue) if hue else 0.0)
     for index in order:
-        image = steps[index](image, factors[index])
+        if ranges[index]:
+            image = steps[index](image, factors[index])
     return image
 
 

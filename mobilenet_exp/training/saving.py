@@ -24,6 +24,7 @@ from mobilenet_exp.training.session import (
 )
 from mobilenet_exp.training.signals import Flags, LossWatch
 from mobilenet_exp.training.writing import Writer, host_copy
+from mobilenet_exp.weights.averaging import forget_all_but, kept_path
 from mobilenet_exp.weights.checkpoint import load_latest, restore_model, save_checkpoint
 
 # how often one epoch may go back to a checkpoint
@@ -177,14 +178,24 @@ def save(session: Session, folder: Path, writer: Writer, *, is_best: bool = Fals
     session.team.share(
         lambda: writer.start(
             partial(
-                save_checkpoint,
-                folder / "last.pt",
+                _write,
+                folder,
                 _state(session, meters),
-                previous=folder / "previous.pt",
-                also=folder / "best.pt" if is_best else None,
+                is_best=is_best,
+                keep=session.config.run.keep_best,
             )
         )
     )
+
+
+def _write(folder: Path, state: dict[str, Any], *, is_best: bool, keep: int) -> None:
+    """Write a checkpoint under its names, and remove those of best epochs past `keep`."""
+    also = [folder / "best.pt"] if is_best else []
+    also += [kept_path(folder, state["epoch"])] if is_best and keep else []
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    save_checkpoint(last, state, previous=previous, also=tuple(also))
+    if is_best and keep:
+        forget_all_but(folder, keep)
 
 
 def _state(session: Session, meters: list) -> dict[str, Any]:

@@ -20,12 +20,12 @@ FORMAT = 1
 
 
 def save_checkpoint(
-    path: Path, state: dict[str, Any], *, previous: Path | None = None, also: Path | None = None
+    path: Path, state: dict[str, Any], *, previous: Path | None = None, also: tuple[Path, ...] = ()
 ) -> None:
     """Write `state` to a file beside `path` first, then rename it to `path`.
 
     What was at `path` before becomes `previous`, if that is given. At every moment one of
-    the two is whole. `also` is a second name of the same file, or a copy where the file
+    the two is whole. `also` are further names of the same file, or copies where the file
     system has no such names. Raises RunError if it cannot be written; each of them then is
     what it was or whole.
     """
@@ -38,8 +38,8 @@ def save_checkpoint(
             torch.save({"format": FORMAT, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        if also is not None:
-            _name_also(partial, also)
+        for name in also:
+            _name_also(partial, name)
         if previous is not None and path.exists():
             os.replace(path, previous)
         os.replace(partial, path)

@@ -132,6 +132,8 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
     """Load a run's checkpoint, with all settings of the run."""
     state = load_checkpoint(path)
     notes = [f"epoch {state['epoch']}"]
+    if epochs := state.get("averaged"):
+        notes = [f"mean of epochs {', '.join(map(str, epochs))}"]
     if "model_ema" in state:
         notes.append("averaged weights" if wants_average else "weights as trained, not averaged")
         state["model"] = state["model_ema"] if wants_average else state["model"]

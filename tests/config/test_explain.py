@@ -32,7 +32,10 @@ from mobilenet_exp.core.errors import InputError
         ("train.epochs=0", "train.epochs=0: must be a whole number from 1"),
         ("data.resolution=31", "data.resolution=31: must be a whole number of pixels from 32"),
         ("run.device=tpu", "run.device=tpu: not known; allowed: auto, cpu, cuda, mps"),
-        ("run.precision=half", "run.precision=half: not known; allowed: auto, float32, bfloat16"),
+        (
+            "run.precision=half",
+            "run.precision=half: not known; allowed: auto, float32, tf32, bf",
+        ),
         ("run.threads=0", "run.threads=0: must be a whole number from 1"),
         ("run.wandb=maybe", "run.wandb=maybe: not known; allowed: auto, online"),
         ("optimizer.args.beta=1", "+optimizer.args.beta=... adds an argument"),

@@ -102,6 +102,41 @@ def test_augmentation_draws_what_the_libraries_would(augment, policy):
         assert torch.equal(_train(image, data, seed), library(image).as_subclass(Tensor))
 
 
+@pytest.mark.parametrize("jitter", [0.4, 1.0])
+@pytest.mark.parametrize("resize", ["fast", "exact"])
+def test_colours_change_as_torchvision_changes_them(jitter, resize):
+    photo = Image.open(CHINA).convert("RGB").crop((50, 80, 350, 280))
+    image = photo if resize == "exact" else v2.functional.pil_to_tensor(photo)
+    data = _data(resolution=48, augment="random_resized_crop", color_jitter=jitter,
+                 mean=[0.0] * 3, std=[1 / 255] * 3, resize=resize)  # fmt: skip
+    library = v2.Compose([*AUGMENTS["random_resized_crop"], v2.ColorJitter(jitter, jitter, jitter)])
+    for seed in range(4):
+        torch.manual_seed(seed)
+        expected = v2.functional.to_image(library(image)).as_subclass(Tensor)
+        assert torch.equal(_train(image, data, seed).round().byte(), expected)
+
+
+@pytest.mark.parametrize("resize", ["fast", "exact"])
+def test_training_resizes_by_either_method_or_by_both(resize):
+    photo = Image.open(CHINA).convert("RGB")
+    found = {}
+    for method in ("bilinear", "bicubic", "random"):
+        data = _data(resolution=48, train_interpolation=method, resize=resize)
+        found[method] = [_train(photo, data, seed) for seed in range(16)]
+    assert not torch.equal(found["bilinear"][0], found["bicubic"][0])
+    mode = v2.InterpolationMode.BICUBIC
+    expected = v2.functional.resize(v2.functional.pil_to_tensor(photo), [48, 48], mode)
+    pixels = [255 * (each * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None])
+              for each in found["bicubic"][:1]]  # fmt: skip
+    assert (pixels[0] - expected).abs().max() <= 2.01
+    each_is = [
+        [torch.equal(random_, found[method][seed]) for method in ("bilinear", "bicubic")]
+        for seed, random_ in enumerate(found["random"])
+    ]
+    assert all(sum(pair) == 1 for pair in each_is)
+    assert 4 < sum(is_bilinear for is_bilinear, _ in each_is) < 12
+
+
 @pytest.mark.parametrize("augment", AUGMENTS)
 def test_a_tensor_is_augmented_as_torchvision_augments_tensors(augment):
     """Fast: the digits, and all that is held in memory, keep their pixels."""

@@ -43,7 +43,7 @@ def test_the_best_is_a_second_name_or_a_copy(tmp_path, monkeypatch, has_links):
         monkeypatch.setattr(os, "link", refuse)
     last, best = tmp_path / "last.pt", tmp_path / "best.pt"
     for epoch in (1, 2, 3):
-        also = best if epoch < 3 else None
+        also = (best,) if epoch < 3 else ()
         save_checkpoint(last, {"model": {}, "epoch": epoch}, also=also)
     assert load_checkpoint(best)["epoch"] == 2
     assert load_checkpoint(last)["epoch"] == 3

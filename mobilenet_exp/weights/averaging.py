@@ -1,0 +1,80 @@
+"""The checkpoints of a run's best epochs, and their mean as a checkpoint of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.weights.checkpoint import load_checkpoint, save_checkpoint
+
+AVERAGED = "averaged.pt"
+# what is needed to go on training, and is not of a mean
+LEFT_OUT = ("optimizer", "scaler", "meters")
+
+
+def kept_path(folder: Path, epoch: int) -> Path:
+    """Return where the checkpoint of an epoch that improved top-1 is kept."""
+    return folder / f"best-{epoch:06}.pt"
+
+
+def kept(folder: Path) -> list[Path]:
+    """Return the checkpoints that are kept of such epochs, oldest first."""
+    return sorted(folder.glob("best-*.pt"))
+
+
+def forget_all_but(folder: Path, count: int) -> None:
+    """Remove the oldest of them; best.pt is not among these."""
+    for path in kept(folder)[::-1][count:]:
+        path.unlink(missing_ok=True)
+
+
+def average(folder: Path, count: int | None = None) -> Path:
+    """Write the mean of the last `count` kept checkpoints of `folder`; None: of all.
+
+    Weights and BatchNorm's statistics are averaged in float64, and so is the running average
+    of the weights where there is one. Returns the path, `averaged.pt`. Raises InputError if
+    fewer are kept, or if one cannot be read.
+    """
+    paths = kept(folder)
+    wanted = len(paths) if count is None else count
+    if not 2 <= wanted <= len(paths):
+        problem = f"holds {len(paths)} checkpoints of best epochs, where {max(wanted, 2)} are asked"
+        raise InputError("RUN", folder.parent, f"{problem}; train with run.keep_best={wanted or 3}")
+    states = [load_checkpoint(path) for path in paths[-wanted:]]
+    found: dict[str, Any] = {k: v for k, v in states[-1].items() if k not in LEFT_OUT}
+    for key in ("model", "model_ema"):
+        if key in found:
+            found[key] = _mean([state[key] for state in states])
+    found["averaged"] = [state["epoch"] for state in states]
+    del found["format"]
+    save_checkpoint(folder / AVERAGED, found)
+    return folder / AVERAGED
+
+
+def _mean(weights: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of each tensor; of counts, the last."""
+    found = {}
+    for name, last in weights[-1].items():
+        if last.is_floating_point():
+            values = torch.stack([each[name].double() for each in weights])
+            found[name] = values.mean(0).to(last.dtype)
+        else:
+            found[name] = last
+    return found
+
+
+def main(words: list[str]) -> None:
+    """Average the kept checkpoints of the run whose folder is named."""
+    if len(words) not in (1, 2) or (len(words) == 2 and not words[1].isdecimal()):
+        problem = "must be a run's folder, and how many checkpoints to average, if not all"
+        raise InputError("RUN", " ".join(words) or None, problem)
+    run = Path(words[0]).expanduser()
+    folder = run if run.name == "checkpoints" else run / "checkpoints"
+    if not folder.is_dir():
+        raise InputError("RUN", run, "is not the folder of a run: it has no checkpoints/")
+    path = average(folder, int(words[1]) if len(words) == 2 else None)
+    epochs = ", ".join(map(str, load_checkpoint(path)["averaged"]))
+    console.line(f"{path}: mean of epochs {epochs}; python eval.py checkpoint={path} scores it")
