@@ -15,18 +15,20 @@ import resource
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 
 import timm
 import timm.optim
 import torch
 from torch import nn
+from torch.nn import functional
 
 from mobilenet_exp import build_model
 from mobilenet_exp.config.rules import SMALLEST_HALVED_SIDE
 from mobilenet_exp.core import console
 from mobilenet_exp.machine.device import keep_freed_memory, peak_memory
-from mobilenet_exp.models import depthwise, layers
+from mobilenet_exp.models import activations, depthwise, layers
 from mobilenet_exp.training.optim import build_optimizer
 
 
@@ -37,7 +39,8 @@ class Variant:
     is_timm: bool = False
     channels_last: bool = True
     keeps_memory: bool = True
-    in_place: bool = True
+    # activations that do not copy what they were given
+    own_activations: bool = True
     # the gradient of depthwise weights on maps smaller than the kernel
     own_depthwise: bool = True
     # means whose gradient is not written out
@@ -46,7 +49,12 @@ class Variant:
     compiled: bool = False
 
 
-PLAIN = {"keeps_memory": False, "own_depthwise": False, "own_mean": False}
+PLAIN = {
+    "keeps_memory": False,
+    "own_depthwise": False,
+    "own_mean": False,
+    "own_activations": False,
+}
 VARIANTS = {
     "timm --channels-last": Variant(is_timm=True, keeps_memory=False),
     "timm": Variant(is_timm=True, channels_last=False, keeps_memory=False),
@@ -57,7 +65,7 @@ VARIANTS = {
     "without kept memory": Variant(keeps_memory=False),
     "without own depthwise gradient": Variant(own_depthwise=False),
     "without own mean": Variant(own_mean=False),
-    "without in-place activations": Variant(in_place=False),
+    "without own activations": Variant(own_activations=False),
     "with a fused update": Variant(fused=True),
     "compiled": Variant(compiled=True),
 }
@@ -79,9 +87,6 @@ def _build(variant: Variant, name: str, resolution: int) -> tuple[nn.Module, tor
         return model.train(), optimizer
     # as runs have it on small images
     model = build_model(name, stem_stride=1 if resolution < SMALLEST_HALVED_SIDE else 2).train()
-    for module in model.modules():
-        if hasattr(module, "inplace"):
-            module.inplace = variant.in_place
     optimizer = build_optimizer(model, "sgd", lr=0.01, weight_decay=4e-5)
     if variant.fused:
         groups = [{k: g[k] for k in ("params", "weight_decay")} for g in optimizer.param_groups]
@@ -97,6 +102,9 @@ def _serve(pipe: Connection, variant: Variant, name: str, resolution: int, batch
         depthwise._is_slow_for = lambda *_: False
     if not variant.own_mean:
         layers.global_mean = lambda features: features.mean((2, 3), keepdim=True)
+    if not variant.own_activations:
+        activations.relu6_ = partial(functional.relu6, inplace=True)
+        activations.hardswish = partial(functional.hardswish, inplace=True)
     memory_format = torch.channels_last if variant.channels_last else torch.contiguous_format
     torch.manual_seed(0)
     model, optimizer = _build(variant, name, resolution)

@@ -1,19 +1,22 @@
 """The losses of the first updates stay what they were when golden_losses.json was written.
 
 A refactoring must not change a number. A change of numerics that is meant renews the file
-(`python tests/test_golden.py`), and its commit says why.
+(`python tests/test_golden.py`), and its commit says why. Networks learn in float64 here: these
+maps of a pixel or two amplify a rounding by a million in two updates, and each processor
+rounds in its own way.
 """
 
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from mobilenet_exp import compose
 from mobilenet_exp.core.console import no_progress
+from mobilenet_exp.training import session as session_module
 from mobilenet_exp.training.loop import make_updates
-from mobilenet_exp.training.session import build_session
 
 STORED = Path(__file__).with_name("golden_losses.json")
 COMMON = ("model.width_mult=0.35", "train.epochs=2", "run.device=cpu", "run.wandb=disabled")
@@ -42,7 +45,16 @@ RECIPES = {
 
 def losses(config) -> list[float]:
     """Return the mean loss of each of the first five updates."""
-    session = build_session(config)
+    build = session_module._build_model
+
+    def build_in_float64(*words, **options):
+        model, notes = build(*words, **options)
+        return model.double(), notes
+
+    with patch.object(session_module, "_build_model", build_in_float64):
+        session = session_module.build_session(config)
+    session.learner.wrapped = lambda images: session.model(images.double())
+    session.meter.loss_sum = session.meter.loss_sum.double()
     found, before = [], 0.0
     for _ in make_updates(session, no_progress):
         total = session.meter.loss_sum.item()
@@ -62,18 +74,15 @@ def test_first_losses_are_the_stored_ones(name):
     finally:
         torch.set_num_threads(threads)
     stored = json.loads(STORED.read_text())
-    # other releases and processors sum in another order
-    rel = 1e-5 if stored["torch"] == torch.__version__ else 1e-3
     assert len(found) == 5
-    assert found == pytest.approx(stored["losses"][name], rel=rel)
+    assert found == pytest.approx(stored["losses"][name], rel=1e-7)
 
 
 def main() -> None:
     """Write the file anew."""
     torch.set_num_threads(1)
     found = {name: losses(compose(*COMMON, *words)) for name, words in RECIPES.items()}
-    about = {"torch": torch.__version__, "threads": 1, "losses": found}
-    STORED.write_text(json.dumps(about, indent=1) + "\n")
+    STORED.write_text(json.dumps({"losses": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mobilenet_exp.datasets.image_set import ImageSet as ImageSet
 from mobilenet_exp.datasets.imagenet import class_ids, flat_images
 from mobilenet_exp.datasets.images import ImageFiles
 from mobilenet_exp.datasets.listing import list_tree
+from mobilenet_exp.datasets.noise import RepeatedNoise
 from mobilenet_exp.datasets.packed import packed_images
 from mobilenet_exp.datasets.published import PUBLISHED
 from mobilenet_exp.datasets.remote import Remote, default_cache, is_address
@@ -237,6 +238,14 @@ def fake(data: ImagesConfig, split: str, *, num_images: Count, num_classes: Coun
         random_offset=0 if split == "train" else num_images,
     )
     return ImageSet(images, [str(index) for index in range(num_classes)], in_memory=True)
+
+
+@DATASETS.register("noise")
+def noise(data: ImagesConfig, split: str, *, num_images: Count, num_classes: Count) -> ImageSet:
+    """Noise in memory, `num_images` of few different ones to train on and to evaluate."""
+    images = RepeatedNoise(num_images, data.resolution, num_classes)
+    classes = [str(index) for index in range(num_classes)]
+    return ImageSet(images, classes, in_memory=True, for_threads=True)
 
 
 for _name, _published in PUBLISHED.items():

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 # the base of all kinds: SyncBatchNorm is not a BatchNorm2d
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, InvertedResidual
+from mobilenet_exp.models.activations import ACTIVATIONS
+from mobilenet_exp.models.layers import ConvBNAct, InvertedResidual
 
 if TYPE_CHECKING:
     from mobilenet_exp.models.network import MobileNet

@@ -10,14 +10,8 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from mobilenet_exp.models.activations import ACTIVATIONS
 from mobilenet_exp.models.depthwise import DepthwiseConv2d
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": lambda: nn.ReLU(inplace=True),
-    "relu6": lambda: nn.ReLU6(inplace=True),
-    "hswish": lambda: nn.Hardswish(inplace=True),
-    "gelu": nn.GELU,
-}
 
 # Builds a normalisation layer for a number of channels; carries eps and momentum.
 Norm = Callable[[int], nn.Module]

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import check_range
 from mobilenet_exp.core.registry import Registry
+from mobilenet_exp.models.activations import ACTIVATIONS
 from mobilenet_exp.models.dialect import Dialect
-from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, GlobalPool, round_to
+from mobilenet_exp.models.layers import ConvBNAct, GlobalPool, round_to
 from mobilenet_exp.models.layers_v4 import MultiQueryAttention
 from mobilenet_exp.models.rows import Row
 

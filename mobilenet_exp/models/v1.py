@@ -10,7 +10,8 @@ from functools import partial
 from typing import NamedTuple
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.models.layers import ACTIVATIONS, truncate
+from mobilenet_exp.models.activations import ACTIVATIONS
+from mobilenet_exp.models.layers import truncate
 from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
 from mobilenet_exp.models.rows import Conv, Separable
 
