@@ -62,6 +62,8 @@ def bytes_per_image(model: nn.Module, side: int, dtype: torch.dtype) -> tuple[fl
 def _counted(model: nn.Module, side: int, dtype: torch.dtype, count: int) -> tuple[int, int]:
     images, labels = torch.randn(count, 3, side, side), torch.zeros(count, dtype=torch.long)
     is_half = dtype is not torch.float32
+    # or gradients would be added to others
+    model.zero_grad()
     with _Counting() as counting:
         with torch.autocast("cpu", dtype if is_half else torch.bfloat16, enabled=is_half):
             loss = nn.functional.cross_entropy(model(images).float(), labels)
