@@ -237,7 +237,8 @@ class DistillConfig:
 class BenchRunConfig:
     # device to compute on: auto, cpu, cuda, mps
     device: str = "auto"
-    # CPU threads of a process; null: as torch chooses, divided among run.devices
+    # CPU threads of a process; null: as torch chooses, divided among run.devices; where other
+    # programs are busy, training and evaluation leave them their cores
     threads: int | None = None
     # modules of your own to import first; they register models, data sets, optimizers, ...
     imports: list[str] = field(default_factory=list)

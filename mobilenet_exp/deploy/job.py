@@ -8,7 +8,8 @@ from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.deploy.latency import measure_latency
 from mobilenet_exp.deploy.tables import print_latency
 from mobilenet_exp.machine.arithmetic import Precision
-from mobilenet_exp.machine.device import describe_device, select_device, set_threads
+from mobilenet_exp.machine.cores import flush_denormals, set_threads
+from mobilenet_exp.machine.device import describe_device, select_device
 
 
 def bench(config: BenchConfig) -> list[dict[str, Any]]:
@@ -16,6 +17,7 @@ def bench(config: BenchConfig) -> list[dict[str, Any]]:
     import_modules(config.run.imports)
     device = select_device(config.run.device)
     set_threads(config.run.threads)
+    flush_denormals()
     rows = measure_latency(
         config.models,
         config.batch_sizes,

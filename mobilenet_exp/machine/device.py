@@ -1,4 +1,4 @@
-"""What a process computes on: its device, threads and memory."""
+"""What a process computes on: its device and memory."""
 
 import ctypes
 import os
@@ -27,12 +27,6 @@ def select_device(name: str) -> torch.device:
         here = ", ".join(kind for kind, is_present in present.items() if is_present)
         raise InputError("run.device", name, f"not on this machine, which has: auto, {here}")
     return torch.device(name)
-
-
-def set_threads(threads: int | None) -> None:
-    """Let torch use so many CPU threads in this process; None leaves the number as it is."""
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def describe_device(device: torch.device, processes: int, precision: Precision) -> str:

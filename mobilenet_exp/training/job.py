@@ -10,11 +10,11 @@ from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.machine.arithmetic import select_precision, set_tf32
+from mobilenet_exp.machine.cores import flush_denormals, leave_busy_cores, set_threads
 from mobilenet_exp.machine.device import (
     keep_freed_memory,
     select_device,
     set_determinism,
-    set_threads,
 )
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.elastic import launch
@@ -65,9 +65,7 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
         import_modules(config.run.imports)
         device = select_device(config.run.device)
         precision = select_precision(config.run.precision, device, is_training=True)
-    set_threads(config.run.threads)
-    if config.run.keep_memory and device.type == "cpu":
-        keep_freed_memory()
+    lines = _settle_cpu(config) if device.type == "cpu" else []
     set_determinism(config.run.deterministic)
     set_tf32(precision)
     folder = Path(config.run.root) / run_name(config)
@@ -84,7 +82,7 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
             return results if team.is_first else {}
         connect(session)
         team.share(lambda: opened.enter_context(locked(folder)))
-        lines = resume(session, checkpoints)
+        lines += resume(session, checkpoints)
         log = team.together(
             lambda: record.open_record(session, folder, overrides, group, opened, lines)
         )
@@ -92,6 +90,17 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
         opened.callback(checkpointer.wait)
         train_epochs(session, checkpointer, log)
         return team.together(log.close)
+
+
+def _settle_cpu(config: Config) -> list[str]:
+    """Choose threads and memory of a process that computes on a CPU; return lines about it."""
+    flush_denormals()
+    if config.run.keep_memory:
+        keep_freed_memory()
+    set_threads(config.run.threads)
+    if config.run.threads is not None or place().size > 1:
+        return []
+    return [line] if (line := leave_busy_cores()) else []
 
 
 def _settled(config: Config, folder: Path) -> tuple[bool, int | None]:

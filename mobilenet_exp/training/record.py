@@ -24,6 +24,9 @@ from mobilenet_exp.training.saving import check_config, check_images
 from mobilenet_exp.training.session import Session
 from mobilenet_exp.training.tracing import Tracer
 
+# times that an epoch must be slower than the fastest to be remarked upon
+MUCH_SLOWER = 3
+
 
 class Record:
     """The record of a process that is not the first: it writes and prints nothing."""
@@ -62,6 +65,8 @@ class FirstRecord(Record):
         self.session, self.tracker = session, tracker
         self.profile, self.comparison = profile, comparison
         self._spoke_at = time.monotonic()
+        # images/s of the fastest epoch so far
+        self._fastest = 0.0
         device = session.learner.device
         self._tracer = Tracer(session.config.run.profile, tracker.folder, device)
 
@@ -100,8 +105,21 @@ class FirstRecord(Record):
             self.tracker.set_summary(best | self.comparison.summary(progress.top1, progress.top5))
         epochs = self.session.config.train.epochs
         console.line(terminal.epoch_line(progress.epoch, epochs, metrics))
+        if line := self._slow_line(metrics.get("train/images_per_s", self._fastest)):
+            console.line(line)
         for line in terminal.odd_lines(metrics | {"epoch": progress.epoch}, progress.left_out):
             console.line(line)
+
+    def _slow_line(self, speed: float) -> str:
+        """Say what to do about an epoch much slower than another on a CPU's several threads."""
+        self._fastest = max(self._fastest, speed)
+        device, threads = self.session.learner.device, torch.get_num_threads()
+        if device.type != "cpu" or threads == 1 or speed * MUCH_SLOWER > self._fastest:
+            return ""
+        return (
+            f"  the fastest epoch ran at {self._fastest:.0f} images/s: other programs may use the "
+            "cores, of which run.threads=1 suffers least"
+        )
 
     def end_trace(self) -> None:
         """End a trace that the run was too short for."""

@@ -3,15 +3,19 @@
 Prints and logs nothing.
 """
 
+import os
 import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mobilenet_exp.config.convert import to_dict, to_train_config
 from mobilenet_exp.config.identity import differences
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError, known_to_all
+from mobilenet_exp.core.text import plural
 from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import engine
 from mobilenet_exp.training.engine import TrainMeter
@@ -215,6 +219,8 @@ def _state(session: Session, meters: list) -> dict[str, Any]:
     }
     if learner.average:
         state["model_ema"] = learner.average.state_dict()
+    if learner.device.type == "cpu":
+        state["threads"] = torch.get_num_threads()
     if learner.scaler:
         state["scaler"] = learner.scaler.state_dict()
     return host_copy(state)
@@ -241,7 +247,22 @@ def resume(session: Session, folder: Path) -> list[str]:
     _restore(session, state, path)
     session.progress = Progress(**state["progress"])
     session.meter = _own_meter(session, _meters(state))
-    return lines
+    return [*lines, *_keep_threads(session, state.get("threads"))]
+
+
+def _keep_threads(session: Session, threads: int | None) -> list[str]:
+    """Compute with as many CPU threads as before, unless a number is given: each sums its own way.
+
+    `threads` is None where the run was on a GPU, or before 0.6.
+    """
+    is_given = session.config.run.threads is not None or bool(os.environ.get("OMP_NUM_THREADS"))
+    now, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if is_given or threads in (None, now) or threads > cores:
+        return []
+    torch.set_num_threads(threads)
+    return [
+        f"goes on with {plural(threads, 'CPU thread')}, as before; run.threads={now} changes it"
+    ]
 
 
 def _meters(state: dict[str, Any]) -> list[dict[str, Any]]:

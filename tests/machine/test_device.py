@@ -5,10 +5,10 @@ import torch
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.machine.arithmetic import Precision
+from mobilenet_exp.machine.cores import set_threads
 from mobilenet_exp.machine.device import (
     describe_device,
     select_device,
-    set_threads,
 )
 
 CPU = torch.device("cpu")

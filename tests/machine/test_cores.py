@@ -1,0 +1,117 @@
+"""Threads beside other programs, and numbers too small to compute with quickly."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mobilenet_exp import train
+from mobilenet_exp.machine import cores
+from mobilenet_exp.training import job
+from mobilenet_exp.training.loop import train_epoch
+from mobilenet_exp.training.record import FirstRecord
+from mobilenet_exp.weights.checkpoint import load_checkpoint
+
+BEFORE = """cpu  100 0 100 800 0 0 0 0 0 0
+cpu0 50 0 50 400 0 0 0 0 0 0
+cpu1 50 0 50 400 0 0 0 0 0 0
+intr 5
+"""
+# in 100 ticks the first was idle for 80 and waited for a disk for 15, the second for 10
+AFTER = """cpu  200 0 100 890 15 0 0 5 0 0
+cpu0 55 0 50 480 15 0 0 0 0 0
+cpu1 135 0 50 410 0 0 0 5 0 0
+intr 9
+"""
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Torch with four threads, which the environment did not choose."""
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_idle_cores_are_counted_from_what_each_has_done(tmp_path, monkeypatch):
+    stat = tmp_path / "stat"
+    stat.write_text(BEFORE)
+    monkeypatch.setattr(cores, "STAT", stat)
+    monkeypatch.setattr(cores.time, "sleep", lambda _: stat.write_text(AFTER))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert cores.idle_cores() == pytest.approx(0.95 + 0.10)
+    stat.write_text(BEFORE)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1}, raising=False)
+    assert cores.idle_cores() == pytest.approx(0.10)
+    monkeypatch.setattr(cores, "STAT", tmp_path / "none")
+    assert cores.idle_cores() is None
+
+
+def test_this_machine_s_cores_are_counted():
+    idle = cores.idle_cores(0.05)
+    assert idle is None or 0 <= idle <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("idle", "left"), [(4.0, 4), (3.6, 4), (2.4, 2), (0.1, 1), (None, 4), (64.0, 4)]
+)
+def test_busy_cores_are_left_to_others(threads, monkeypatch, idle, left):
+    monkeypatch.setattr(cores, "idle_cores", lambda: idle)
+    line = cores.leave_busy_cores()
+    assert torch.get_num_threads() == left
+    assert line.startswith(f"{left} of 4 CPU threads, for other programs") == (left < 4)
+
+
+def test_what_the_environment_says_is_done(threads, monkeypatch):
+    monkeypatch.setattr(cores, "idle_cores", lambda: 0.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert cores.leave_busy_cores() == ""
+    assert torch.get_num_threads() == 4
+
+
+def test_a_run_says_so_and_keeps_its_threads_when_it_is_resumed(
+    threads, quick, tmp_path, monkeypatch, capsys
+):
+    words = ("data=fake", "data.args.num_images=32", "data.resolution=32", "train.epochs=2")
+    idle = [1.0]
+    monkeypatch.setattr(cores, "idle_cores", lambda: idle[0])
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 4)
+
+    def one_epoch(session, checkpointer, record):
+        train_epoch(session, checkpointer, record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "train_epochs", one_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            train(quick(*words))
+    assert "1 of 4 CPU threads, for other programs use the cores now" in capsys.readouterr().out
+    (last,) = tmp_path.rglob("last.pt")
+    assert load_checkpoint(last)["threads"] == 1
+    idle[0] = 4.0
+    torch.set_num_threads(4)
+    train(quick(*words))
+    assert "goes on with 1 CPU thread, as before; run.threads=4 changes" in capsys.readouterr().out
+    assert torch.get_num_threads() == 1
+
+
+def test_an_epoch_much_slower_than_another_is_remarked_upon(threads):
+    session = SimpleNamespace(learner=SimpleNamespace(device=torch.device("cpu")))
+    record = SimpleNamespace(session=session, _fastest=0.0)
+    lines = [FirstRecord._slow_line(record, speed) for speed in (100.0, 300.0, 110.0, 90.0)]
+    assert lines[:3] == [""] * 3
+    assert "the fastest epoch ran at 300 images/s: other programs may use the cores" in lines[3]
+    torch.set_num_threads(1)
+    assert FirstRecord._slow_line(record, 1.0) == ""
+
+
+def test_numbers_that_take_a_cpu_long_are_zero():
+    try:
+        cores.flush_denormals()
+        assert (torch.tensor([1e-30]) * 1e-10).item() == 0.0
+    finally:
+        torch.set_flush_denormal(False)
+    assert (torch.tensor([1e-30]) * 1e-10).item() > 0.0
