@@ -19,7 +19,7 @@ from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.loaders import CPU, Reading, build_loaders
 from mobilenet_exp.data.sampler import BatchSampler
 from mobilenet_exp.datasets import codec
-from mobilenet_exp.machine.device import keep_freed_memory, peak_memory
+from mobilenet_exp.machine.memory import keep_freed_memory, peak_memory
 
 SIDES, BATCHES = (128, 160, 192, 224, 288), (16, 32, 64, 128, 256)
 

@@ -9,7 +9,10 @@ from importlib import import_module
 from mobilenet_exp.core.errors import InputError
 
 # composed by Hydra, with a --help and errors of its own
-PROGRAMS = {"pack": ("WORDS", "pack folders of images into shards; see pack --help")}
+PROGRAMS = {
+    "pack": ("WORDS", "pack folders of images into shards; see pack --help"),
+    "export": ("WORDS", "write a network for ONNX, OpenVINO, ...; see export --help"),
+}
 
 # command: its module, what it takes, what it does
 COMMANDS = {

@@ -1,4 +1,4 @@
-"""The door of the programs: `train`, `evaluate`, `bench`, `pack`, and `compose` for Python.
+"""The door of the programs: `train`, `evaluate`, `bench`, `pack`, `export`; `compose` for Python.
 
 Imports no torch, so that `--help`, `--cfg job` and shell completion answer at once; the
 programs import their jobs when they are asked for.
@@ -26,6 +26,7 @@ from mobilenet_exp.config.schema import (
     BenchConfig,
     Config,
     EvalConfig,
+    ExportConfig,
     PackConfig,
 )
 from mobilenet_exp.config.words import check_words, keep_text
@@ -36,8 +37,8 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
     """Compose a checked configuration as the command line does, for use from Python.
 
     `compose("model=v2", "data=digits")` is what `python train.py model=v2 data=digits`
-    trains; `program` is train, eval, bench or pack, and `config_dir` a folder of YAML files of
-    your own. Raises ValueError with the line that the command line would print.
+    trains; `program` is train, eval, bench, pack or export, and `config_dir` a folder of YAML
+    files of your own. Raises ValueError with the line that the command line would print.
     """
     if program not in PROGRAMS:
         raise InputError("program", program, f"not known; allowed: {', '.join(PROGRAMS)}")
@@ -118,17 +119,19 @@ def evaluate(config: EvalConfig, overrides: tuple[str, ...], group: str | None) 
 
 @program("bench")
 def bench(config: BenchConfig, overrides: tuple[str, ...], group: str | None) -> None:
-    """Time the old V1 table's networks and ours side by side.
+    """Time networks side by side: the old V1 table's and ours, or any others.
 
     python bench.py
-    python bench.py models=[v2,v3_small]
-    python bench.py batch_sizes=[1] rounds=21
-    python bench.py models=[v1,v2] resolution=160
-    python bench.py run.device=cuda
+    python bench.py models=[v3_small,timm:efficientnet_lite0,runs/NAME/checkpoints/best.pt]
+    python bench.py 'models=[v2,{name: v2, width_mult: 0.5, resolution: 160}]' batch_sizes=[1]
+    python bench.py runtimes=[eager,folded,compiled,onnxruntime,openvino] rounds=21
+    python bench.py models=[v3_large] layers=v3_large
+    python bench.py method=one_call
+    python bench.py run.device=cuda run.precision=bfloat16 runtimes=[eager,folded,cuda_graphs]
     """
     from mobilenet_exp.deploy.job import bench as job
 
-    job(config)
+    job(config, overrides=overrides)
 
 
 @program("pack")
@@ -145,5 +148,20 @@ def pack(config: PackConfig, overrides: tuple[str, ...], group: str | None) -> N
         if key.removeprefix("data.") in PREPARATION:
             raise InputError(key, value, "is asked for where the packed set is read, not here")
     from mobilenet_exp.datasets.packing import pack as job
+
+    job(config)
+
+
+@program("export")
+def export(config: ExportConfig, overrides: tuple[str, ...], group: str | None) -> None:
+    """Write a trained network into a file of another runtime, and check its answers.
+
+    python -m mobilenet_exp export checkpoint=runs/NAME/checkpoints/best.pt
+    python -m mobilenet_exp export checkpoint=FILE format=openvino out=FILE.xml
+    python -m mobilenet_exp export model=v3_small weights=FILE format=torch_export
+
+    Then: python eval.py weights=FILE.onnx data=DATA
+    """
+    from mobilenet_exp.deploy.export import export as job
 
     job(config)

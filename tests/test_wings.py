@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "command": ("core", "config", "machine.preemption", "machine.launched", "tracking"),
     "cli": (
         "core", "config", "command", "training.job", "evaluation.job", "deploy.job",
-        "datasets.packing",
+        "deploy.export", "datasets.packing",
     ),
     "__main__": ("core", "reports"),
 }  # fmt: skip
@@ -52,19 +52,19 @@ DOORS = {
     "omegaconf": {"cli", "config.convert", *COMMAND},
     "wandb": {"tracking.tracker", "tracking.environment"},
     "timm": {
-        "datasets.imagenet", "data.transforms", "data.mixing", "training.optim", "training.ema",
-        "training.losses", "weights.published",
+        "datasets.imagenet", "data.transforms", "data.mixing", "deploy.nets", "training.optim",
+        "training.ema", "training.losses", "weights.published",
     },
     "torchvision": {
         "data.views", "data.resizing", "data.transforms", "datasets.published", "datasets.builders",
         "models.network",
-        "deploy.latency", "weights.published",
+        "deploy.nets", "weights.published",
     },
     "nvidia": {"datasets.codec"},
     "filelock": {"machine.lock", "datasets.listing", "datasets.remote"},
     "fsspec": {"datasets.remote"},
     "safetensors": {"weights.files", "datasets.arrays"},
-    "matplotlib": {"reports.zoo", "reports.rmsprop"},
+    "matplotlib": {"deploy.pictures", "reports.zoo", "reports.rmsprop"},
     "sklearn": {"datasets.builders"},
     "rich": {"core.console"},
     "yaml": {"command.reporting", "reports.rmsprop"},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
-from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig, PackConfig
+from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig, ExportConfig, PackConfig
 
 # in a wheel the YAML files lie in the package, in a checkout beside it
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -15,12 +15,14 @@ PROGRAMS = {
     "eval": ("eval", EvalConfig),
     "bench": ("bench", BenchConfig),
     "pack": ("pack", PackConfig),
+    "export": ("export", ExportConfig),
 }
 GROUPS = {
     "train": ("model", "optimizer", "schedule", "data", "train", "experiment", "hydra/launcher"),
     "eval": ("model", "data"),
     "bench": (),
     "pack": ("data",),
+    "export": ("model",),
 }
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 # done, but not with everything that was asked for

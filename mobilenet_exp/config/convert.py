@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from mobilenet_exp.config.rules import check, with_home, with_stem_stride
+from mobilenet_exp.config.rules import check, check_section, with_home, with_stem_stride
 from mobilenet_exp.config.schema import AnyConfig, Config
 from mobilenet_exp.config.smoke import shrunk
 from mobilenet_exp.core.errors import InputError
@@ -30,6 +31,18 @@ def to_config(composed: Any, schema: type = Config) -> AnyConfig:
     config: AnyConfig = with_home(OmegaConf.to_object(typed))
     check(config)
     return with_stem_stride(shrunk(config)) if isinstance(config, Config) else config
+
+
+def to_part(plain: dict[str, Any], schema: type, key: str) -> Any:
+    """Turn a mapping into a checked section of a configuration, whose keys begin with `key`."""
+    try:
+        section = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
+    except OmegaConfBaseException as error:
+        name = str(error.full_key or "")
+        problem = str(error).splitlines()[0]
+        raise InputError(f"{key}.{name}", plain.get(name), f"is not allowed: {problem}") from error
+    check_section(section, f"{key}.")
+    return section
 
 
 def to_train_config(composed: Any) -> Config:

@@ -4,7 +4,7 @@ import os
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from mobilenet_exp.config.schema import AnyConfig, Config, DistillConfig, EvalConfig
+from mobilenet_exp.config.schema import AnyConfig, Config, DistillConfig, WeightsConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import RANGES, check_range
 
@@ -14,8 +14,8 @@ SMALLEST_HALVED_SIDE = 64
 
 def check(config: AnyConfig) -> None:
     """Raise InputError naming the first key whose value is not allowed."""
-    _check_ranges(config, "")
-    if isinstance(config, (Config, EvalConfig)) and not config.weights:
+    check_section(config, "")
+    if isinstance(config, (Config, WeightsConfig)) and not config.weights:
         for key in ("weights_like", "weights_key"):
             if getattr(config, key):
                 raise InputError(key, getattr(config, key), "needs weights=FILE")
@@ -25,11 +25,12 @@ def check(config: AnyConfig) -> None:
             raise InputError("distill.teacher", None, "required when another distill.* key is set")
 
 
-def _check_ranges(section: Any, prefix: str) -> None:
+def check_section(section: Any, prefix: str) -> None:
+    """Raise InputError for the first value of a section that is out of its key's range."""
     for entry in fields(section):
         key, value = f"{prefix}{entry.name}", getattr(section, entry.name)
         if is_dataclass(value):
-            _check_ranges(value, f"{key}.")
+            check_section(value, f"{key}.")
         elif key in RANGES:
             check_range(key, value)
 

@@ -234,20 +234,34 @@ class DistillConfig:
 
 
 @dataclass(kw_only=True)
-class BenchRunConfig:
-    # device to compute on: auto, cpu, cuda, mps
-    device: str = "auto"
-    # CPU threads of a process; null: as torch chooses, divided among run.devices; where other
-    # programs are busy, training and evaluation leave them their cores
-    threads: int | None = None
+class ExportRunConfig:
     # modules of your own to import first; they register models, data sets, optimizers, ...
     imports: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
-class EvalRunConfig(BenchRunConfig):
-    # folder that holds the runs, sweeps and W&B's files
+class BenchRunConfig(ExportRunConfig):
+    # device to compute on: auto, cpu, cuda, mps
+    device: str = "auto"
+    # CPU threads of a process; null: as torch chooses, divided among run.devices; where other
+    # programs are busy, training and evaluation leave them their cores
+    threads: int | None = None
+    # arithmetic precision: float32, tf32 (CUDA's rounded float32), bfloat16, float16, or auto:
+    # bfloat16 for training on CUDA (float16 where it is only emulated), else float32
+    precision: str = "auto"
+    # keep freed memory for the next batch (Linux, CPU): faster, but more memory is held
+    keep_memory: bool = True
+    # folder that holds the runs, sweeps, benchmarks and W&B's files
     root: str = field(default="runs", metadata=PATH)
+    # Weights & Biases: online, offline, disabled, or auto: online where there is a key and
+    # a network, else offline
+    wandb: str = "auto"
+    # the project in Weights & Biases; null: WANDB_PROJECT, else mobilenet_exp
+    wandb_project: str | None = None
+
+
+@dataclass(kw_only=True)
+class EvalRunConfig(BenchRunConfig):
     # threads that load images, for each process that trains or evaluates; null: none for
     # data in memory, else its share of the cores, or half of it, at most 4, where these compute
     workers: int | None = None
@@ -256,19 +270,9 @@ class EvalRunConfig(BenchRunConfig):
     loader: str = "auto"
     # seconds that reading one image may take before the run ends and names it; null: any
     image_timeout: float | None = 300.0
-    # arithmetic precision: float32, tf32 (CUDA's rounded float32), bfloat16, float16, or auto:
-    # bfloat16 for training on CUDA (float16 where it is only emulated), else float32
-    precision: str = "auto"
     # memory layout of images and weights: channels_last (faster nearly everywhere),
     # contiguous, or auto: channels_last, but contiguous on MPS
     memory_format: str = "auto"
-    # keep freed memory for the next batch (Linux, CPU): faster, but more memory is held
-    keep_memory: bool = True
-    # Weights & Biases: online, offline, disabled, or auto: online where there is a key and
-    # a network, else offline
-    wandb: str = "auto"
-    # the project in Weights & Biases; null: WANDB_PROJECT, else mobilenet_exp
-    wandb_project: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -367,22 +371,29 @@ class EvalImages(ImagesConfig):
 
 
 @dataclass(kw_only=True)
-class EvalConfig:
-    """What `eval.py` composes: one of `checkpoint` and `weights`; images or a data set."""
+class WeightsConfig:
+    """A network with its weights: one of `checkpoint` and `weights`."""
 
     # a run's checkpoint; it brings its model, data and preprocessing
     checkpoint: str | None = field(default=None, metadata=PATH)
     # whether to take a checkpoint's averaged weights, where it has them
     ema: bool = True
-    # a file of any known layout, torchvision:TAG or timm:ARCH.TAG; needs model=
+    # a file of any known layout, torchvision:TAG or timm:ARCH.TAG, which need model=; or an
+    # exported file (.onnx, .xml, .pte, .pt2)
     weights: str | None = field(default=None, metadata=PATH)
     # the published weights that the file holds, where its keys cannot tell
     weights_like: str | None = None
     # where the file holds several state dicts, the one to take, as state_dict or model.ema
     weights_key: str | None = None
+    model: EvalModelConfig = field(default_factory=EvalModelConfig)
+
+
+@dataclass(kw_only=True)
+class EvalConfig(WeightsConfig):
+    """What `eval.py` composes: weights, and images or a data set to score them on."""
+
     # a photo, or a folder of photos, to classify instead of scoring a data set
     image: str | None = field(default=None, metadata=PATH)
-    model: EvalModelConfig = field(default_factory=EvalModelConfig)
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     run: EvalRunConfig = field(default_factory=EvalRunConfig)
 
@@ -391,16 +402,27 @@ class EvalConfig:
 class BenchConfig:
     """What `bench.py` composes."""
 
-    # registry names of ours and `torchvision:NAME` of peers, in the table's order
-    models: list[str]
+    # the networks, in the table's order: names of ours, torchvision:NAME, timm:NAME, a run's
+    # checkpoint, an exported file; or mappings with their own side and options, as
+    # {name: v3_small, width_mult: 0.5, resolution: 160}
+    models: list[Any]
+    # what runs them: eager (torch's operators, NCHW), folded (BatchNorm in the convolutions,
+    # channels_last), compiled (torch.compile of that), cuda_graphs, onnxruntime, openvino,
+    # executorch (XNNPACK)
+    runtimes: list[str]
     # images that go through a network together
     batch_sizes: list[int]
-    # side of the input in pixels, >= 32
+    # side of the input in pixels, of networks that have none of their own
     resolution: int = 224
-    # untimed forwards of each net before the first round
+    # untimed forwards of each network at least; as many more, up to 10, until they are steady
     warmup: int
-    # interleaved rounds; each net runs once a round
+    # interleaved rounds; each network runs once a round in each runtime
     rounds: int
+    # rounds, or one_call: beside it, what one call in training mode takes that nothing waits
+    # for, as the old V1 repository timed
+    method: str = "rounds"
+    # a network of the table whose layers are timed one by one; null: none
+    layers: str | None = None
     run: BenchRunConfig = field(default_factory=BenchRunConfig)
 
 
@@ -425,4 +447,19 @@ class PackConfig:
     threads: int | None = None
 
 
-AnyConfig = Config | EvalConfig | BenchConfig | PackConfig
+@dataclass(kw_only=True)
+class ExportConfig(WeightsConfig):
+    """What `python -m mobilenet_exp export` composes."""
+
+    # form of the file: onnx, openvino, executorch (XNNPACK) or torch_export
+    format: str = "onnx"
+    # the file; null: in exported/ of the checkpoint's run, or in the current folder
+    out: str | None = field(default=None, metadata=PATH)
+    # side in pixels of the images that it takes; null: as the network was trained
+    resolution: int | None = None
+    # largest difference of an answer from the network's own, in shares of the largest answer
+    tolerance: float = 1e-4
+    run: ExportRunConfig = field(default_factory=ExportRunConfig)
+
+
+AnyConfig = Config | EvalConfig | BenchConfig | PackConfig | ExportConfig

@@ -150,7 +150,14 @@ RANGES = {
         lambda v: len(v) > 0 and min(v) >= 1 and max(v) <= 1_000_000,
         "must be whole numbers from 1 to 1,000,000",
     ),
+    "runtimes": Range(
+        lambda v: len(v) > 0 and len(set(v)) == len(v), "must name at least one, each once"
+    ),
     "resolution": SIDE,
+    "format": one_of("onnx", "openvino", "executorch", "torch_export"),
+    "tolerance": ABOVE_0,
+    "method": one_of("rounds", "one_call"),
+    "layers": NAMED,
     "warmup": Range(lambda v: 0 <= v <= 1_000_000, "must be a whole number from 0 to 1,000,000"),
     "rounds": up_to(1_000_000),
 }

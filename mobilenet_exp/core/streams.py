@@ -1,8 +1,11 @@
-"""What standard output can take: any character, and a reader that goes away."""
+"""What standard output can take, and what must not reach it."""
 
+import contextlib
 import io
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 
 
 def discard_output() -> None:
@@ -18,3 +21,22 @@ def escape_what_cannot_be_shown() -> None:
         # none under pythonw, another kind in a notebook
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Keep what a library prints as errors, below Python too, unless it fails."""
+    sys.stderr.flush()
+    ours = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(ours, kept.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(ours, 2)
+            os.close(ours)

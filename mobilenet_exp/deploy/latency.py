@@ -1,114 +1,231 @@
-"""Forward latency of networks side by side, ours and torchvision's.
+"""The time of one forward of networks in runtimes, side by side. Prints nothing.
 
-Knows names and timing; prints nothing.
+A cell is one network in one runtime. Its answers are compared with torch's own before it is
+timed: a fast wrong answer is no result.
 """
 
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
-from torchvision import models
+from torch import Tensor, nn
 
 from mobilenet_exp.core.console import Show
-from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.models import build_model
-from mobilenet_exp.models.profiling import Profile, profile_model
+from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
+from mobilenet_exp.deploy.nets import Net
+from mobilenet_exp.deploy.runtimes import Forward, Place, check_runtimes, prepare
+from mobilenet_exp.machine.arithmetic import Precision
+from mobilenet_exp.machine.memory import (
+    forget_peak,
+    held_memory,
+    looking_at_new_objects_only,
+    most_since,
+)
 
-PEER = "torchvision:"
+# largest difference of an answer, in shares of the largest answer
+TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.TF32: 2e-2}
+TOLERANCE_OF_HALF = 1e-1
+# of a matrix product that shows what the machine can do
+SIDE_OF_PRODUCT, PRODUCTS = 2048, 7
+# a cell is warm once a forward takes this much more or less than its fastest so far, or nearer
+STABLE, MOST_WARMUPS = 1.1, 10
+# of a cell's turn: seconds of rest before it, milliseconds that its forwards take at least
+REST, TURN_MS = 0.02, 50.0
 
-# marvis/pytorch-mobilenet README @648ce16: seconds * 1000 of one forward of the batch
-# on a Titan X, by (model, batch size).
-OLD_TABLE_MS = {
-    ("torchvision:resnet18", 16): 4.030,
-    ("torchvision:alexnet", 16): 1.395,
-    ("torchvision:vgg16", 16): 2.310,
-    ("torchvision:squeezenet1_0", 16): 9.848,
-    ("v1", 16): 73.611,
-    ("torchvision:resnet18", 1): 3.688,
-    ("torchvision:alexnet", 1): 1.179,
-    ("torchvision:vgg16", 1): 2.055,
-    ("torchvision:squeezenet1_0", 1): 3.385,
-    ("v1", 1): 76.977,
-}
+
+@dataclass
+class Cell:
+    """One network in one runtime, for one batch size."""
+
+    net: Net
+    runtime: str
+    forward: Forward | None = None
+    # why it is not timed
+    problem: str = ""
+    difference: float | None = None
+    memory_mb: float | None = None
+    times: list[float] = field(default_factory=list)
 
 
 def measure_latency(
-    names: Iterable[str],
-    batch_sizes: Iterable[int],
+    nets: Sequence[Net],
+    runtimes: Sequence[str],
+    batch_sizes: Sequence[int],
     *,
-    resolution: int,
     warmup: int,
     rounds: int,
-    device: torch.device,
+    place: Place,
+    peak: float,
     progress: Show,
 ) -> list[dict[str, Any]]:
-    """Time one forward of each net, float32, eval mode, random weights and images.
+    """Time one forward of each network in each runtime, on images of noise.
 
-    All nets take turns in every round, so a slow minute of the machine hits them alike.
-    Returns a row per batch size and net: `model`, `batch_size`, `latency_ms` (median),
-    `fastest_ms`, `slowest_ms` (all per batch), `madds` (of one image), `params`,
-    `old_ms` (the old table's figure or None). Raises InputError for an unknown name.
+    All cells take turns in every round, so a slow minute of the machine hits them alike.
+    `peak` are the multiply-adds a second that the machine can do, in thousand millions. Returns
+    a row for each batch size, network and runtime: see `row_of`. Raises InputError for a
+    runtime that is not known or not installed.
     """
-    nets = {name: _build(name).eval().to(device) for name in names}
-    profiles = {name: _profile(name, net, resolution) for name, net in nets.items()}
+    check_runtimes(list(runtimes), place)
     rows = []
     for batch_size in batch_sizes:
-        images = torch.randn(batch_size, 3, resolution, resolution, device=device)
-        times: dict[str, list[float]] = {name: [] for name in nets}
-        turns = range(-warmup, rounds)
-        for turn in progress(turns, f"batch {batch_size}", len(turns)):
-            for name, net in nets.items():
-                elapsed = _time_forward(net, images)
-                if turn >= 0:
-                    times[name].append(elapsed)
-        rows += [
-            {
-                "model": name,
-                "batch_size": batch_size,
-                "latency_ms": statistics.median(times[name]),
-                "fastest_ms": min(times[name]),
-                "slowest_ms": max(times[name]),
-                "madds": profiles[name].madds,
-                "params": profiles[name].params,
-                "old_ms": OLD_TABLE_MS.get((name, batch_size)) if resolution == 224 else None,
-            }
-            for name in nets
-        ]
+        cells = [Cell(net, each) for net in nets for each in _runtimes_of(net, runtimes)]
+        images = {net.side: _noise(batch_size, net.side, place) for net in nets}
+        with looking_at_new_objects_only():
+            for cell in progress(cells, f"batch {batch_size}: prepare", len(cells)):
+                _prepare(cell, images[cell.net.side], warmup, place)
+        running = [(cell, cell.forward) for cell in cells if cell.forward]
+        for _ in progress(range(rounds), f"batch {batch_size}", rounds):
+            for cell, forward in running:
+                cell.times.append(_turn(forward, images[cell.net.side]))
+        rows += [row_of(cell, batch_size, peak) for cell in cells]
     return rows
 
 
-def _build(name: str) -> nn.Module:
-    if not name.startswith(PEER):
-        return build_model(name)
-    peer = name.removeprefix(PEER)
-    # classifiers only: detectors would fetch a backbone's weights
-    if peer not in models.list_models(module=models):
-        raise InputError("models", name, "not a classifier of torchvision.models.list_models()")
-    return models.get_model(peer, weights=None)
+def _runtimes_of(net: Net, asked: Sequence[str]) -> Sequence[str]:
+    return [net.own_runtime] if net.own_runtime else asked
 
 
-def _profile(name: str, net: nn.Module, resolution: int) -> Profile:
+def row_of(cell: Cell, batch_size: int, peak: float) -> dict[str, Any]:
+    """Return what is known of a cell.
+
+    `latency_ms` is the median of a batch, `lower_ms` and `upper_ms` are its quartiles;
+    `madds` are of one image, `gmacs_per_s` achieved, `peak_share` is their part of the `peak`;
+    `memory_mb` is what the cell needs, weights included; `difference` is the largest one of an
+    answer from torch's own, in shares of the largest answer; `top1` was published. Where there
+    is a `problem`, figures are None.
+    """
+    row: dict[str, Any] = {
+        "model": cell.net.title,
+        "name": cell.net.name,
+        "runtime": cell.runtime,
+        "batch_size": batch_size,
+        "resolution": cell.net.side,
+        "madds": cell.net.profile.madds,
+        "params": cell.net.profile.params,
+        "top1": cell.net.top1,
+        "memory_mb": cell.memory_mb,
+        "difference": cell.difference,
+        "problem": cell.problem,
+    }
+    keys = ("latency_ms", "lower_ms", "upper_ms", "fastest_ms", "slowest_ms",
+            "images_per_s", "gmacs_per_s", "peak_share")  # fmt: skip
+    row |= dict.fromkeys(keys)
+    if not cell.times:
+        return row
+    middle = statistics.median(cell.times)
+    lower, upper = quartiles(cell.times)
+    per_s = 1000 * batch_size / middle
+    speed = per_s * cell.net.profile.madds / 1e9
+    figures = (middle, lower, upper, min(cell.times), max(cell.times), per_s, speed, speed / peak)
+    return row | dict(zip(keys, figures, strict=True))
+
+
+def quartiles(times: Sequence[float]) -> tuple[float, float]:
+    """Return the lower and the upper quartile; of one time, that time."""
+    if len(times) == 1:
+        return times[0], times[0]
+    lower, _, upper = statistics.quantiles(times, n=4, method="inclusive")
+    return lower, upper
+
+
+def peak_of(place: Place) -> float:
+    """Return the multiply-adds a second of a large matrix product, in thousand millions."""
+    side, dtype = SIDE_OF_PRODUCT, place.precision.dtype
+    left, right = (torch.randn(side, side, device=place.device, dtype=dtype) for _ in "lr")
+    pixels = left.view(1, 32, side // 32, side).permute(0, 3, 1, 2)
+    kernel = right.view(side, side, 1, 1).to(memory_format=torch.channels_last)
+    times = [
+        _time(product, left)
+        for _ in range(PRODUCTS)
+        # the second is the same product by the library that computes convolutions: on a CPU
+        # of AMD that of the first leaves out half of what the processor can do
+        for product in (lambda _: left @ right, lambda _: nn.functional.conv2d(pixels, kernel))
+    ]
+    return side**3 / 1e6 / min(times)
+
+
+def _noise(batch_size: int, side: int, place: Place) -> Tensor:
+    return torch.randn(batch_size, 3, side, side, device=place.device)
+
+
+def _prepare(cell: Cell, images: Tensor, warmup: int, place: Place) -> None:
+    """Get a cell ready: built, compared with torch's answers, warm; or with its problem."""
     try:
-        return profile_model(net, resolution)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "its layers do not fit"
-        raise InputError("resolution", resolution, f"{name} does not take it: {reason}") from error
+        before = held_memory(place.device)
+        forward = prepare(cell.runtime, cell.net.model, images, place)
+        cell.memory_mb = _needed_memory(forward, images, before)
+        cell.difference = _difference(forward, cell.net, images, place)
+        limit = TOLERANCE.get(place.precision, TOLERANCE_OF_HALF)
+        if not cell.difference <= limit:
+            raise RunError(f"its answers differ from torch's by {cell.difference:.1e}")
+        _warm_up(forward, images, warmup)
+    except InputError:
+        raise
+    except Exception as error:
+        plain = in_plain_words(error)
+        if not isinstance(plain, RunError):
+            raise
+        cell.problem = str(plain)
+        return
+    cell.forward = forward
+
+
+def _needed_memory(forward: Forward, images: Tensor, before: float | None) -> float | None:
+    """Return what a prepared forward has added to `before`, at its most, in MB."""
+    _time(forward, images)
+    # what preparing alone needed is gone
+    held_memory(images.device)
+    if before is None or not forget_peak(images.device):
+        return None
+    _time(forward, images)
+    most = most_since(images.device)
+    return None if most is None else max(most - before, 0.0)
 
 
 @torch.inference_mode()
-def _time_forward(net: nn.Module, images: torch.Tensor) -> float:
+def _difference(forward: Forward, net: Net, images: Tensor, place: Place) -> float:
+    """Return how far answers are from the network's own in float32."""
+    expected = net.model.to(place.device)(images).float()
+    found = forward(images).float()
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def _warm_up(forward: Forward, images: Tensor, least: int) -> None:
+    """Run until the time of a forward has settled."""
+    fastest = float("inf")
+    for number in range(max(least, 1) + MOST_WARMUPS):
+        elapsed = _time(forward, images)
+        if number + 1 >= least and fastest / STABLE <= elapsed <= STABLE * fastest:
+            return
+        fastest = min(fastest, elapsed)
+
+
+@torch.inference_mode()
+def _time(forward: Forward, images: Tensor) -> float:
     """Milliseconds of one forward, the device's work included."""
-    _wait_for(images.device)
+    wait_for(images.device)
     started = time.perf_counter()
-    net(images)
-    _wait_for(images.device)
+    forward(images)
+    wait_for(images.device)
     return (time.perf_counter() - started) * 1000
 
 
-def _wait_for(device: torch.device) -> None:
+def _turn(forward: Forward, images: Tensor) -> float:
+    """Milliseconds of a forward: the median of as many as a turn has time for."""
+    # threads of the runtime before go on looking for work for some milliseconds
+    time.sleep(REST)
+    _time(forward, images)
+    times = [_time(forward, images)]
+    while sum(times) < TURN_MS:
+        times.append(_time(forward, images))
+    return statistics.median(times)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -19,16 +19,13 @@ from mobilenet_exp.evaluation.results import eval_label, eval_name, eval_results
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
 from mobilenet_exp.machine.arithmetic import Precision, select_precision, set_tf32
 from mobilenet_exp.machine.cores import flush_denormals, leave_busy_cores, set_threads
-from mobilenet_exp.machine.device import (
-    describe_device,
-    keep_freed_memory,
-    select_device,
-)
+from mobilenet_exp.machine.device import describe_device, select_device
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.launched import place
-from mobilenet_exp.models.profiling import profile_model
+from mobilenet_exp.machine.memory import keep_freed_memory
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.tracking.tracker import Tracker
+from mobilenet_exp.weights.exported import ExportedModel
 from mobilenet_exp.weights.loaded import LoadedModel, load_model
 
 
@@ -55,9 +52,9 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
     settled = {"precision": precision.value, "device": device.type}
     config = replace(config, run=replace(config.run, **settled))
     if config.image is not None:
-        return _classify(load_model(config), config, device, precision)
+        return _classify(_load(config, precision), config, device, precision)
     with joined(device) as team:
-        loaded = team.together(lambda: load_model(config))
+        loaded = team.together(lambda: _load(config, precision))
         data = team.together(lambda: eval_data(config, loaded))
         show = console.progress if team.is_first else console.no_progress
         if team.is_first:
@@ -68,6 +65,15 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
         # the others wait until everything is written
         results = team.share(lambda: _record(loaded, data, config, found, overrides))
     return results
+
+
+def _load(config: EvalConfig, precision: Precision) -> LoadedModel:
+    loaded = load_model(config)
+    if isinstance(loaded.model, ExportedModel) and precision is not Precision.FLOAT32:
+        raise InputError(
+            "run.precision", str(precision), "an exported file has a precision of its own"
+        )
+    return loaded
 
 
 def _announce(loaded: LoadedModel, device: str) -> None:
@@ -97,7 +103,7 @@ def _record(
     """Write and print what an evaluation found, and log it to W&B."""
     name = eval_name(loaded, data, config.run.precision)
     folder = loaded.folder / "eval" / name if loaded.folder else Path(config.run.root) / name
-    profile = profile_model(loaded.model, data.resolution)
+    profile = loaded.profile(data.resolution)
     comparison = compare(
         loaded.config,
         data,

@@ -1,17 +1,13 @@
-"""What a process computes on: its device and memory."""
+"""What a process computes on."""
 
-import ctypes
 import os
-import sys
+import platform
 from pathlib import Path
 
 import torch
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.machine.arithmetic import Precision
-
-# of glibc's <malloc.h>
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def select_device(name: str) -> torch.device:
@@ -40,45 +36,13 @@ def describe_device(device: torch.device, processes: int, precision: Precision) 
     return words
 
 
-def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory, and return whether it could be told to.
-
-    By default glibc maps each large activation anew and gives it back at once, and the
-    page faults cost more than the arithmetic. Only works on Linux with glibc.
-    """
-    if sys.platform != "linux":
-        return False
+def processor_name() -> str:
+    """Return what the CPU calls itself, as `AMD EPYC`; its architecture where it does not say."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
-
-
-def peak_memory(device: torch.device) -> dict[str, float]:
-    """Return the most memory that this process has held so far, in MB, and on its GPU."""
-    found = {}
-    if (most := _most_held()) is not None:
-        found["peak_memory_mb"] = most
-    if device.type == "cuda":
-        found["peak_device_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
-    return found
-
-
-def _most_held() -> float | None:
-    """Return the most memory that this process has held, in MB; None where none counts it."""
-    try:
-        # what getrusage counts includes the process that started this one
-        return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1e3
-    except (OSError, IndexError, ValueError):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    # bytes on macOS, kilobytes elsewhere
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def set_determinism(wanted: bool) -> None:

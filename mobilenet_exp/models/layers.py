@@ -73,7 +73,11 @@ class ConvBNAct(nn.Module):
             images = _pad_like_tf(images, self.conv)
             return self.bn(
                 nn.functional.conv2d(
-                    images, self.conv.weight, None, self.conv.stride, groups=self.conv.groups
+                    images,
+                    self.conv.weight,
+                    self.conv.bias,
+                    self.conv.stride,
+                    groups=self.conv.groups,
                 )
             )
         return self.bn(self.conv(images))

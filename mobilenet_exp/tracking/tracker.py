@@ -34,7 +34,7 @@ class Tracker:
     A failure also leaves its traceback in the folder's `error.txt`.
 
     `folder` is the run's folder and its name W&B's id, but for `run_id`; W&B's own files
-    go to `root/wandb`, the folder's parent by default. `job_type` is train or eval.
+    go to `root/wandb`, the folder's parent by default. `job_type` is train, eval or bench.
     `mode` is auto, online, offline or disabled: auto is online where there is a key and a
     network, else offline, with the reason in `status`. Raises InputError if `online`
     is asked for and not available.
@@ -186,6 +186,11 @@ class Tracker:
         """Show a table in W&B; the folder keeps such things as files of their own."""
         if self._run is not None:
             self._tell("log", {name: wandb.Table(columns=columns, data=rows)})
+
+    def picture(self, name: str, path: Path) -> None:
+        """Show a PNG of the folder in W&B."""
+        if self._run is not None:
+            self._tell("log", {name: wandb.Image(str(path))})
 
     def set_summary(self, figures: dict[str, Any]) -> None:
         """Set the run's single figures, by which W&B's table sorts and compares runs."""

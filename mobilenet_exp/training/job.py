@@ -11,15 +11,12 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.machine.arithmetic import select_precision, set_tf32
 from mobilenet_exp.machine.cores import flush_denormals, leave_busy_cores, set_threads
-from mobilenet_exp.machine.device import (
-    keep_freed_memory,
-    select_device,
-    set_determinism,
-)
+from mobilenet_exp.machine.device import select_device, set_determinism
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.elastic import launch
 from mobilenet_exp.machine.launched import place
 from mobilenet_exp.machine.lock import locked
+from mobilenet_exp.machine.memory import keep_freed_memory
 from mobilenet_exp.machine.preemption import listening
 from mobilenet_exp.training import record
 from mobilenet_exp.training.loop import train_epochs

@@ -17,7 +17,7 @@ from mobilenet_exp.core.text import duration
 from mobilenet_exp.data.views import BAD_IMAGE_ADVICE, Odd, name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.predict import predict
-from mobilenet_exp.machine.device import peak_memory
+from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.training import engine
 from mobilenet_exp.training.engine import TrainMeter
 from mobilenet_exp.training.record import Record

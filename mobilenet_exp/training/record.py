@@ -14,7 +14,8 @@ from mobilenet_exp.config.identity import learned_words, run_label
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.machine.device import describe_device, peak_memory
+from mobilenet_exp.machine.device import describe_device
+from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
 from mobilenet_exp.tracking import terminal

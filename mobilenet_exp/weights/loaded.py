@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mobilenet_exp.config.convert import to_train_config
 from mobilenet_exp.config.identity import weights_identity
 from mobilenet_exp.config.schema import (
@@ -15,13 +17,21 @@ from mobilenet_exp.config.schema import (
     EvalConfig,
     EvalModelConfig,
     ModelConfig,
+    WeightsConfig,
 )
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.models import MobileNet, build_model
 from mobilenet_exp.models.dialect import adopt
+from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model
+from mobilenet_exp.weights.exported import (
+    ExportedModel,
+    is_exported,
+    read_exported,
+    settings_of,
+)
 from mobilenet_exp.weights.loading import Weights, read_weights
 
 PREPROCESSING = tuple(entry.name for entry in fields(Preprocessing))
@@ -38,7 +48,7 @@ class LoadedModel:
     `notes` say where settings are from.
     """
 
-    model: MobileNet
+    model: MobileNet | ExportedModel
     config: ModelConfig
     preprocessing: Preprocessing
     origin: str
@@ -53,6 +63,11 @@ class LoadedModel:
     @property
     def num_classes(self) -> int:
         return self.model.classifier.out_features
+
+    def profile(self, resolution: int) -> Profile:
+        """Count the network as it was built, whatever runs it."""
+        model = self.model.like if isinstance(self.model, ExportedModel) else self.model
+        return profile_model(model, resolution)
 
     def names(self) -> list[str]:
         """Return a name for each answer; ImageNet's for a net of 1000 classes."""
@@ -87,33 +102,43 @@ def adopt_asked(model: MobileNet, config: ModelConfig) -> None:
 
 
 def load_model(config: EvalConfig) -> LoadedModel:
+    """Load what `checkpoint` or `weights` name, with preprocessing that `data.*` may change.
+
+    Raises InputError unless one of the two is given.
+    """
+    loaded = load_chosen(config)
+    wanted: dict[str, Any] = {key: getattr(config.data, key) for key in PREPROCESSING}
+    given: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
+    return replace(loaded, preprocessing=replace(loaded.preprocessing, **given))
+
+
+def load_chosen(config: WeightsConfig) -> LoadedModel:
     """Load what `checkpoint` or `weights` name. Raises InputError unless it is one of them."""
     if (config.checkpoint is None) == (config.weights is None):
         count = "both were given" if config.weights else "neither was given"
         problem = f"give exactly one of checkpoint=FILE and weights=FILE; {count}"
         raise InputError("checkpoint", config.checkpoint, problem)
     if config.checkpoint is None:
-        loaded = _load_asked(config)
-    else:
-        _refuse_settings(config.model)
-        loaded = load_run(config.checkpoint, wants_average=config.ema)
-    wanted: dict[str, Any] = {key: getattr(config.data, key) for key in PREPROCESSING}
-    given: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
-    return replace(loaded, preprocessing=replace(loaded.preprocessing, **given))
+        return _load_asked(config)
+    _refuse_settings(config.model, "the checkpoint")
+    return load_run(config.checkpoint, wants_average=config.ema)
 
 
-def _refuse_settings(model: EvalModelConfig) -> None:
-    """Refuse settings of what a checkpoint settles."""
+def _refuse_settings(model: EvalModelConfig, origin: str) -> None:
+    """Refuse settings of what a checkpoint or an exported file settles."""
     default = EvalModelConfig()
     for key in ("name", *(entry.name for entry in fields(model))):
         value = getattr(model, key)
         if value != getattr(default, key):
-            problem = "is read from the checkpoint and cannot be overridden"
+            problem = f"is read from {origin} and cannot be overridden"
             hint = "use weights=FILE to choose the model"
             raise InputError(f"model.{key}", value, f"{problem}; {hint}")
 
 
-def _load_asked(config: EvalConfig) -> LoadedModel:
+def _load_asked(config: WeightsConfig) -> LoadedModel:
+    if is_exported(str(config.weights)):
+        _refuse_settings(config.model, "the exported file")
+        return load_exported(str(config.weights))
     if config.model.name is None:
         problem = "weights= needs model=, the architecture they belong to"
         raise InputError("model", None, problem)
@@ -160,6 +185,24 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
         folder=folder.parent if folder.name == "checkpoints" else folder,
         trained_by=trained,
         epoch=state["epoch"],
+    )
+
+
+def load_exported(path: str) -> LoadedModel:
+    """Load an exported file, with all that it says of its network."""
+    forward, record = read_exported(path)
+    config, preprocessing = settings_of(record)
+    with torch.device("meta"):
+        like = config_model(config, record.num_classes)
+    return LoadedModel(
+        ExportedModel(forward, record, like),
+        config,
+        preprocessing,
+        origin=path,
+        digest=weights_identity(path),
+        notes=(f"exported from {record.origin}", record.form),
+        classes=record.classes,
+        source=record.source,
     )
 
 

@@ -137,7 +137,8 @@ TEXTS = [
 
 def _written_commands() -> list[str]:
     pattern = re.compile(
-        r"^\s*(?:#\s*|\$\s*)?(?:\S*python3? )((?:train|eval|bench)\.py[^#:;|`\n]*)", re.M
+        r"^\s*(?:#\s*|\$\s*)?(?:\S*python3? )((?:train|eval|bench)\.py(?:'[^'\n]*'|:(?=\w)|[^#:;|`\n])*)",
+        re.M,
     )
     return sorted(
         {match[1].strip() for text in TEXTS for match in pattern.finditer(text.read_text())}

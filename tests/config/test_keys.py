@@ -117,6 +117,6 @@ def test_eval_reads_every_key(tmp_path):
 def test_bench_reads_every_key(tmp_path):
     read: set[str] = set()
     words = ("models=[v3_small]", "batch_sizes=[1]", "resolution=32", "rounds=1", "warmup=0")
-    config = compose(*words, "run.device=cpu", program="bench")
+    config = compose(*QUIET, *words, f"run.root={tmp_path}", program="bench")
     bench(_noting(config, read))
     assert _keys(type(config)) - read == set()

@@ -1,70 +1,184 @@
-"""The latency table: what is timed, and how."""
+"""The latency table: what is timed, how, and against what it is checked."""
 
 import pytest
 import torch
 from torch import nn
 
+from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.deploy import latency as benchmark
+from mobilenet_exp.deploy import latency, runtimes
+from mobilenet_exp.deploy.latency import measure_latency, peak_of, quartiles
+from mobilenet_exp.deploy.nets import Net, build_nets
+from mobilenet_exp.deploy.one_call import TABLE_MS, measure_one_call
+from mobilenet_exp.deploy.runtimes import RUNTIMES, Place
+from mobilenet_exp.models.profiling import Profile
 
-CPU = torch.device("cpu")
+PLACE = Place(torch.device("cpu"), 1)
 
 
-def _measure(names, **options):
-    common = {"resolution": 64, "warmup": 1, "rounds": 3, "device": CPU}
-    show = lambda turns, label, total: turns  # noqa: E731
-    return benchmark.measure_latency(names, (2, 1), progress=show, **(common | options))
+@pytest.fixture(autouse=True)
+def _short_turns(monkeypatch):
+    monkeypatch.setattr(latency, "REST", 0.0)
+    monkeypatch.setattr(latency, "TURN_MS", 0.0)
+    monkeypatch.setattr(latency, "SIDE_OF_PRODUCT", 256)
 
 
-def test_rows_hold_median_and_spread_and_counts():
-    rows = _measure(["torchvision:squeezenet1_0", "v3_small"])
-    assert [(row["model"], row["batch_size"]) for row in rows] == [
-        ("torchvision:squeezenet1_0", 2),
-        ("v3_small", 2),
-        ("torchvision:squeezenet1_0", 1),
-        ("v3_small", 1),
+def _measure(nets, *names, batch_sizes=(2, 1), **options):
+    common = {"warmup": 1, "rounds": 3, "place": PLACE, "peak": 100.0, "progress": no_progress}
+    return measure_latency(nets, names or ("eager",), batch_sizes, **(common | options))
+
+
+class Recorder(nn.Module):
+    """A network that notes its calls."""
+
+    def __init__(self, name, calls):
+        super().__init__()
+        self.name, self.calls = name, calls
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, images):
+        assert not self.training
+        assert torch.is_inference_mode_enabled()
+        self.calls.append((self.name, len(images)))
+        return self.linear(images[:, :1, 0, 0])
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def _recorded(*names):
+    calls = []
+    nets = [Net(name, name, Recorder(name, calls).eval(), 32, Profile(1, 2)) for name in names]
+    return nets, calls
+
+
+def test_rows_hold_median_quartiles_speed_and_counts():
+    nets = build_nets(["torchvision:squeezenet1_0", "v3_small"], 64)
+    rows = _measure(nets, "eager", "folded")
+    assert [(row["batch_size"], row["model"], row["runtime"]) for row in rows[:4]] == [
+        (2, "squeezenet1_0", "eager"),
+        (2, "squeezenet1_0", "folded"),
+        (2, "v3_small", "eager"),
+        (2, "v3_small", "folded"),
     ]
     for row in rows:
-        assert 0 < row["fastest_ms"] <= row["latency_ms"] <= row["slowest_ms"]
-    assert rows[1]["params"] == 2542856
+        ordered = [row[key] for key in ("fastest_ms", "lower_ms", "latency_ms", "upper_ms")]
+        assert ordered[0] > 0
+        assert ordered == sorted(ordered)
+        per_s = 1000 * row["batch_size"] / row["latency_ms"]
+        assert row["images_per_s"] == pytest.approx(per_s)
+        assert row["gmacs_per_s"] == pytest.approx(per_s * row["madds"] / 1e9)
+        assert row["peak_share"] == pytest.approx(row["gmacs_per_s"] / 100)
+        assert row["difference"] < 1e-4
+        assert row["memory_mb"] is None or row["memory_mb"] < 200
+        assert row["problem"] == ""
+    assert rows[2]["params"] == 2542856
     # torchvision's own published count of SqueezeNet 1.0
     assert rows[0]["params"] == 1248424
 
 
-def test_nets_take_turns_in_eval_mode_after_a_warm_up(monkeypatch):
-    calls = []
-
-    class Recorder(nn.Linear):
-        def __init__(self, name):
-            super().__init__(1, 1)
-            self.name = name
-
-        def forward(self, images):
-            if images.device.type != "meta":
-                assert not self.training
-                assert torch.is_inference_mode_enabled()
-                calls.append((self.name, len(images)))
-            return super().forward(images[:, :1, 0, 0])
-
-    monkeypatch.setattr(benchmark, "_build", Recorder)
-    _measure(["a", "b"], warmup=2, rounds=3)
-    assert calls == [("a", 2), ("b", 2)] * 5 + [("a", 1), ("b", 1)] * 5
+def test_networks_take_turns_after_a_warm_up():
+    nets, calls = _recorded("a", "b")
+    _measure(nets, batch_sizes=(2,), rounds=3)
+    # one untimed forward and one that counts
+    assert calls[-12:] == [("a", 2), ("a", 2), ("b", 2), ("b", 2)] * 3
+    # each is compared with its own answers, and called until its time is steady
+    warm = calls[:-12]
+    assert warm == [("a", 2)] * warm.count(("a", 2)) + [("b", 2)] * warm.count(("b", 2))
 
 
-def test_the_old_table_is_shown_only_at_its_own_size():
-    old = benchmark.OLD_TABLE_MS
-    assert len(old) == 10
-    assert old["v1", 16] == 73.611
-    assert all(row["old_ms"] is None for row in _measure(["v1"], rounds=1))
+def test_a_turn_is_the_median_of_what_it_has_time_for(monkeypatch):
+    times = iter([90.0, 20.0, 25.0, 15.0, 1.0])
+    monkeypatch.setattr(latency, "_time", lambda *_: next(times))
+    monkeypatch.setattr(latency, "TURN_MS", 50.0)
+    assert latency._turn(None, None) == 20.0
+    assert next(times) == 1.0
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(InputError, match="models=torchvision:lenet: not a classifier"):
-        _measure(["torchvision:lenet"])
-    # a detector would fetch weights for its backbone
-    with pytest.raises(InputError, match="fasterrcnn_resnet50_fpn: not a classifier"):
-        _measure(["torchvision:fasterrcnn_resnet50_fpn"])
-    with pytest.raises(InputError, match="resolution=32: torchvision:alexnet does not take it"):
-        _measure(["torchvision:alexnet"], resolution=32)
-    with pytest.raises(InputError, match="model.name=v9: not known"):
-        _measure(["v9"])
+def test_a_warm_up_ends_once_a_forward_takes_as_long_as_before(monkeypatch):
+    times = iter([9.0, 5.0, 3.0, 3.1, 0.1])
+    monkeypatch.setattr(latency, "_time", lambda *_: next(times))
+    latency._warm_up(None, None, 2)
+    assert next(times) == 0.1
+
+
+def test_a_fast_wrong_answer_is_no_result(monkeypatch):
+    nets, _ = _recorded("a", "b")
+
+    def wrong(model, images, place):
+        return lambda images: model(images) * (2 if model.name == "b" else 1)
+
+    monkeypatch.setitem(RUNTIMES._builders, "wrong", wrong)
+    right, refused = _measure(nets, "wrong", batch_sizes=(2,))
+    assert right["latency_ms"] > 0
+    assert (refused["latency_ms"], refused["images_per_s"]) == (None, None)
+    assert refused["problem"].startswith("its answers differ from torch's by ")
+
+
+def test_what_does_not_fit_is_one_line_in_its_place(monkeypatch):
+    nets, _ = _recorded("a", "b")
+
+    def hungry(model, images, place):
+        if model.name == "a":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 3 GiB")
+        return model
+
+    monkeypatch.setitem(RUNTIMES._builders, "hungry", hungry)
+    refused, right = _measure(nets, "hungry", batch_sizes=(2,))
+    assert refused["problem"].startswith("memory does not suffice")
+    assert right["latency_ms"] > 0
+
+
+def test_the_peak_is_that_of_a_matrix_product(monkeypatch):
+    monkeypatch.setattr(latency, "_time", lambda *_: 100.0)
+    assert peak_of(PLACE) == pytest.approx(256**3 / 0.1 / 1e9)
+
+
+def test_quartiles_of_few_times():
+    assert quartiles([3.0]) == (3.0, 3.0)
+    assert quartiles([4.0, 1.0, 3.0, 2.0, 5.0]) == (2.0, 4.0)
+
+
+def test_one_call_is_timed_in_training_mode_and_changes_nothing():
+    assert len(TABLE_MS) == 10
+    assert TABLE_MS["v1", 16] == 73.611
+    (net,) = build_nets([{"name": "v1", "width_mult": 0.25}], 64)
+    before = {name: value.clone() for name, value in net.model.state_dict().items()}
+    modes = []
+    net.model.register_forward_hook(lambda module, *_: modes.append(module.training))
+    (call,) = measure_one_call([net], [2], PLACE)
+    assert modes == [True, True]
+    assert not net.model.training
+    assert all(torch.equal(value, before[name]) for name, value in net.model.state_dict().items())
+    assert (call.model, call.published_ms) == ("v1 0.25 64 px", None) or call.ms > 0
+
+
+def test_the_old_table_is_shown_at_its_own_size_only():
+    (net,) = build_nets(["torchvision:squeezenet1_0"], 224)
+    assert measure_one_call([net], [1], PLACE)[0].published_ms == 3.385
+    (net,) = build_nets(["torchvision:squeezenet1_0"], 64)
+    assert measure_one_call([net], [1], PLACE)[0].published_ms is None
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "problem"),
+    [
+        ("fast", PLACE, "runtimes=fast: not known; allowed: eager, folded, compiled, cuda_graphs"),
+        ("cuda_graphs", PLACE, "runtimes=cuda_graphs: is for CUDA devices, not for cpu"),
+        (
+            "onnxruntime",
+            Place(torch.device("cuda"), 1),
+            "runtimes=onnxruntime: is for a CPU in float32 here, not cuda in float32",
+        ),
+    ],
+)
+def test_runtimes_that_are_not_for_this_are_refused(name, place, problem):
+    with pytest.raises(InputError) as caught:
+        runtimes.check_runtimes([name], place)
+    assert str(caught.value).startswith(problem)
+
+
+def test_a_library_that_is_not_installed_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(InputError, match="needs openvino, which is not installed: pip install 'mo"):
+        runtimes.check_runtimes(["openvino"], PLACE)

@@ -212,6 +212,9 @@ TINY = ("model.name=tiny", "run.imports=[tiny_net]", "data=fake", "data.resoluti
         # the bench
         ("bench", ("models=[]",), "models=[]: must name at least one model"),
         ("bench", ("models=[torchvision:nope]",), "models=torchvision:nope: not a classifier of"),
+        ("bench", ("models=[{width_mult:0.5}]",), "models={'width_mult': 0.5}: needs a name"),
+        ("bench", ("runtimes=[eager,eager]",), "runtimes=['eager', 'eager']: must name at least"),
+        ("bench", ("method=seed",), "method=seed: not known; allowed: rounds, one_call"),
         ("bench", ("batch_sizes=[0]",), "batch_sizes=[0]: must be whole numbers"),
         ("bench", ("models=[v1]", "resolution=100000"), "resolution=100000: must be a whole"),
     ],

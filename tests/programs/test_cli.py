@@ -175,6 +175,7 @@ def test_bench_prints_the_old_table_s_nets_and_ours(tmp_path):
         "v1",
         "v3_small",
         "of 3 interleaved rounds",
+        "latency.json, latency.csv",
     ):
         assert text in done.stdout
 

@@ -83,7 +83,10 @@ def test_other_commands_have_a_door_with_help():
     assert "zoo" in door("--help").stdout
     assert "SWEEP_FOLDER" in door("rmsprop", "--help").stdout
     for words, line in (
-        (("zo",), "error: zo: not a command; there are: average, photos, zoo, rmsprop, pack\n"),
+        (
+            ("zo",),
+            "error: zo: not a command; there are: average, photos, zoo, rmsprop, pack, export\n",
+        ),
         (("rmsprop",), "error: rmsprop=: takes one argument, the sweep's folder\n"),
     ):
         done = door(*words)

@@ -1,0 +1,55 @@
+"""A network for inference: BatchNorm folded into the convolutions before it."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mobilenet_exp.models.layers import ConvBNAct
+
+
+@torch.no_grad()
+def folded(model: nn.Module) -> nn.Module:
+    """Return a copy in eval mode whose convolutions do what BatchNorm did after them.
+
+    Of networks that are not ours, those that torch.fx can trace, where a plain BatchNorm
+    follows a plain convolution. Raises ValueError where nothing can be folded.
+    """
+    model = copy.deepcopy(model).eval()
+    blocks = [each for each in model.modules() if isinstance(each, ConvBNAct)]
+    for block in blocks:
+        block.conv = fuse_conv_bn_eval(_plain(block.conv), block.bn)
+        block.bn = nn.Identity()
+    if blocks:
+        return model
+    before = _num_norms(model)
+    try:
+        found = fuse(model)
+    except Exception as error:
+        # tracing fails in as many ways as there are networks
+        raise ValueError(f"torch.fx cannot trace it: {str(error).splitlines()[0]}") from error
+    if before and _num_norms(found) == before:
+        raise ValueError("none of its BatchNorms follows a plain convolution")
+    return found
+
+
+def _plain(conv: nn.Conv2d) -> nn.Conv2d:
+    """Return torch's own convolution with the same weights; ours has no bias."""
+    plain = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        groups=conv.groups,
+        bias=False,
+        device="meta",
+    )
+    plain.weight = conv.weight
+    return plain.eval()
+
+
+def _num_norms(model: nn.Module) -> int:
+    return sum(isinstance(each, nn.BatchNorm2d) for each in model.modules())

@@ -1,0 +1,150 @@
+"""The networks that are timed: from a name, a peer's, or a run; each with its own side."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+from torchvision import models
+
+from mobilenet_exp.config.convert import to_part
+from mobilenet_exp.config.schema import ImagesConfig, ModelConfig
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.ranges import check_range
+from mobilenet_exp.models.profiling import Profile, profile_model
+from mobilenet_exp.papers.comparison import Comparison, compare
+from mobilenet_exp.weights.exported import ExportedModel, is_exported, runtime_of
+from mobilenet_exp.weights.loaded import config_model, load_exported, load_run
+
+TORCHVISION, TIMM = "torchvision:", "timm:"
+CHECKPOINT_ENDINGS = (".pt", ".pth", ".tar")
+NUM_CLASSES, PUBLISHED_SIDE = 1000, 224
+# what an entry of `models` may say beside its name, of all networks and of ours alone
+SIDE = "resolution"
+OPTIONS = tuple(entry.name for entry in fields(ModelConfig) if entry.name != "name")
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network in eval mode on the CPU, with random weights unless a run's.
+
+    `name` is what it was asked by; `side` is that of its input in pixels; `top1` is what was
+    published for it on ImageNet at that side, in percent, None where nothing was;
+    `own_runtime` is the one that an exported file runs in, whatever is asked for.
+    """
+
+    title: str
+    name: str
+    model: nn.Module
+    side: int
+    profile: Profile
+    top1: float | None = None
+    own_runtime: str | None = None
+
+
+def build_nets(entries: Sequence[str | Mapping[str, Any]], resolution: int) -> list[Net]:
+    """Build what `models` names, in its order. Raises InputError for what is not known."""
+    nets = [_build(entry, resolution) for entry in entries]
+    titles = [net.title for net in nets]
+    for title in titles:
+        if titles.count(title) > 1:
+            raise InputError("models", title, "is named twice")
+    return nets
+
+
+def _build(entry: str | Mapping[str, Any], resolution: int) -> Net:
+    options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise InputError("models", entry, "needs a name, as {name: v3_small, width_mult: 0.5}")
+    asked = options.pop(SIDE, None)
+    if asked is not None and not isinstance(asked, int):
+        raise InputError("models", name, f"{SIDE}: {asked} is no whole number of pixels")
+    check_range(SIDE, asked)
+    side, top1 = asked or resolution, None
+    if is_exported(name):
+        return _exported(name, {**options, **({SIDE: asked} if asked else {})}, resolution)
+    if name.startswith((TORCHVISION, TIMM)) or name.endswith(CHECKPOINT_ENDINGS):
+        if options:
+            problem = f"{next(iter(options))} is for our own networks; here {SIDE} alone"
+            raise InputError("models", name, problem)
+        if ":" in name:
+            model, top1 = _peer(name, side)
+        else:
+            loaded = load_run(name)
+            model, side = loaded.model, asked or loaded.preprocessing.resolution
+    else:
+        config = _config(name, options)
+        model = config_model(config, config.num_classes or NUM_CLASSES)
+        top1 = _published_top1(config, side)
+    title = " ".join([_short(name), *_words(options, side if side != resolution else None)])
+    return Net(title, name, model.eval(), side, _profile(name, model, side), top1)
+
+
+def _exported(name: str, options: dict[str, Any], resolution: int) -> Net:
+    if options:
+        raise InputError("models", name, f"{next(iter(options))} is settled by the file")
+    loaded = load_exported(name)
+    assert isinstance(loaded.model, ExportedModel)
+    side = loaded.preprocessing.resolution
+    title = " ".join([Path(name).name, *_words({}, side if side != resolution else None)])
+    return Net(title, name, loaded.model, side, loaded.profile(side), own_runtime=runtime_of(name))
+
+
+def _config(name: str, options: dict[str, Any]) -> ModelConfig:
+    """Check the options of a network of ours as `model.*` are."""
+    for key in options:
+        if key not in OPTIONS:
+            raise InputError("models", name, f"has no {key}; allowed: {SIDE}, {', '.join(OPTIONS)}")
+    try:
+        return to_part({"name": name, **options}, ModelConfig, "model")
+    except InputError as error:
+        problem = f"{error.key.removeprefix('model.')}: {error.value} {error.problem}"
+        raise InputError("models", name, problem) from error
+
+
+def _words(options: dict[str, Any], side: int | None) -> Iterator[str]:
+    """Say what tells a network from others of its name."""
+    for key, value in options.items():
+        yield f"{value:g}" if key == "width_mult" else f"{key}={value}"
+    if side:
+        yield f"{side} px"
+
+
+def _short(name: str) -> str:
+    """Return a name as a table shows it: a run's checkpoint by its run."""
+    path = Path(name)
+    if name.endswith(CHECKPOINT_ENDINGS) and path.parent.name == "checkpoints":
+        return f"{path.parents[1].name}/{path.stem}"
+    return name.removeprefix(TORCHVISION)
+
+
+def _published_top1(config: ModelConfig, side: int) -> float | None:
+    images = ImagesConfig(name="imagenet", resolution=side)
+    found = compare(config, images, config.num_classes or NUM_CLASSES)
+    return found.paper.top1 if isinstance(found, Comparison) and found.paper else None
+
+
+def _peer(name: str, side: int) -> tuple[nn.Module, float | None]:
+    """Build a classifier of torchvision or timm, without weights; torchvision prints top-1."""
+    source, _, peer = name.partition(":")
+    if source == "timm":
+        if not timm.is_model(peer):
+            raise InputError("models", name, "not known to timm.list_models()")
+        return timm.create_model(peer, pretrained=False), None
+    # classifiers only: detectors would fetch a backbone's weights
+    if peer not in models.list_models(module=models):
+        raise InputError("models", name, "not a classifier of torchvision.models.list_models()")
+    meta = models.get_model_weights(peer).DEFAULT.meta
+    top1 = meta["_metrics"]["ImageNet-1K"]["acc@1"] if side == PUBLISHED_SIDE else None
+    return models.get_model(peer, weights=None), top1
+
+
+def _profile(name: str, model: nn.Module, side: int) -> Profile:
+    try:
+        return profile_model(model, side)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "its layers do not fit"
+        raise InputError("resolution", side, f"{name} does not take it: {reason}") from error

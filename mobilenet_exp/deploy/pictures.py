@@ -1,0 +1,152 @@
+"""A benchmark's pictures. Reads plain rows; measures nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from mobilenet_exp.deploy.by_layer import BETWEEN, KINDS, LayerTime
+
+# of runtimes, and of kinds of layers
+COLOURS = ("#4c566a", "#2f6fb0", "#2e7d4f", "#b8860b", "#bf3f3f", "#7d4f9e", "#8a8a8a")
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "latency", "font.size": 9}
+
+
+def draw_madds(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the latency of each network over its multiply-adds, a panel for each batch size."""
+    sizes = list(dict.fromkeys(row["batch_size"] for row in rows))
+    with _panels(path, len(sizes)) as panels:
+        for axes, size in zip(panels, sizes, strict=True):
+            here = [row for row in rows if row["batch_size"] == size]
+            for name, runtime, colour in _runtimes(here):
+                axes.scatter(
+                    [row["madds"] / 1e6 for row in runtime],
+                    [row["latency_ms"] for row in runtime],
+                    color=colour,
+                    s=18,
+                    label=name,
+                )
+            fastest = _fastest(here)
+            _name(axes, [(row["madds"] / 1e6, row["latency_ms"], row["model"]) for row in fastest])
+            axes.set(xscale="log", yscale="log", title=f"batch {size}")
+            axes.set(xlabel="multiply-adds of an image, millions", ylabel="ms of a batch")
+        panels[0].legend(frameon=False)
+
+
+def draw_top1(rows: Sequence[dict[str, Any]], path: Path) -> bool:
+    """Draw published top-1 over the latency in the fastest runtime, and its Pareto front.
+
+    Nothing is drawn, and False returned, where fewer than two networks have a published top-1.
+    """
+    known = [row for row in rows if row["top1"] is not None]
+    sizes = list(dict.fromkeys(row["batch_size"] for row in known))
+    if len({row["model"] for row in known}) < 2:
+        return False
+    with _panels(path, len(sizes)) as panels:
+        for axes, size in zip(panels, sizes, strict=True):
+            here = _fastest([row for row in known if row["batch_size"] == size])
+            points = [(row["latency_ms"], row["top1"], row["model"]) for row in here]
+            front = pareto_front(points)
+            axes.step(*zip(*[each[:2] for each in front], strict=True), where="post", color="0.7")
+            axes.scatter(*zip(*[each[:2] for each in points], strict=True), s=18, color=COLOURS[1])
+            _name(axes, points)
+            axes.set(xscale="log", title=f"batch {size}")
+            axes.set(xlabel="ms of a batch, fastest runtime", ylabel="published ImageNet top-1, %")
+    return True
+
+
+def pareto_front(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Return the points (cost, gain, name) that none beats in both, by rising cost."""
+    front: list[tuple[float, float, str]] = []
+    for point in sorted(points, key=lambda each: (each[0], -each[1])):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front
+
+
+def draw_layers(layers: Sequence[LayerTime], title: str, path: Path) -> None:
+    """Draw the share of time of each block, by kind of layer, above that of multiply-adds."""
+    blocks = [each for each in dict.fromkeys(one.block for one in layers) if each != BETWEEN]
+    with _panels(path, 2, stacked=True) as panels:
+        for axes, of, label in ((panels[0], "ms", "time, %"), (panels[1], "madds", "madds, %")):
+            total = sum(getattr(each, of) for each in layers) or 1
+            bottom = [0.0] * len(blocks)
+            for kind, colour in zip(KINDS, COLOURS, strict=True):
+                spent = {one.block: getattr(one, of) for one in layers if one.kind == kind}
+                heights = [100 * spent.get(block, 0) / total for block in blocks]
+                if any(heights):
+                    axes.bar(blocks, heights, bottom=bottom, color=colour, label=kind)
+                bottom = [low + high for low, high in zip(bottom, heights, strict=True)]
+            axes.set(ylabel=label)
+        panels[0].set(title=f"where the time of {title} goes")
+        panels[0].tick_params(labelbottom=False)
+        panels[1].tick_params(axis="x", rotation=90)
+        panels[0].legend(frameon=False, ncols=2)
+
+
+class _panels:
+    """A figure of panels side by side or stacked, written to `path` at the end."""
+
+    def __init__(self, path: Path, count: int, *, stacked: bool = False) -> None:
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        self.path, self.plt = path, pyplot
+        self._style = pyplot.rc_context(STYLE)
+        self._shape = (count, 1) if stacked else (1, count)
+        self._size = (9, 5.5) if stacked else (5.2 * count, 4.4)
+
+    def __enter__(self) -> list[Any]:
+        self._style.__enter__()
+        self.figure, panels = self.plt.subplots(
+            *self._shape, figsize=self._size, layout="constrained", squeeze=False
+        )
+        for axes in panels.flat:
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(color="0.92")
+            axes.set_axisbelow(True)
+        return list(panels.flat)
+
+    def __exit__(self, kind: type | None, error: object, trace: object) -> None:
+        if kind is None:
+            about = {"Date": None} if self.path.suffix == ".svg" else None
+            self.figure.savefig(self.path, metadata=about, dpi=120)
+        self.plt.close(self.figure)
+        self._style.__exit__(None, None, None)
+
+
+def _runtimes(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]], str]]:
+    """Return each runtime with its rows that were timed, and its colour."""
+    names = list(dict.fromkeys(row["runtime"] for row in rows))
+    return [
+        (name, [row for row in rows if row["runtime"] == name and row["latency_ms"]], colour)
+        for name, colour in zip(names, COLOURS, strict=False)
+    ]
+
+
+def _fastest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each network's row in the runtime that is fastest for it."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["latency_ms"] is not None:
+            known = best.get(row["model"])
+            if known is None or row["latency_ms"] < known["latency_ms"]:
+                best[row["model"]] = row
+    return list(best.values())
+
+
+def _name(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write each point's name beside it, in turn above and below: neighbours stay readable."""
+    for number, (x, y, name) in enumerate(sorted(points)):
+        shown, above = name.removeprefix("timm:"), number % 2 == 0
+        axes.annotate(
+            shown,
+            (x, y),
+            xytext=(4, 3 if above else -9),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    for axis in (axes.xaxis, axes.yaxis):
+        # 200, not 2 x 10^2
+        axis.set_major_formatter("{x:g}")

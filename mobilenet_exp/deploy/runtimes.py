@@ -1,0 +1,184 @@
+"""What runs a network, by name. Each gives the same answers at its own speed.
+
+Knows no table and no clock.
+"""
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.core.registry import Registry
+from mobilenet_exp.deploy.folding import folded
+from mobilenet_exp.deploy.formats import to_executorch, to_onnx
+from mobilenet_exp.machine.arithmetic import Precision, autocast
+from mobilenet_exp.weights.exported import (
+    ExportedModel,
+    library,
+    open_executorch,
+    open_onnx,
+    open_openvino,
+)
+
+RUNTIMES: Registry = Registry("runtimes")
+
+# what runtimes need that are not torch's own
+LIBRARIES = {
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+    "executorch": ("executorch",),
+}
+
+# gives the answers (N, classes) to images (N, 3, side, side) on the device
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how a network runs: `threads` are of the CPU."""
+
+    device: torch.device
+    threads: int
+    precision: Precision = Precision.FLOAT32
+
+
+def check_runtimes(names: list[str], place: Place) -> None:
+    """Raise InputError for a runtime that is unknown, not installed, or not for the device."""
+    for name in names:
+        RUNTIMES.get(name)
+        if name == "cuda_graphs" and place.device.type != "cuda":
+            raise InputError("runtimes", name, f"is for CUDA devices, not for {place.device.type}")
+        if name in LIBRARIES:
+            if place.device.type != "cpu" or place.precision is not Precision.FLOAT32:
+                words = f"{place.device.type} in {place.precision}"
+                raise InputError("runtimes", name, f"is for a CPU in float32 here, not {words}")
+            for each in LIBRARIES[name]:
+                library(each, "runtimes", name)
+
+
+def prepare(runtime: str, model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """Return a network's forward in a runtime, for images of this shape.
+
+    The network itself is left as it is. Raises RunError for one that the runtime does not take.
+    """
+    if isinstance(model, ExportedModel):
+        # it has its own
+        return model
+    model = copy.deepcopy(model).to(place.device).eval()
+    with torch.no_grad():
+        return RUNTIMES.get(runtime)(model, images, place)
+
+
+def module_for(runtimes: list[str], model: nn.Module, place: Place) -> nn.Module:
+    """Return the network whose layers torch runs: folded where that is asked for."""
+    model = copy.deepcopy(model).to(place.device).eval()
+    return _folded(model) if "folded" in runtimes else model
+
+
+@RUNTIMES.register("eager")
+def eager(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """Torch's operators one by one, in NCHW, as torchvision's examples run them."""
+    return _in_precision(model, place)
+
+
+@RUNTIMES.register("folded")
+def folded_eager(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """The same with BatchNorm folded into the convolutions, in channels_last."""
+    return _in_precision(_folded(model), place, torch.channels_last)
+
+
+@RUNTIMES.register("compiled")
+def compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """Kernels that torch.compile makes of the folded network, its weights taken as constants."""
+    # it warns where there is a CUDA compiler and no GPU
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    forward = torch.compile(_folded(model), dynamic=False, options={"freezing": True})
+    run = _in_precision(forward, place, torch.channels_last)
+    try:
+        with torch.inference_mode():
+            run(images)
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise RunError(f"cannot be compiled: {reason[:100]}") from error
+    return run
+
+
+@RUNTIMES.register("cuda_graphs")
+def cuda_graphs(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """The folded network's kernels recorded once and launched together."""
+    run = _in_precision(_folded(model), place, torch.channels_last, caches_weights=False)
+    given = images.clone()
+    with torch.inference_mode():
+        # the first calls choose algorithms, on a stream of their own as torch asks for
+        side = torch.cuda.Stream(place.device)
+        side.wait_stream(torch.cuda.current_stream(place.device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                run(given)
+        torch.cuda.current_stream(place.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            answers = run(given)
+
+    def replay(images: Tensor) -> Tensor:
+        given.copy_(images)
+        graph.replay()
+        return answers
+
+    return replay
+
+
+@RUNTIMES.register("onnxruntime")
+def onnxruntime(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """ONNX Runtime on the CPU."""
+    file = to_onnx(_folded_if_it_can_be(model), images)
+    return open_onnx(file, "runtimes", place.threads)[0]
+
+
+@RUNTIMES.register("openvino")
+def openvino(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """OpenVINO on the CPU, for the shortest time of one batch."""
+    file = to_onnx(_folded_if_it_can_be(model), images)
+    return open_openvino(file, "runtimes", place.threads)[0]
+
+
+@RUNTIMES.register("executorch")
+def executorch(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """ExecuTorch with XNNPACK's kernels, on the CPU."""
+    file = to_executorch(_folded_if_it_can_be(model), images)
+    return open_executorch(file, "runtimes", place.threads)[0]
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    try:
+        return folded(model).to(memory_format=torch.channels_last)
+    except ValueError as error:
+        raise RunError(f"cannot be folded: {error}") from error
+
+
+def _folded_if_it_can_be(model: nn.Module) -> nn.Module:
+    # these runtimes fold what they can themselves
+    try:
+        return folded(model)
+    except ValueError:
+        return model
+
+
+def _in_precision(
+    forward: Forward,
+    place: Place,
+    layout: torch.memory_format = torch.contiguous_format,
+    *,
+    caches_weights: bool = True,
+) -> Forward:
+    def run(images: Tensor) -> Tensor:
+        with autocast(place.device, place.precision, caches_weights=caches_weights):
+            return forward(images.to(memory_format=layout))
+
+    return run

@@ -1,0 +1,202 @@
+"""Networks in the files of other runtimes, run as torch runs its own.
+
+`python -m mobilenet_exp export` writes them; each holds a record of its network.
+"""
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mobilenet_exp.config.convert import to_part
+from mobilenet_exp.config.schema import ModelConfig
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.streams import silenced
+from mobilenet_exp.data.preprocessing import Preprocessing
+from mobilenet_exp.models import MobileNet
+from mobilenet_exp.models.dialect import Dialect
+
+# name of the record among a file's own metadata
+RECORD = "mobilenet_exp"
+ADVICE = "pip install 'mobilenet-exp[deploy]'"
+
+# gives the answers (N, classes) float32 to images (N, 3, side, side) float32 on the CPU
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What an exported file says of its network; all of it can be written as JSON.
+
+    `classes` are names by label, None if the weights have none; `origin` and `digest` tell
+    the weights that it was made of; `source` is the source of published weights' rows;
+    `form` says what was done to it, as `int8`, and `made_by` with what.
+    """
+
+    model: dict[str, Any]
+    num_classes: int
+    preprocessing: dict[str, Any]
+    dialect: dict[str, Any]
+    classes: list[str] | None
+    origin: str
+    digest: str
+    source: str | None
+    form: str
+    made_by: dict[str, Any]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class ExportedModel(nn.Module):
+    """A file of another runtime as a network in eval mode, on the CPU in float32.
+
+    `like` is the network that it was made of, without weights: it tells counts and answers.
+    """
+
+    def __init__(self, forward: Forward, record: Record, like: MobileNet) -> None:
+        super().__init__()
+        self._forward, self.record = forward, record
+        self.dialect = Dialect(**record.dialect)
+        # not a part of this module, which has no weights to move
+        self._like = (like,)
+        self.eval()
+
+    @property
+    def like(self) -> MobileNet:
+        return self._like[0]
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """Return the last layer of `like`, for its size."""
+        return self.like.classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers = self._forward(images.float().cpu().contiguous())
+        return answers.to(images.device)
+
+
+def library(name: str, key: str, value: object) -> Any:
+    """Import an optional library. Raises InputError, under `key`, that says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        problem = f"needs {name}, which is not installed: {ADVICE}"
+        raise InputError(key, value, problem) from error
+
+
+def is_exported(path: str) -> bool:
+    """Return whether a path names a file of another runtime, by its ending."""
+    return Path(path).suffix in READERS
+
+
+def read_exported(path: str, *, key: str = "weights") -> tuple[Forward, Record]:
+    """Open a file of another runtime. Raises InputError, under `key`, for what it cannot be."""
+    if not Path(path).is_file():
+        raise InputError(key, path, "no such file")
+    try:
+        forward, text = READERS[Path(path).suffix](path, key, None)
+    except InputError:
+        raise
+    except Exception as error:
+        # each runtime fails in its own way at a file that is none of its
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise InputError(key, path, f"cannot be opened: {reason[:150]}") from error
+    if not text:
+        problem = "has no record of its network; `python -m mobilenet_exp export` writes one"
+        raise InputError(key, path, problem)
+    try:
+        return forward, Record(**json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise InputError(key, path, "has a record of another version; export it anew") from error
+
+
+def settings_of(record: Record) -> tuple[ModelConfig, Preprocessing]:
+    """Return a record's settings of the network and of its images."""
+    return to_part(record.model, ModelConfig, "model"), Preprocessing(**record.preprocessing)
+
+
+def open_onnx(file: str | bytes, key: str, threads: int | None) -> tuple[Forward, str]:
+    """Open an ONNX file, or its content, in ONNX Runtime; return its record, too."""
+    ort = library("onnxruntime", key, file if isinstance(file, str) else "onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    # errors alone
+    options.log_severity_level = 3
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    given = session.get_inputs()[0].name
+    text = session.get_modelmeta().custom_metadata_map.get(RECORD, "")
+    return lambda images: torch.from_numpy(session.run(None, {given: images.numpy()})[0]), text
+
+
+def open_openvino(file: str | bytes, key: str, threads: int | None) -> tuple[Forward, str]:
+    """Open OpenVINO's .xml, or the content of an ONNX file, in OpenVINO; return its record, too."""
+    openvino = library("openvino", key, file if isinstance(file, str) else "openvino")
+    core = openvino.Core()
+    network = core.read_model(file)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
+        # else it computes in bfloat16 where the CPU can
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    text = str(network.get_rt_info(RECORD).value) if network.has_rt_info(RECORD) else ""
+    compiled = core.compile_model(network, "CPU", settings)
+    return lambda images: torch.from_numpy(compiled(images.numpy())[0]), text
+
+
+def open_executorch(file: str | bytes, key: str, threads: int | None) -> tuple[Forward, str]:
+    """Open ExecuTorch's .pte, or its content; return its record, too.
+
+    It takes as many images at once as it was made for, an export one; others go one by one.
+    """
+    # it prints what it finds out about the processor
+    with silenced():
+        runtime = library("executorch.runtime", key, file)
+        pool = library("executorch.extension.pybindings.portable_lib", key, file)
+        pool._unsafe_reset_threadpool(threads or torch.get_num_threads())
+        program = runtime.Runtime.get().load_program(file)
+        network = program.load_method("forward")
+    at_once = network.metadata.input_tensor_meta(0).sizes()[0]
+    text = ""
+    if RECORD in program.method_names:
+        (letters,) = program.load_method(RECORD).execute([])
+        text = bytes(letters.tolist()).decode()
+
+    # the method looks into both and keeps neither
+    held = (file, program)
+
+    def forward(images: Tensor, held: Any = held) -> Tensor:
+        parts = images.split(at_once)
+        # its memory is used again
+        return torch.cat([network.execute([part])[0].clone() for part in parts])
+
+    return forward, text
+
+
+def open_torch_export(file: str, key: str, threads: int | None) -> tuple[Forward, str]:
+    """Open torch.export's .pt2; return its record, too."""
+    extra = {RECORD: ""}
+    network = torch.export.load(file, extra_files=extra).module()
+    # not the module itself: torch would look for its modes
+    return lambda images: network(images), extra[RECORD]
+
+
+def runtime_of(path: str) -> str:
+    """Return the name of what runs a file of another runtime."""
+    return {".onnx": "onnxruntime", ".xml": "openvino", ".pte": "executorch"}.get(
+        Path(path).suffix, "torch_export"
+    )
+
+
+READERS: dict[str, Callable[[Any, str, int | None], tuple[Forward, str]]] = {
+    ".onnx": open_onnx,
+    ".xml": open_openvino,
+    ".pte": open_executorch,
+    ".pt2": open_torch_export,
+}

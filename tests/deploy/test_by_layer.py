@@ -1,0 +1,34 @@
+"""Time by layer beside madds by layer."""
+
+import torch
+
+from mobilenet_exp.core.console import no_progress
+from mobilenet_exp.deploy.by_layer import BETWEEN, kind_of, measure_layers
+from mobilenet_exp.deploy.nets import build_nets
+from mobilenet_exp.models.layers import ConvBNAct
+
+
+def test_layers_add_up_to_the_network():
+    for name in ("v3_small", "torchvision:resnet18"):
+        (net,) = build_nets([name], 64)
+        found = measure_layers(net.model, torch.randn(2, 3, 64, 64), rounds=2, progress=no_progress)
+        assert sum(each.madds for each in found) == net.profile.madds
+        assert all(each.ms >= 0 for each in found)
+        assert all(each.ms > 0 for each in found if each.madds)
+        blocks = list(dict.fromkeys(each.block for each in found))
+        assert blocks[-1] == BETWEEN
+        kinds = {each.kind for each in found}
+        assert {"convolution", "normalisation", "activation", "linear"} <= kinds
+        assert ("depthwise" in kinds) == (name == "v3_small")
+        # nothing of the measuring stays
+        assert not any(each._forward_hooks for each in net.model.modules())
+
+
+def test_kinds_of_layers():
+    block = ConvBNAct(8, 8, 3, norm=torch.nn.BatchNorm2d, act="relu", groups=8)
+    assert kind_of(block.conv) == "depthwise"
+    assert kind_of(block.bn) == "normalisation"
+    assert kind_of(torch.nn.Conv2d(8, 8, 3, groups=2)) == "convolution"
+    assert kind_of(torch.nn.Conv2d(8, 8, 1)) == "pointwise"
+    assert kind_of(torch.nn.Hardswish()) == "activation"
+    assert kind_of(torch.nn.Dropout()) == "other"

@@ -1,0 +1,89 @@
+"""Runtimes and folding: the same answers, from less work."""
+
+import pytest
+import torch
+from torch import nn
+
+from mobilenet_exp.core.errors import RunError
+from mobilenet_exp.deploy.folding import folded
+from mobilenet_exp.deploy.nets import build_nets
+from mobilenet_exp.deploy.runtimes import Place, module_for, prepare
+from mobilenet_exp.models import MODELS, build_model
+from mobilenet_exp.models.layers import ConvBNAct
+
+PLACE = Place(torch.device("cpu"), 1)
+
+
+@torch.no_grad()
+def _lively(model):
+    """Give BatchNorm statistics that a trained network might have."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0, 0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_a_folded_network_gives_the_same_answers_without_batchnorm(name):
+    model = _lively(build_model(name, width_mult=0.5 if "v4" not in name else 1.0, num_classes=7))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    images = torch.randn(2, 3, 64, 64)
+    small = folded(model)
+    with torch.no_grad():
+        torch.testing.assert_close(small(images), model(images), rtol=1e-3, atol=1e-4)
+    # V4's attention alone has one before its convolution
+    left = [each for each in small.modules() if isinstance(each, ConvBNAct)]
+    assert all(isinstance(each.bn, nn.Identity) for each in left)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_others_networks_are_folded_where_they_can_be():
+    theirs, without = build_nets(
+        ["torchvision:mobilenet_v3_small", "torchvision:squeezenet1_1"], 64
+    )
+    model, images = _lively(theirs.model), torch.randn(2, 3, 64, 64)
+    small = folded(model)
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in small.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(small(images), model(images), rtol=1e-3, atol=1e-4)
+    # there is nothing to fold
+    assert folded(without.model)(images).shape == (2, 1000)
+
+
+def test_a_network_that_cannot_be_folded_says_why():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = nn.BatchNorm2d(3)
+
+        def forward(self, images):
+            return images if images.sum() > 0 else self.bn(images)
+
+    with pytest.raises(RunError, match="cannot be folded: torch.fx cannot trace it: "):
+        prepare("folded", Branching(), torch.randn(1, 3, 8, 8), PLACE)
+
+
+@pytest.mark.parametrize("runtime", ["eager", "folded", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["v3_small", "v4_conv_small"])
+def test_runtimes_answer_alike(runtime, name):
+    for library in {"onnxruntime": ("onnxruntime", "onnxscript"), "openvino": ("openvino",)}.get(
+        runtime, ()
+    ):
+        pytest.importorskip(library)
+    model = _lively(build_model(name, num_classes=5))
+    images = torch.randn(2, 3, 64, 64)
+    forward = prepare(runtime, model, images, PLACE)
+    with torch.inference_mode():
+        torch.testing.assert_close(forward(images), model(images), rtol=1e-3, atol=1e-3)
+
+
+def test_layers_are_those_of_the_folded_network_where_it_is_timed():
+    model = build_model("v3_small", width_mult=0.35)
+    counts = [
+        sum(isinstance(each, nn.BatchNorm2d) for each in module_for(names, model, PLACE).modules())
+        for names in (["eager"], ["eager", "folded"])
+    ]
+    assert counts[0] > 0 == counts[1]
