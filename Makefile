@@ -9,7 +9,10 @@ endif
 # the arms, in order: the fourth starts from the first one's weights
 STORY := rmsprop_story/sgd,rmsprop_story/torch_at_sgd_rate,rmsprop_story/tensorflow,rmsprop_story/from_sgd,rmsprop_story/torch_at_sane_rate
 
-.PHONY: help setup demo test lint format zoo rmsprop levers images nightly bench clean
+# what docs/LATENCY.md shows
+LATENCY := runtimes=[eager,folded,compiled,onnxruntime,openvino,executorch] method=one_call layers=v3_large
+
+.PHONY: help setup demo test lint format zoo rmsprop latency levers images nightly bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -43,6 +46,10 @@ zoo: $(SETUP)  ## write docs/MODEL_ZOO.md and its picture anew
 rmsprop: $(SETUP)  ## run the RMSprop story on digits and write docs/RMSPROP.md (minutes)
 	$(PYTHON) train.py -m experiment=$(STORY) hydra.sweep.dir=runs/sweeps/rmsprop_story
 	$(PYTHON) -m mobilenet_exp rmsprop runs/sweeps/rmsprop_story
+
+latency: $(SETUP)  ## time networks in every runtime and write docs/LATENCY.md (15 minutes)
+	$(PYTHON) bench.py $(LATENCY) run.root=runs/latency run.wandb=disabled
+	$(PYTHON) -m mobilenet_exp latency $$(ls -td runs/latency/bench-*/ | head -1)latency.json
 
 levers: $(SETUP)  ## measure what each cheap lever gains on a training step (minutes)
 	$(PYTHON) -m benchmarks.step

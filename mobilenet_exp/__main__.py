@@ -27,6 +27,11 @@ COMMANDS = {
         "write a small set of real photographs, for data=photos",
     ),
     "zoo": ("mobilenet_exp.reports.zoo", "", "write docs/MODEL_ZOO.md and its picture"),
+    "latency": (
+        "mobilenet_exp.reports.latency",
+        "[LATENCY_JSON]",
+        "write docs/LATENCY.md and its pictures from a benchmark",
+    ),
     "rmsprop": (
         "mobilenet_exp.reports.rmsprop",
         "SWEEP_FOLDER",
@@ -40,7 +45,7 @@ def usage() -> str:
     lines = ["usage: python -m mobilenet_exp COMMAND", ""]
     listed = {name: entry[1:] for name, entry in COMMANDS.items()} | PROGRAMS
     for name, (takes, about) in listed.items():
-        lines.append(f"  {f'{name} {takes}':<24}{about}")
+        lines.append(f"  {f'{name} {takes}':<26}{about}")
     return "\n".join(
         [*lines, "", "python train.py, eval.py and bench.py have a --help of their own."]
     )

@@ -36,7 +36,10 @@ MAY_IMPORT = {
     "evaluation": BELOW_EVALUATION,
     "deploy": (*BELOW_EVALUATION, "evaluation"),
     "training": (*BELOW_EVALUATION, "evaluation"),
-    "reports": ("core", "models", "papers", "tracking", "training.optim"),
+    "reports": (
+        "core", "deploy.by_layer", "deploy.pictures", "models", "papers", "tracking",
+        "training.optim",
+    ),
     # the roof; the programs import jobs when they are asked for
     "command": ("core", "config", "machine.preemption", "machine.launched", "tracking"),
     "cli": (

@@ -22,7 +22,7 @@ GROUPS = {
     "eval": ("model", "data"),
     "bench": (),
     "pack": ("data",),
-    "export": ("model",),
+    "export": ("model", "data"),
 }
 BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 # done, but not with everything that was asked for

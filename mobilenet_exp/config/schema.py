@@ -457,8 +457,15 @@ class ExportConfig(WeightsConfig):
     out: str | None = field(default=None, metadata=PATH)
     # side in pixels of the images that it takes; null: as the network was trained
     resolution: int | None = None
-    # largest difference of an answer from the network's own, in shares of the largest answer
-    tolerance: float = 1e-4
+    # largest difference of an answer from the network's own, in shares of the largest answer;
+    # null: 1e-4, of a network in 8 bits any
+    tolerance: float | None = None
+    # write it in 8 bits, with scales from images of data's training share
+    int8: bool = False
+    # so many of them
+    calibration_images: int = 300
+    # the data for it; null: the checkpoint's own
+    data: EvalDataConfig = field(default_factory=EvalDataConfig)
     run: ExportRunConfig = field(default_factory=ExportRunConfig)
 
 

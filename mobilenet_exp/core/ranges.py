@@ -156,6 +156,7 @@ RANGES = {
     "resolution": SIDE,
     "format": one_of("onnx", "openvino", "executorch", "torch_export"),
     "tolerance": ABOVE_0,
+    "calibration_images": up_to(1_000_000),
     "method": one_of("rounds", "one_call"),
     "layers": NAMED,
     "warmup": Range(lambda v: 0 <= v <= 1_000_000, "must be a whole number from 0 to 1,000,000"),

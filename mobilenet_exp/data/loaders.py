@@ -243,9 +243,14 @@ def _check_sides(data: DataConfig, sampler: BatchSampler) -> None:
 
 
 def build_eval_loader(
-    data: EvalImages, *, first: int = 0, step: int = 1, reading: Reading | None = None
+    data: EvalImages,
+    *,
+    first: int = 0,
+    step: int = 1,
+    split: str = "val",
+    reading: Reading | None = None,
 ) -> tuple[Feed, ImageSet]:
-    """Build the feed of an evaluation, and the whole set; needs no training images.
+    """Build the feed of an evaluation, and the whole set of `split`; needs no other images.
 
     Its batches are images, labels and notes. An image that cannot be scored is labelled -1,
     with the reason as its note. The feed takes the images number `first`, `first + step`,
@@ -253,7 +258,7 @@ def build_eval_loader(
     """
     reading = reading or Reading()
     load_decoder()
-    val = build_image_set(data, "val")
+    val = build_image_set(data, split)
     view = EvalView(val.images, EvalTransform(data, exact=data.resize == "exact"))
     threads = Threads(_num_workers(val, reading), reading.image_timeout)
     finisher, keep = Finisher(data.mean, data.std, reading.device), int(reading.reuses)

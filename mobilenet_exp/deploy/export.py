@@ -1,11 +1,12 @@
 """A trained network as a file of another runtime, checked against the network itself."""
 
+import itertools
 import os
 import shutil
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -16,29 +17,42 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.data.finishing import Finisher
+from mobilenet_exp.data.loaders import build_eval_loader
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.data.transforms import EvalTransform
 from mobilenet_exp.datasets.images import open_file
 from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.deploy.folding import folded
-from mobilenet_exp.deploy.formats import FORMATS, Format
+from mobilenet_exp.deploy.formats import FORMATS, Calibration, Format
+from mobilenet_exp.evaluation.scoring import eval_data
 from mobilenet_exp.machine.provenance import git_commit, installed, versions
 from mobilenet_exp.weights.exported import ExportedModel, Forward, Record, library, read_exported
 from mobilenet_exp.weights.loaded import LoadedModel, load_chosen
+
+# largest difference of an answer of a file in float32
+TOLERANCE = 1e-4
+# images that go through a network at once
+PART = 32
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
     """Write a network into a file of another runtime; print where, how large and how exact.
 
     BatchNorm is folded into the convolutions. The file is opened again and its answers to real
-    photographs compared with the network's. Returns what was printed: `path`, `bytes`,
-    `difference`. Raises InputError before anything is written, and RunError, with nothing
-    written, where answers differ by more than `tolerance`.
+    photographs, or in 8 bits to what it was calibrated on, compared with the network's. Returns
+    what was printed: `path`, `bytes`, `difference`, and `agreement`, the share of images whose
+    best answer is the network's. Raises InputError before anything is written, and RunError,
+    with nothing written, where answers differ by more than `tolerance`.
     """
     import_modules(config.run.imports)
     form = FORMATS[config.format]
     for each in form.libraries:
         library(each, "format", config.format)
+    if config.int8 and not form.for_int8:
+        able = ", ".join(name for name, each in FORMATS.items() if each.for_int8)
+        raise InputError("int8", True, f"is not for {config.format}; it is for {able}")
+    for each in form.for_int8 if config.int8 else ():
+        library(each, "int8", True)
     loaded = load_chosen(config)
     if isinstance(loaded.model, ExportedModel):
         raise InputError("weights", config.weights, "is an exported file already")
@@ -47,11 +61,12 @@ def export(config: ExportConfig) -> dict[str, Any]:
         loaded = replace(loaded, preprocessing=sized)
     path = _path(config, loaded, form)
     path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    images = real_images(loaded.preprocessing)
-    difference = _write(config, loaded, form, path, images)
+    calibration = calibration_images(config, loaded) if config.int8 else None
+    images = torch.cat(calibration) if calibration else real_images(loaded.preprocessing)
+    agreement = _write(config, loaded, form, path, images, calibration)
     size = sum(each.stat().st_size for each in _parts(path))
-    _print(config, loaded, path, size, difference, len(images))
-    return {"path": str(path), "bytes": size, "difference": difference}
+    _print(config, loaded, path, size, agreement, len(images))
+    return {"path": str(path), "bytes": size, **agreement._asdict()}
 
 
 def _path(config: ExportConfig, loaded: LoadedModel, form: Format) -> Path:
@@ -60,11 +75,12 @@ def _path(config: ExportConfig, loaded: LoadedModel, form: Format) -> Path:
             problem = f"{config.format} files end in {form.ending}"
             raise InputError("out", config.out, problem)
         return Path(config.out)
+    bits = "-int8" if config.int8 else ""
     if loaded.folder:
-        return loaded.folder / "exported" / (Path(loaded.origin).stem + form.ending)
+        return loaded.folder / "exported" / (Path(loaded.origin).stem + bits + form.ending)
     net = f"{loaded.config.name}-w{loaded.config.width_mult:g}"
     side = loaded.preprocessing.resolution
-    return Path(f"{net}-r{side}-{loaded.digest[:8]}{form.ending}")
+    return Path(f"{net}-r{side}-{loaded.digest[:8]}{bits}{form.ending}")
 
 
 def _parts(path: Path) -> list[Path]:
@@ -72,22 +88,39 @@ def _parts(path: Path) -> list[Path]:
     return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
+class Agreement(NamedTuple):
+    """How far answers are from the network's own, and the share whose best one is the same.
+
+    `difference` is the largest one, in shares of the largest answer.
+    """
+
+    difference: float
+    agreement: float
+
+
 def _write(
-    config: ExportConfig, loaded: LoadedModel, form: Format, path: Path, images: Tensor
-) -> float:
-    """Write the file whole or not at all, and return how far its answers are."""
+    config: ExportConfig,
+    loaded: LoadedModel,
+    form: Format,
+    path: Path,
+    images: Tensor,
+    calibration: Calibration,
+) -> Agreement:
+    """Write the file whole or not at all, and return how well it answers."""
+    limit = config.tolerance or (float("inf") if config.int8 else TOLERANCE)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=".export-", dir=path.parent))
     except OSError as error:
         raise InputError("out", path, f"cannot be written: {error.strerror}") from error
     try:
+        record = _record(loaded, config.int8).to_json()
         with torch.no_grad():
-            form.write(folded(loaded.model), images, place / path.name, _record(loaded).to_json())
+            form.write(folded(loaded.model), images, place / path.name, record, calibration)
         forward, _ = read_exported(str(place / path.name), key="format")
-        difference = _difference(forward, loaded, images)
-        if not difference <= config.tolerance:
-            words = f"by {difference:.1e}, more than tolerance={config.tolerance:g}"
+        found = _compare(forward, loaded, images)
+        if not found.difference <= limit:
+            words = f"by {found.difference:.1e}, more than tolerance={limit:g}"
             raise RunError(f"{path} is not written: its answers differ from the network's {words}")
         # the weights first: what is there is whole
         for each in reversed(_parts(place / path.name)):
@@ -96,18 +129,19 @@ def _write(
         raise RunError(f"{path} could not be written: {error.strerror}") from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    return difference
+    return found
 
 
 @torch.inference_mode()
-def _difference(forward: Forward, loaded: LoadedModel, images: Tensor) -> float:
-    """Return how far answers are from the network's own, in shares of the largest."""
-    expected = loaded.model(images)
-    found = forward(images.contiguous())
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def _compare(forward: Forward, loaded: LoadedModel, images: Tensor) -> Agreement:
+    expected = torch.cat([loaded.model(part) for part in images.split(PART)])
+    found = torch.cat([forward(part.contiguous()) for part in images.split(PART)])
+    difference = (found - expected).abs().max() / expected.abs().max()
+    same = (found.argmax(1) == expected.argmax(1)).float().mean()
+    return Agreement(difference.item(), same.item())
 
 
-def _record(loaded: LoadedModel, form: str = "float32, BatchNorm folded") -> Record:
+def _record(loaded: LoadedModel, is_int8: bool) -> Record:
     stem = loaded.model.stem.conv.stride[0]
     return Record(
         model=asdict(loaded.config) | {"stem_stride": stem},
@@ -118,11 +152,11 @@ def _record(loaded: LoadedModel, form: str = "float32, BatchNorm folded") -> Rec
         origin=loaded.origin,
         digest=loaded.digest,
         source=loaded.source,
-        form=form,
+        form=f"{'int8' if is_int8 else 'float32'}, BatchNorm folded",
         made_by={
             "git_commit": git_commit(),
             "versions": versions()
-            | installed(("onnx", "onnxscript", "openvino", "executorch", "torchao")),
+            | installed(("onnx", "onnxscript", "openvino", "nncf", "executorch", "torchao")),
         },
     )
 
@@ -145,15 +179,44 @@ def real_images(prepared: Preprocessing) -> Tensor:
     return finish(torch.stack(pixels), []).contiguous()
 
 
+def calibration_images(config: ExportConfig, loaded: LoadedModel) -> list[Tensor]:
+    """Return images of the training share, one by one, from all over it, as inputs.
+
+    They are prepared as for an evaluation. Raises InputError where no data is known.
+    """
+    data = replace(eval_data(config.data, loaded), batch_size=1)
+    _, whole = build_eval_loader(data, split="train")
+    step = max(1, len(whole.images) // config.calibration_images)
+    feed, _ = build_eval_loader(data, split="train", step=step)
+    found = [
+        images.contiguous()
+        for images, labels, _ in itertools.islice(feed, config.calibration_images)
+        # one that cannot be read has no label
+        if labels.item() >= 0
+    ]
+    if not found:
+        raise InputError("data.root", data.root, "holds no image that can be read")
+    return found
+
+
 def _print(
-    config: ExportConfig, loaded: LoadedModel, path: Path, size: int, difference: float, count: int
+    config: ExportConfig,
+    loaded: LoadedModel,
+    path: Path,
+    size: int,
+    found: Agreement,
+    count: int,
 ) -> None:
-    model = loaded.model
-    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    state = loaded.model.state_dict().values()
+    weights = sum(value.numel() * value.element_size() for value in state)
     console.line(f"{loaded.origin}: {', '.join(loaded.notes)}")
-    console.line(f"{path}: {config.format}, {size / 1e6:.1f} MB (weights {weights / 1e6:.1f} MB)")
+    bits = " in 8 bits" if config.int8 else ""
     console.line(
-        f"answers to {count} photographs differ from the network's by {difference:.1e} of the "
-        f"largest; tolerance {config.tolerance:g}"
+        f"{path}: {config.format}{bits}, {size / 1e6:.1f} MB (weights {weights / 1e6:.1f} MB)"
+    )
+    what = "images of the training share" if config.int8 else "photographs"
+    console.line(
+        f"answers to {count} {what} differ from the network's by {found.difference:.1e} of the "
+        f"largest at most; the best answer is the same for {100 * found.agreement:.1f} %"
     )
     console.line(f"score it: python eval.py weights={path} data=...")

@@ -9,15 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from mobilenet_exp.core.streams import silenced
+from mobilenet_exp.deploy.quantise import with_nncf, with_torchao
 from mobilenet_exp.weights.exported import RECORD, library
+
+# images that a network in 8 bits is calibrated on, a list of batches; None: not in 8 bits
+Calibration = list[Tensor] | None
 
 
 class Format(NamedTuple):
-    """A form of file: its ending, the libraries it needs, and what writes it."""
+    """A form of file: its ending, the libraries it needs, those for 8 bits, and what writes it.
+
+    `write(model, images, path, record, calibration)` takes a folded network in eval mode and
+    images (N, 3, H, W) as it will see them.
+    """
 
     ending: str
     libraries: tuple[str, ...]
-    write: Callable[[nn.Module, Tensor, Path, str], None]
+    for_int8: tuple[str, ...]
+    write: Callable[[nn.Module, Tensor, Path, str, Calibration], None]
 
 
 def to_onnx(model: nn.Module, images: Tensor, record: str = "") -> bytes:
@@ -43,18 +52,6 @@ def _two(images: Tensor) -> Tensor:
     return images[:1].expand(2, -1, -1, -1).contiguous()
 
 
-def _write_onnx(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
-    path.write_bytes(to_onnx(model, images, record))
-
-
-def _write_openvino(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
-    """Write .xml, the network, and .bin beside it, its weights."""
-    openvino: Any = library("openvino", "format", "openvino")
-    network = openvino.Core().read_model(to_onnx(model, images))
-    network.set_rt_info(record, RECORD)
-    openvino.save_model(network, str(path), compress_to_fp16=False)
-
-
 def to_executorch(model: nn.Module, images: Tensor, record: str = "") -> bytes:
     """Return a network in eval mode as ExecuTorch's .pte, for so many images at once.
 
@@ -73,20 +70,50 @@ def to_executorch(model: nn.Module, images: Tensor, record: str = "") -> bytes:
         return lowered.to_executorch().buffer
 
 
-def _write_executorch(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
+def _write_onnx(
+    model: nn.Module, images: Tensor, path: Path, record: str, calibration: Calibration
+) -> None:
+    content = to_onnx(model, images, record)
+    if calibration is not None:
+        onnx: Any = library("onnx", "format", "onnx")
+        quantised = with_nncf(onnx.load_from_string(content), calibration)
+        content = quantised.SerializeToString()
+    path.write_bytes(content)
+
+
+def _write_openvino(
+    model: nn.Module, images: Tensor, path: Path, record: str, calibration: Calibration
+) -> None:
+    """Write .xml, the network, and .bin beside it, its weights."""
+    openvino: Any = library("openvino", "format", "openvino")
+    network = openvino.Core().read_model(to_onnx(model, images))
+    if calibration is not None:
+        network = with_nncf(network, calibration)
+    network.set_rt_info(record, RECORD)
+    openvino.save_model(network, str(path), compress_to_fp16=False)
+
+
+def _write_executorch(
+    model: nn.Module, images: Tensor, path: Path, record: str, calibration: Calibration
+) -> None:
     # phones look at one image
-    path.write_bytes(to_executorch(model, images[:1], record))
+    one = images[:1]
+    if calibration is not None:
+        model = with_torchao(model, one, calibration)
+    path.write_bytes(to_executorch(model, one, record))
 
 
-def _write_torch_export(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
+def _write_torch_export(
+    model: nn.Module, images: Tensor, path: Path, record: str, calibration: Calibration
+) -> None:
     batch = ({0: torch.export.Dim.DYNAMIC},)
     program = torch.export.export(model, (_two(images),), dynamic_shapes=batch)
     torch.export.save(program, str(path), extra_files={RECORD: record})
 
 
 FORMATS = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx),
-    "openvino": Format(".xml", ("onnx", "onnxscript", "openvino"), _write_openvino),
-    "executorch": Format(".pte", ("executorch",), _write_executorch),
-    "torch_export": Format(".pt2", (), _write_torch_export),
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), ("nncf",), _write_onnx),
+    "openvino": Format(".xml", ("onnx", "onnxscript", "openvino"), ("nncf",), _write_openvino),
+    "executorch": Format(".pte", ("executorch",), ("torchao",), _write_executorch),
+    "torch_export": Format(".pt2", (), (), _write_torch_export),
 }

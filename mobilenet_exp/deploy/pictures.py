@@ -13,10 +13,10 @@ COLOURS = ("#4c566a", "#2f6fb0", "#2e7d4f", "#b8860b", "#bf3f3f", "#7d4f9e", "#8
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "latency", "font.size": 9}
 
 
-def draw_madds(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def draw_madds(rows: Sequence[dict[str, Any]], path: Path, about: str = "") -> None:
     """Draw the latency of each network over its multiply-adds, a panel for each batch size."""
     sizes = list(dict.fromkeys(row["batch_size"] for row in rows))
-    with _panels(path, len(sizes)) as panels:
+    with _panels(path, len(sizes), about) as panels:
         for axes, size in zip(panels, sizes, strict=True):
             here = [row for row in rows if row["batch_size"] == size]
             for name, runtime, colour in _runtimes(here):
@@ -34,7 +34,7 @@ def draw_madds(rows: Sequence[dict[str, Any]], path: Path) -> None:
         panels[0].legend(frameon=False)
 
 
-def draw_top1(rows: Sequence[dict[str, Any]], path: Path) -> bool:
+def draw_top1(rows: Sequence[dict[str, Any]], path: Path, about: str = "") -> bool:
     """Draw published top-1 over the latency in the fastest runtime, and its Pareto front.
 
     Nothing is drawn, and False returned, where fewer than two networks have a published top-1.
@@ -43,7 +43,7 @@ def draw_top1(rows: Sequence[dict[str, Any]], path: Path) -> bool:
     sizes = list(dict.fromkeys(row["batch_size"] for row in known))
     if len({row["model"] for row in known}) < 2:
         return False
-    with _panels(path, len(sizes)) as panels:
+    with _panels(path, len(sizes), about) as panels:
         for axes, size in zip(panels, sizes, strict=True):
             here = _fastest([row for row in known if row["batch_size"] == size])
             points = [(row["latency_ms"], row["top1"], row["model"]) for row in here]
@@ -65,10 +65,10 @@ def pareto_front(points: Sequence[tuple[float, float, str]]) -> list[tuple[float
     return front
 
 
-def draw_layers(layers: Sequence[LayerTime], title: str, path: Path) -> None:
+def draw_layers(layers: Sequence[LayerTime], title: str, path: Path, about: str = "") -> None:
     """Draw the share of time of each block, by kind of layer, above that of multiply-adds."""
     blocks = [each for each in dict.fromkeys(one.block for one in layers) if each != BETWEEN]
-    with _panels(path, 2, stacked=True) as panels:
+    with _panels(path, 2, about, stacked=True) as panels:
         for axes, of, label in ((panels[0], "ms", "time, %"), (panels[1], "madds", "madds, %")):
             total = sum(getattr(each, of) for each in layers) or 1
             bottom = [0.0] * len(blocks)
@@ -86,13 +86,16 @@ def draw_layers(layers: Sequence[LayerTime], title: str, path: Path) -> None:
 
 
 class _panels:
-    """A figure of panels side by side or stacked, written to `path` at the end."""
+    """A figure of panels side by side or stacked, written to `path` at the end.
 
-    def __init__(self, path: Path, count: int, *, stacked: bool = False) -> None:
+    `about` becomes an SVG's description.
+    """
+
+    def __init__(self, path: Path, count: int, about: str, *, stacked: bool = False) -> None:
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        self.path, self.plt = path, pyplot
+        self.path, self.about, self.plt = path, about, pyplot
         self._style = pyplot.rc_context(STYLE)
         self._shape = (count, 1) if stacked else (1, count)
         self._size = (9, 5.5) if stacked else (5.2 * count, 4.4)
@@ -110,7 +113,8 @@ class _panels:
 
     def __exit__(self, kind: type | None, error: object, trace: object) -> None:
         if kind is None:
-            about = {"Date": None} if self.path.suffix == ".svg" else None
+            is_svg = self.path.suffix == ".svg"
+            about = {"Date": None, "Description": self.about} if is_svg else None
             self.figure.savefig(self.path, metadata=about, dpi=120)
         self.plt.close(self.figure)
         self._style.__exit__(None, None, None)

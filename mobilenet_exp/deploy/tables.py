@@ -47,13 +47,13 @@ def _cells(row: dict[str, Any], first_ms: float | None) -> tuple[str, ...]:
         row["model"],
         row["runtime"],
         figure(ms, 1),
-        f"{row['lower_ms']:.1f} - {row['upper_ms']:.1f}",
+        f"{row['lower_ms']:.1f}-{row['upper_ms']:.1f}",
         figure(first_ms / ms if first_ms else None),
         figure(row["images_per_s"], 0),
-        figure(row["gmacs_per_s"], 1),
+        figure(row["gmacs_per_s"], 0),
         figure(100 * row["peak_share"], 0),
         figure(row["memory_mb"], 0),
-        figure(row["madds"] / MILLION, 1),
+        figure(row["madds"] / MILLION, 0),
         figure(row["params"] / MILLION),
     )
 

@@ -55,7 +55,7 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
         return _classify(_load(config, precision), config, device, precision)
     with joined(device) as team:
         loaded = team.together(lambda: _load(config, precision))
-        data = team.together(lambda: eval_data(config, loaded))
+        data = team.together(lambda: eval_data(config.data, loaded))
         show = console.progress if team.is_first else console.no_progress
         if team.is_first:
             _announce(loaded, describe_device(device, team.size, precision))

@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 
-from mobilenet_exp.config.schema import EvalConfig, EvalImages, ImagePlaces, ImagesConfig
+from mobilenet_exp.config.schema import (
+    EvalConfig,
+    EvalDataConfig,
+    EvalImages,
+    ImagePlaces,
+    ImagesConfig,
+)
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError, known_to_all
 from mobilenet_exp.data.loaders import Reading, build_eval_loader
@@ -64,14 +70,14 @@ class Notes:
             self.bad |= other.bad
 
 
-def eval_data(config: EvalConfig, loaded: LoadedModel) -> EvalImages:
+def eval_data(asked: EvalDataConfig, loaded: LoadedModel) -> EvalImages:
     """Return the data to score on, prepared as the network wants it.
 
     That is the named set, or, for a run's checkpoint, the run's own data.
     """
-    given: dict[str, Any] = asdict(config.data)
+    given: dict[str, Any] = asdict(asked)
     batch_size = given["batch_size"] or 64
-    if config.data.name is None:
+    if asked.name is None:
         if loaded.trained_by is None:
             raise InputError("data", None, "must be given, e.g. data=imagenet, or image=PHOTO")
         own = asdict(loaded.trained_by.data)

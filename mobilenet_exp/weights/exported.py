@@ -84,7 +84,9 @@ class ExportedModel(nn.Module):
 def library(name: str, key: str, value: object) -> Any:
     """Import an optional library. Raises InputError, under `key`, that says how to install it."""
     try:
-        return importlib.import_module(name)
+        # some greet
+        with silenced():
+            return importlib.import_module(name)
     except ImportError as error:
         problem = f"needs {name}, which is not installed: {ADVICE}"
         raise InputError(key, value, problem) from error

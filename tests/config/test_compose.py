@@ -137,7 +137,9 @@ TEXTS = [
 
 def _written_commands() -> list[str]:
     pattern = re.compile(
-        r"^\s*(?:#\s*|\$\s*)?(?:\S*python3? )((?:train|eval|bench)\.py(?:'[^'\n]*'|:(?=\w)|[^#:;|`\n])*)",
+        r"^\s*(?:#\s*|\$\s*)?(?:\S*python3? )"
+        # a colon ends a command unless it is quoted or within a word
+        r"((?:train|eval|bench)\.py(?:'[^'\n]*'|:(?=\w)|[^#:;|`\n])*)",
         re.M,
     )
     return sorted(

@@ -85,7 +85,8 @@ def test_other_commands_have_a_door_with_help():
     for words, line in (
         (
             ("zo",),
-            "error: zo: not a command; there are: average, photos, zoo, rmsprop, pack, export\n",
+            "error: zo: not a command; "
+            "there are: average, photos, zoo, latency, rmsprop, pack, export\n",
         ),
         (("rmsprop",), "error: rmsprop=: takes one argument, the sweep's folder\n"),
     ):

@@ -1,0 +1,241 @@
+"""Writes docs/LATENCY.md and its pictures from a recorded benchmark: `make latency`.
+
+Every figure on the page comes from docs/latency.json, which bench.py has written.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.deploy import pictures
+from mobilenet_exp.deploy.by_layer import LayerTime
+from mobilenet_exp.reports.pages import DOCS, check_checkout
+
+RECORD, PAGE = DOCS / "latency.json", DOCS / "LATENCY.md"
+MADDS, TOP1, LAYERS = (DOCS / f"latency_{name}.svg" for name in ("madds", "top1", "layers"))
+# what the networks of mobile phones are compared with, and those that are
+REFERENCE, MOBILE = "resnet18", ("v1", "v2", "v3", "v4")
+
+TEXT = """# How fast are they?
+
+The old V1 repository's table, its five networks at batch 16 and 1, timed anew with V2, V3 and V4
+beside them. Written by `make latency` from [latency.json](latency.json), which
+`bench.py` measured on {where}, {date} ({versions}). {time} Any network of yours is timed the
+same way: see [Time and export](deploy.md).
+
+{tables}
+
+In brackets: how many times as fast as the same network run by torch's operators one by one, in
+NCHW, as torchvision's examples do. Each answer was compared with torch's before it was timed.
+
+![latency over multiply-adds](latency_madds.svg)
+
+![published top-1 over latency](latency_top1.svg)
+
+## Fewer multiply-adds, less time, but not as much less
+
+Every MobileNet here is faster than {reference} in every runtime. Their multiply-adds promise more:
+
+{promises}
+
+Two things stand between. A depthwise convolution does few multiply-adds for each value that
+it loads and stores, and activations, squeeze-excite and shortcuts do none: their time is memory's.
+And each operator of a small map costs the same to start as one of a large map, which weighs most
+at batch 1 and in `eager`. {reference} spends its time in large matrix products, which reach
+{reference_peak:.0f} % of what this machine's can do at batch {large}; {example} reaches
+{example_peak:.0f} % in its fastest runtime there. Where its time goes, with BatchNorm folded:
+
+![time and multiply-adds of {example} by block](latency_layers.svg)
+
+{kinds}
+
+## Why the old table said that MobileNet is slowest
+
+The old repository printed the seconds of a single call in training mode on a GPU, after one other,
+without waiting for the GPU: the time to launch the kernels. Its PyTorch launched one for each
+channel of a depthwise convolution, about 5,000 for V1. The same method on the machine above, where
+nothing is launched and each call is waited for, beside the figures of this page:
+
+{calls}
+"""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a benchmark's latency.json. Raises ValueError if it is none."""
+    try:
+        found = json.loads(path.read_text())
+        found["machine"], found["rows"], found["one_call"], found["layers"]
+    except (OSError, TypeError, KeyError) as error:
+        raise ValueError(f"is no benchmark's latency.json: {error}") from error
+    if not found["layers"] or not found["one_call"]:
+        raise ValueError("was not made with layers=NETWORK method=one_call")
+    return found
+
+
+def check_conclusions(found: dict[str, Any]) -> None:
+    """Raise ValueError for the first statement of the page that the figures contradict."""
+    rows = {(row["batch_size"], row["runtime"], row["model"]): row for row in found["rows"]}
+    if not any(model == REFERENCE for _, _, model in rows):
+        raise ValueError(f"the page compares with {REFERENCE}, which was not timed")
+    for (size, runtime, model), row in rows.items():
+        reference = rows[size, runtime, REFERENCE]
+        if model.startswith(MOBILE) and row["latency_ms"] >= reference["latency_ms"]:
+            words = f"{model} is faster than {REFERENCE} in {runtime} at batch {size}"
+            raise ValueError(f"the page says that {words}; these figures do not show it")
+        if row["problem"]:
+            raise ValueError(f"{model} was not timed in {runtime}: {row['problem']}")
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the page's text, all its figures from a benchmark.
+
+    Raises ValueError if they do not bear out what the text concludes from them.
+    """
+    check_conclusions(found)
+    machine, rows = found["machine"], found["rows"]
+    large, example = max(row["batch_size"] for row in rows), found["layers_of"]
+    rounds, versions = found["config"]["rounds"], machine["versions"]
+    named = ("torch", "onnxruntime", "openvino", "executorch")
+    return TEXT.format(
+        where=machine["where"],
+        date=machine["date"],
+        versions=", ".join(f"{name} {versions[name]}" for name in named if name in versions),
+        time=f"Times are medians of {rounds} interleaved rounds.",
+        tables="\n\n".join(_table(rows, size) for size in _sizes(rows)),
+        reference=REFERENCE,
+        promises=_promises(rows),
+        reference_peak=100 * _best(rows, large, REFERENCE)["peak_share"],
+        large=large,
+        example=example,
+        example_peak=100 * _best(rows, large, example)["peak_share"],
+        kinds=_kinds(found),
+        calls=_calls(found),
+    )
+
+
+def _sizes(rows: list[dict[str, Any]]) -> list[int]:
+    return list(dict.fromkeys(row["batch_size"] for row in rows))
+
+
+def _best(rows: list[dict[str, Any]], size: int, model: str) -> dict[str, Any]:
+    """Return a network's row in its fastest runtime."""
+    here = (row for row in rows if (row["batch_size"], row["model"]) == (size, model))
+    return min(here, key=lambda row: row["latency_ms"])
+
+
+def _markdown(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _table(rows: list[dict[str, Any]], size: int) -> str:
+    """Return the ms of a batch size: networks by runtimes."""
+    here = [row for row in rows if row["batch_size"] == size]
+    runtimes = list(dict.fromkeys(row["runtime"] for row in here))
+    cells = {(row["model"], row["runtime"]): row for row in here}
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in here):
+        first = cells[model, runtimes[0]]
+        line = [model, f"{first['madds'] / 1e6:,.0f}", f"{first['params'] / 1e6:.2f}"]
+        for runtime in runtimes:
+            ms = cells[model, runtime]["latency_ms"]
+            times = f" ({first['latency_ms'] / ms:.1f})" if runtime != runtimes[0] else ""
+            line.append(f"{ms:.1f}{times}")
+        lines.append(line)
+    return f"## Batch {size}, ms\n\n" + _markdown(
+        ["network", "madds M", "params M", *runtimes], lines
+    )
+
+
+def _promises(rows: list[dict[str, Any]]) -> str:
+    """Return how many times fewer madds and less time than the reference's each network has."""
+    sizes = _sizes(rows)
+    runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
+    cells = {(row["batch_size"], row["model"], row["runtime"]): row for row in rows}
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        if not model.startswith(MOBILE):
+            continue
+        own = cells[sizes[0], model, runtimes[0]]
+        promised = cells[sizes[0], REFERENCE, runtimes[0]]["madds"] / own["madds"]
+        line = [model, f"{promised:.1f}"]
+        for size in sizes:
+            faster = [
+                cells[size, REFERENCE, each]["latency_ms"] / cells[size, model, each]["latency_ms"]
+                for each in runtimes
+            ]
+            line.append(f"{min(faster):.1f} to {max(faster):.1f}")
+        lines.append(line)
+    titles = [f"times as fast, batch {size}" for size in sizes]
+    return _markdown(["network", "times fewer madds", *titles], lines)
+
+
+def _kinds(found: dict[str, Any]) -> str:
+    layers = [LayerTime(**each) for each in found["layers"]]
+    ms, madds = sum(each.ms for each in layers), sum(each.madds for each in layers)
+    lines = []
+    for kind in dict.fromkeys(each.kind for each in layers):
+        own = [each for each in layers if each.kind == kind]
+        spent = 100 * sum(each.ms for each in own) / ms
+        counted = 100 * sum(each.madds for each in own) / madds
+        lines.append((spent, [kind, f"{spent:.0f}", f"{counted:.0f}"]))
+    ordered = [line for _, line in sorted(lines, reverse=True)]
+    return _markdown(["kind of layer", "time %", "madds %"], ordered)
+
+
+def _calls(found: dict[str, Any]) -> str:
+    ours: dict[tuple[str, int], float] = {}
+    for row in found["rows"]:
+        ours.setdefault((row["model"], row["batch_size"]), row["latency_ms"])
+    lines = [
+        [
+            call["model"],
+            str(call["batch_size"]),
+            f"{call['ms']:.1f}",
+            f"{ours[call['model'], call['batch_size']]:.1f}",
+            f"{call['published_ms']:.1f}",
+        ]
+        for call in found["one_call"]
+        if call["published_ms"]
+    ]
+    first = found["rows"][0]["runtime"]
+    return _markdown(
+        ["network", "batch", "one call in training mode, ms", f"median, {first}, ms",
+         "printed for a Titan X, ms"],
+        lines,
+    )  # fmt: skip
+
+
+def digest(found: dict[str, Any]) -> str:
+    """Return what tells the figures of one benchmark from those of another."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def draw(found: dict[str, Any], madds: Path, top1: Path, layers: Path) -> None:
+    """Draw the pictures; the digest of the figures stands in each file's description."""
+    about = f"figures sha256 {digest(found)}"
+    pictures.draw_madds(found["rows"], madds, about)
+    pictures.draw_top1(found["rows"], top1, about)
+    rows = [LayerTime(**each) for each in found["layers"]]
+    pictures.draw_layers(rows, found["layers_of"], layers, about)
+
+
+def main(words: list[str]) -> None:
+    """Write the page and its pictures, from the file that is named or from the last record."""
+    if len(words) > 1:
+        raise InputError("latency", " ".join(words), "takes one argument, a latency.json")
+    check_checkout()
+    source = Path(words[0]) if words else RECORD
+    try:
+        found = read(source)
+        text = page(found)
+    except ValueError as error:
+        raise InputError("latency", source, str(error)) from error
+    if source != RECORD:
+        RECORD.write_text(source.read_text())
+    draw(found, MADDS, TOP1, LAYERS)
+    PAGE.write_text(text)
+    console.line(f"wrote {PAGE} and its pictures")

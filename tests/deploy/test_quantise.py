@@ -1,0 +1,93 @@
+"""Networks in 8 bits: smaller, calibrated on the run's own images, scored like any weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from mobilenet_exp import compose, train
+from mobilenet_exp.deploy.export import calibration_images, export
+from mobilenet_exp.deploy.folding import folded
+from mobilenet_exp.deploy.formats import FORMATS
+from mobilenet_exp.deploy.quantise import with_torchao
+from mobilenet_exp.evaluation.job import evaluate
+from mobilenet_exp.weights.exported import read_exported
+from mobilenet_exp.weights.loaded import load_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on digits that has learned something, in seconds."""
+    root = tmp_path_factory.mktemp("int8")
+    words = ("model=v1", "model.width_mult=0.25", "train.epochs=5", "run.device=cpu")
+    found = train(compose(*words, f"run.root={root}", "run.wandb=disabled"))
+    return root / found["name"] / "checkpoints" / "best.pt"
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.for_int8])
+def test_a_file_in_8_bits_is_small_and_nearly_as_good(name, run, tmp_path, capsys):
+    form = FORMATS[name]
+    for library in (*form.libraries, *form.for_int8):
+        pytest.importorskip(library)
+    path = tmp_path / f"net{form.ending}"
+    words = (f"checkpoint={run}", f"format={name}", f"out={path}")
+    found = export(compose(*words, "int8=true", "calibration_images=32", program="export"))
+    assert found["agreement"] > 0.9
+    assert 1e-4 < found["difference"] < 1
+    assert "in 8 bits" in capsys.readouterr().out
+    # of 215 thousand weights
+    assert path.with_suffix(".bin" if name == "openvino" else form.ending).stat().st_size < 600_000
+    assert read_exported(str(path))[1].form == "int8, BatchNorm folded"
+    common = ("data=digits", "run.device=cpu", "run.wandb=disabled", f"run.root={tmp_path}")
+    top1 = [
+        evaluate(compose(*common, word, program="eval"))["top1"]
+        for word in (f"checkpoint={run}", f"weights={path}")
+    ]
+    assert abs(top1[0] - top1[1]) < 5
+
+
+def test_images_for_it_are_of_the_training_share_and_from_all_over_it(run):
+    loaded = load_run(str(run))
+    config = compose(f"checkpoint={run}", "int8=true", "calibration_images=10", program="export")
+    found = calibration_images(config, loaded)
+    assert [tuple(each.shape) for each in found] == [(1, 3, 32, 32)] * 10
+    more = compose(f"checkpoint={run}", "int8=true", "calibration_images=5000", program="export")
+    # every image that it was trained on, and none twice
+    everything = calibration_images(more, loaded)
+    assert len(everything) == 1437
+    assert torch.equal(found[1], everything[143])
+
+
+def test_forms_that_have_no_8_bits_and_data_that_is_not_known_are_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="int8=True: is not for torch_export; it is for onnx, o"):
+        export(compose(f"checkpoint={run}", "format=torch_export", "int8=true", program="export"))
+    words = ("model=v1", "model.width_mult=0.25", "model.num_classes=10", f"weights={run}")
+    with pytest.raises(ValueError, match="data=null: must be given"):
+        export(compose(*words, "format=executorch", "int8=true", program="export"))
+
+
+def test_one_scale_for_all_channels_ruins_a_folded_depthwise_convolution(run):
+    """The known trap of V1 and V2: folding a tiny variance makes one channel's weights huge."""
+    pytest.importorskip("executorch")
+    loaded = load_run(str(run))
+    model = loaded.model
+    norm = next(module for name, module in model.named_modules() if name.endswith("depthwise.bn"))
+    with torch.no_grad():
+        # a channel that is always zero, as some of a trained V1 are, and so varies by nothing
+        model.stem.bn.weight[0] = model.stem.bn.bias[0] = 0
+        norm.running_var[0], norm.eps = 1e-10, 1e-12
+    config = compose(f"checkpoint={run}", "int8=true", "calibration_images=16", program="export")
+    network, images = folded(model), torch.cat(calibration_images(config, loaded))
+    weights = next(each for each in network.modules() if _is_depthwise(each)).weight
+    assert weights[0].abs().max() > 1000 * weights[1:].abs().max()
+    errors = []
+    with torch.no_grad():
+        expected = network(images)
+        for per_channel in (True, False):
+            small = with_torchao(network, images, [images], per_channel=per_channel)
+            errors.append(((small(images) - expected).norm() / expected.norm()).item())
+    assert errors[0] < 0.2
+    assert errors[1] > 3 * errors[0]
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups > 1

@@ -1,0 +1,53 @@
+"""The page about latency: fresh, and only as long as the figures bear it out."""
+
+import copy
+
+import pytest
+
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.reports import latency
+
+
+@pytest.fixture(scope="module")
+def found():
+    return latency.read(latency.RECORD)
+
+
+def test_the_page_is_fresh(found):
+    assert latency.page(found) == latency.PAGE.read_text(), "stale: python -m mobilenet_exp latency"
+
+
+def test_the_pictures_show_the_figures_of_now(found):
+    for picture in (latency.MADDS, latency.TOP1, latency.LAYERS):
+        assert latency.digest(found) in picture.read_text(), (
+            "stale: python -m mobilenet_exp latency"
+        )
+
+
+def test_the_page_has_the_old_table_s_cells_and_ours(found):
+    text = latency.page(found)
+    for name in ("resnet18", "alexnet", "vgg16", "squeezenet1_0", "v1", "v2", "v3_large"):
+        assert text.count(f"| {name} | ") >= 2
+    # printed by the old repository
+    for printed in ("73.6", "77.0", "9.8", "2.3"):
+        assert f" {printed} |\n" in text
+    assert found["machine"]["where"] in text
+
+
+def test_figures_that_contradict_the_text_write_no_page(found):
+    slow = copy.deepcopy(found)
+    row = next(row for row in slow["rows"] if row["model"] == "v2")
+    row["latency_ms"] = 1e6
+    with pytest.raises(ValueError, match="the page says that v2 is faster than resnet18 in eager"):
+        latency.page(slow)
+    without = copy.deepcopy(found)
+    without["rows"] = [row for row in without["rows"] if row["model"] != "resnet18"]
+    with pytest.raises(ValueError, match="compares with resnet18, which was not timed"):
+        latency.page(without)
+
+
+def test_other_files_are_refused_in_one_line(tmp_path):
+    (tmp_path / "other.json").write_text("{}")
+    for name in ("other.json", "none.json"):
+        with pytest.raises(InputError, match=f"{name}: is no benchmark's latency.json"):
+            latency.main([str(tmp_path / name)])
