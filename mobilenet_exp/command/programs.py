@@ -17,6 +17,7 @@ PROGRAMS = {
     "pack": ("pack", PackConfig),
     "export": ("export", ExportConfig),
 }
+SWEEPING = ("train", "bench")
 GROUPS = {
     "train": ("model", "optimizer", "schedule", "data", "train", "experiment", "hydra/launcher"),
     "eval": ("model", "data"),

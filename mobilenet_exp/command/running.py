@@ -19,6 +19,7 @@ from mobilenet_exp.command.programs import (
     GROUPS,
     INTERRUPTED,
     PROGRAMS,
+    SWEEPING,
     TERMINATED,
 )
 from mobilenet_exp.command.reporting import (
@@ -39,6 +40,7 @@ from mobilenet_exp.command.sweeping import (
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
+from mobilenet_exp.config.schema import Config
 from mobilenet_exp.config.words import check_flags, check_words, keep_text
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.streams import discard_output, escape_what_cannot_be_shown
@@ -134,8 +136,8 @@ def _check_command(name: str, words: list[str], schema: type) -> list[str]:
     check_flags(words, set(parser._option_string_actions), schema)
     check_words(words, schema)
     asked = parser.parse_intermixed_args(words)
-    if name != "train" and asked.multirun:
-        raise InputError("--multirun", "", "only train.py sweeps")
+    if name not in SWEEPING and asked.multirun:
+        raise InputError("--multirun", "", f"only {' and '.join(SWEEPING)} sweep")
     if asked.multirun and place().size > 1:
         raise InputError("--multirun", "", "a sweep is started as one process, not as several")
     if asked.resolve and not asked.cfg:
@@ -155,7 +157,8 @@ def run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
     hydra_config = HydraConfig.get()
     # the words as they are: one may hold an interpolation
     overrides = tuple(OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
-    if hydra_config.mode == RunMode.MULTIRUN:
+    # a benchmark's jobs keep what they find in folders of their own
+    if hydra_config.mode == RunMode.MULTIRUN and schema is Config:
         return run_sweep_job(job, composed, overrides, hydra_config)
     try:
         check_groups(overrides)

@@ -64,7 +64,7 @@ def _of_a_word(text: str, given: dict, schema: type) -> str | None:
         return f"{key}={value}: refers to a value that cannot be resolved" if key else None
     if match := re.search(r"Ambiguous value for argument '(.*)'", text):
         if schema is not Config:
-            return f"{match[1]}: takes one value; only train.py sweeps"
+            return f"{match[1]}: takes one value; train.py and bench.py alone sweep, with -m"
         is_group = "." not in match[1].partition("=")[0]
         hint = "" if is_group else "; a list reads [a,b]"
         return f"{match[1]}: several values are a sweep, which needs -m{hint}"

@@ -149,6 +149,7 @@ def _record(loaded: LoadedModel, is_int8: bool) -> Record:
         preprocessing=asdict(loaded.preprocessing),
         dialect=asdict(loaded.model.dialect),
         classes=loaded.classes,
+        names=loaded.names(),
         origin=loaded.origin,
         digest=loaded.digest,
         source=loaded.source,

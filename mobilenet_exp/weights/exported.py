@@ -33,7 +33,8 @@ Forward = Callable[[Tensor], Tensor]
 class Record:
     """What an exported file says of its network; all of it can be written as JSON.
 
-    `classes` are names by label, None if the weights have none; `origin` and `digest` tell
+    `classes` are names by label, None if the weights have none, and `names` what an answer is
+    called, whether or not they have; `origin` and `digest` tell
     the weights that it was made of; `source` is the source of published weights' rows;
     `form` says what was done to it, as `int8`, and `made_by` with what.
     """
@@ -43,6 +44,7 @@ class Record:
     preprocessing: dict[str, Any]
     dialect: dict[str, Any]
     classes: list[str] | None
+    names: list[str]
     origin: str
     digest: str
     source: str | None

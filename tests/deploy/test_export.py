@@ -1,20 +1,27 @@
 """A network as a file of another runtime: exact, self-describing, scored like any weights."""
 
 import json
+import re
+import runpy
+import sys
 
 import pytest
 import torch
+from programs import ROOT
 
 from mobilenet_exp import compose, train
 from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.deploy import export as exporting
 from mobilenet_exp.deploy.export import export, real_images
 from mobilenet_exp.deploy.formats import FORMATS, to_onnx
 from mobilenet_exp.deploy.nets import build_nets
 from mobilenet_exp.evaluation.job import evaluate
+from mobilenet_exp.evaluation.photos import classify_photos
 from mobilenet_exp.weights.exported import RECORD, read_exported
 from mobilenet_exp.weights.loaded import load_exported, model_from_checkpoint
 
+PAGE = (ROOT / "docs" / "deploy.md").read_text()
 FAKE = ("data=fake", "data.args={num_images: 24, num_classes: 3}", "data.resolution=64")
 
 
@@ -35,17 +42,21 @@ def _score(root, *words):
     return evaluate(compose(*FAKE, *common, *words, program="eval"))
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_file_answers_as_the_network_and_is_scored_alike(name, run, tmp_path, capsys):
-    for library in FORMATS[name].libraries:
+@pytest.fixture(scope="module", params=FORMATS)
+def file(request, run, tmp_path_factory):
+    """The run's network in each form: its name, its path, what export has returned."""
+    form = FORMATS[request.param]
+    for library in form.libraries:
         pytest.importorskip(library)
-    path = tmp_path / f"net{FORMATS[name].ending}"
-    found = _export(run, f"format={name}", f"out={path}")
+    path = tmp_path_factory.mktemp(request.param) / f"net{form.ending}"
+    return request.param, path, _export(run, f"format={request.param}", f"out={path}")
+
+
+def test_a_file_answers_as_the_network_and_is_scored_alike(file, run, tmp_path):
+    _, path, found = file
     assert found["path"] == str(path)
     assert 0 < found["difference"] < 1e-4
-    out = capsys.readouterr().out
-    assert "answers to 6 photographs differ from the network's by " in out
-    assert f"python eval.py weights={path}" in out
+    assert found["agreement"] == 1
     loaded = load_exported(str(path))
     assert loaded.classes == ["0", "1", "2"]
     assert loaded.preprocessing.resolution == 64
@@ -63,11 +74,32 @@ def test_a_file_answers_as_the_network_and_is_scored_alike(name, run, tmp_path, 
     assert exported["loss"] == pytest.approx(own["loss"], abs=1e-4)
     (net,) = build_nets([str(path)], 224)
     assert (net.side, net.profile.params) == (64, own["params"])
-    assert sorted(tmp_path.glob(".*")) == []
+    assert sorted(path.parent.glob(".*")) == []
 
 
-def test_a_run_s_file_lies_in_its_folder_and_says_what_it_is(run):
+def test_the_page_s_script_names_a_photo_from_the_file_alone(file, tmp_path, monkeypatch, capsys):
+    name, path, _ = file
+    scripts = dict(re.findall(r"`(\w+\.py)`:\n\n```python\n(.*?)```", PAGE, re.S))
+    assert len(scripts) == 1 + len(FORMATS)
+    for each, text in scripts.items():
+        assert "from mobilenet_exp" not in text
+        (tmp_path / each).write_text(text)
+    photo = str(find_photos()[1])
+    loaded = load_exported(str(path))
+    ((_, _, guesses),), _ = classify_photos(loaded, photo, torch.device("cpu"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "photo", raising=False)
+    monkeypatch.setattr(sys, "argv", ["script", str(path), photo])
+    capsys.readouterr()
+    runpy.run_path(str(tmp_path / f"photo_{name}.py"))
+    assert capsys.readouterr().out == f"{guesses[0][0]}\n"
+
+
+def test_a_run_s_file_lies_in_its_folder_and_says_what_it_is(run, capsys):
     found = _export(run, "format=torch_export")
+    out = capsys.readouterr().out
+    assert "answers to 6 photographs differ from the network's by " in out
+    assert f"python eval.py weights={found['path']}" in out
     assert found["path"].endswith(f"{run.parents[1].name}/exported/best.pt2")
     _, record = read_exported(found["path"])
     assert record.origin == str(run)

@@ -185,7 +185,7 @@ TINY = ("model.name=tiny", "run.imports=[tiny_net]", "data=fake", "data.resoluti
         ("train", ("--config-name", "nope"), "nope"),
         ("train", ("--config-name",), "--config-name: expected one argument"),
         ("train", ("--config-dir", "nowhere"), "nowhere"),
-        ("eval", ("-m", "data=digits"), "--multirun: only train.py sweeps"),
+        ("eval", ("-m", "data=digits"), "--multirun: only train and bench sweep"),
         # Hydra's own settings
         ("train", ("hydra.run.dir=/dev/null/x",), "/dev/null/x"),
         ("train", ("-m", "hydra/sweeper=nope", "train.seed=1,2"), "hydra/sweeper=nope"),

@@ -88,10 +88,24 @@ def test_a_sweep_of_bad_input_leaves_nothing_behind(tmp_path):
     assert list((tmp_path / "mine" / "empty").iterdir()) == []
 
 
-def test_only_training_sweeps(tmp_path):
-    done = run(tmp_path, "bench.py", "-m", "resolution=32,64")
-    assert (done.returncode, done.stderr) == (2, "error: --multirun: only train.py sweeps\n")
+def test_an_evaluation_does_not_sweep(tmp_path):
+    done = run(tmp_path, "eval.py", "-m", "data=digits")
+    assert (done.returncode, done.stderr) == (2, "error: --multirun: only train and bench sweep\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_benchmark_of_several_numbers_of_threads(tmp_path):
+    words = ("models=[{name: v3_small, width_mult: 0.35}]", "batch_sizes=[1]", "resolution=32")
+    quiet = ("run.wandb=disabled", "runtimes=[eager]", "rounds=1", "warmup=0")
+    done = run(tmp_path, "bench.py", "-m", *words, *quiet, "run.threads=1,2")
+    assert done.returncode == 0, done.stderr
+    assert [f"{count} in" for count in (1, 2) if f"{count} thread" in done.stdout] == [
+        "1 in",
+        "2 in",
+    ]
+    folders = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert len(folders) == 2
+    assert all(name.startswith("bench-") for name in folders)
 
 
 @pytest.mark.parametrize(
