@@ -160,7 +160,7 @@ def measure(task: Task, wanted: list[Cell], rounds: int) -> dict[Cell, dict]:
     found: dict[Cell, dict] = {}
     ready: dict[Cell, Updates] = {}
     for cell in wanted:
-        with _noted(cell, found):
+        with _noted(cell, found, ready):
             before = _begin_to_count(task.device)
             ready[cell] = prepare(cell, task)
             ready[cell](WARMUP)
@@ -170,20 +170,28 @@ def measure(task: Task, wanted: list[Cell], rounds: int) -> dict[Cell, dict]:
         if task.device.type == "cuda":
             torch.cuda.empty_cache()
     for _ in range(rounds):
-        for cell in [each for each in ready if "problem" not in found[each]]:
+        for cell in list(ready):
             set_tf32(Precision(cell.precision))
-            with _noted(cell, found):
+            with _noted(cell, found, ready):
                 started = time.perf_counter()
                 ready[cell](task.updates)
                 wait(task.device)
                 images = task.updates * task.batch_size
                 found[cell]["images_per_s"].append(images / (time.perf_counter() - started))
+    if len(wanted) > 1:
+        # beside the others there was too little memory, perhaps
+        ready.clear()
+        for cell in [each for each, what in found.items() if "problem" in what]:
+            gc.collect()
+            if task.device.type == "cuda":
+                torch.cuda.empty_cache()
+            found |= measure(task, [cell], rounds)
     return found
 
 
 @contextlib.contextmanager
-def _noted(cell: Cell, found: dict[Cell, dict]) -> Iterator[None]:
-    """Note that a cell cannot be measured, and go on with the others."""
+def _noted(cell: Cell, found: dict[Cell, dict], ready: dict[Cell, Updates]) -> Iterator[None]:
+    """Note that a cell cannot be measured, let go of it, and go on with the others."""
     try:
         yield
     except Exception as error:
@@ -191,6 +199,7 @@ def _noted(cell: Cell, found: dict[Cell, dict]) -> Iterator[None]:
         if not isinstance(plain, RunError | InputError):
             raise
         found[cell] = {"problem": str(plain).splitlines()[0]}
+        ready.pop(cell, None)
 
 
 def _begin_to_count(device: torch.device) -> float:
@@ -287,9 +296,10 @@ def main() -> None:
             rows = rows_of(task, measure(task, cells(words), words.rounds), limits)
             report(task, rows, limits)
             tables += rows
-    if words.json:
-        about = {"device": name, "torch": torch.__version__, "bytes_per_s": speed}
-        words.json.write_text(json.dumps(about | {"rows": tables}, indent=1) + "\n")
+            if words.json:
+                # after each table: what comes next may fail
+                about = {"device": name, "torch": torch.__version__, "bytes_per_s": speed}
+                words.json.write_text(json.dumps(about | {"rows": tables}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -136,11 +136,17 @@ def measure(
         arguments = (theirs, variant, model_name, resolution, batch)
         processes.append(context.Process(target=_serve, args=arguments, daemon=True))
         processes[-1].start()
+        # or the end of a process would not be heard
+        theirs.close()
+        del arguments
     found: dict[str, list[tuple]] = {title: [] for title in variants}
     for number in range(WARMUP + rounds):
         for variant, pipe in pipes.items():
-            pipe.send(True)
-            step = pipe.recv()
+            try:
+                pipe.send(True)
+                step = pipe.recv()
+            except (EOFError, OSError) as error:
+                raise SystemExit(f"error: the process of {variant!r} has ended") from error
             if number >= WARMUP:
                 found[variant].append(step)
     for pipe in pipes.values():

@@ -23,7 +23,7 @@ from mobilenet_exp.deploy.nets import Net, build_nets
 from mobilenet_exp.deploy.one_call import OneCall, measure_one_call
 from mobilenet_exp.deploy.runtimes import Place, check_runtimes, module_for
 from mobilenet_exp.machine.arithmetic import select_precision, set_tf32
-from mobilenet_exp.machine.cores import flush_denormals, set_threads
+from mobilenet_exp.machine.cores import flush_denormals, keeping_threads, set_threads
 from mobilenet_exp.machine.device import describe_device, processor_name, select_device
 from mobilenet_exp.machine.memory import keep_freed_memory
 from mobilenet_exp.machine.provenance import installed, versions
@@ -32,6 +32,7 @@ from mobilenet_exp.tracking.tracker import Tracker
 RUNTIME_LIBRARIES = ("onnxruntime", "openvino", "executorch", "onnx", "onnxscript")
 
 
+@keeping_threads()
 def bench(config: BenchConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """Time the configured networks side by side; print, write and log what was found.
 

@@ -18,7 +18,12 @@ from mobilenet_exp.evaluation.photos import classify_photos
 from mobilenet_exp.evaluation.results import eval_label, eval_name, eval_results, files_of
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
 from mobilenet_exp.machine.arithmetic import Precision, select_precision, set_tf32
-from mobilenet_exp.machine.cores import flush_denormals, leave_busy_cores, set_threads
+from mobilenet_exp.machine.cores import (
+    flush_denormals,
+    keeping_threads,
+    leave_busy_cores,
+    set_threads,
+)
 from mobilenet_exp.machine.device import describe_device, select_device
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.launched import place
@@ -29,6 +34,7 @@ from mobilenet_exp.weights.exported import ExportedModel
 from mobilenet_exp.weights.loaded import LoadedModel, load_model
 
 
+@keeping_threads()
 def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """Score a checkpoint or weights on a data set, or classify photos; see conf/eval.yaml.
 

@@ -1,7 +1,9 @@
 """How many CPU threads a process computes with, and what slows each of them."""
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,6 +19,16 @@ def set_threads(threads: int | None) -> None:
     """Let torch use so many CPU threads in this process; None leaves the number as it is."""
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def keeping_threads() -> Iterator[None]:
+    """Leave this process's number of CPU threads as it was: the next job chooses its own."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def leave_busy_cores() -> str:

@@ -10,7 +10,12 @@ from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.machine.arithmetic import select_precision, set_tf32
-from mobilenet_exp.machine.cores import flush_denormals, leave_busy_cores, set_threads
+from mobilenet_exp.machine.cores import (
+    flush_denormals,
+    keeping_threads,
+    leave_busy_cores,
+    set_threads,
+)
 from mobilenet_exp.machine.device import select_device, set_determinism
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.elastic import launch
@@ -56,6 +61,7 @@ def train(
     )
 
 
+@keeping_threads()
 def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict[str, Any]:
     """Train in this process, one of as many as were launched."""
     with said_by_each():
@@ -77,9 +83,10 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
         if results is not None:
             team.share(lambda: record.show_finished(results, config, folder))
             return results if team.is_first else {}
-        connect(session)
         team.share(lambda: opened.enter_context(locked(folder)))
-        lines += resume(session, checkpoints)
+        lines = _at_most_one(lines, resume(session, checkpoints))
+        # after resuming: a checkpoint says how the network computes
+        connect(session)
         log = team.together(
             lambda: record.open_record(session, folder, overrides, group, opened, lines)
         )
@@ -87,6 +94,11 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
         opened.callback(checkpointer.wait)
         train_epochs(session, checkpointer, log)
         return team.together(log.close)
+
+
+def _at_most_one(busy: list[str], resumed: list[str]) -> list[str]:
+    """Return lines about a start; of two about threads, the second alone holds."""
+    return resumed if any("CPU thread" in line for line in resumed) else [*busy, *resumed]
 
 
 def _settle_cpu(config: Config) -> list[str]:

@@ -44,9 +44,13 @@ def train_epoch(session: Session, checkpointer: Checkpointer, record: Record) ->
     for _ in make_updates(session, record.show):
         record.update()
         checkpointer.after_update()
+    ended = time.perf_counter()
     checkpointer.after_updates()
     check_finite(session)
     started = time.perf_counter()
+    # a GPU has now done what it was given
+    session.meter.seconds += started - ended
+    session.progress.seconds += started - ended
     found, is_best = finish_epoch(session)
     session.team.together(lambda: record.epoch(found))
     checkpointer.after_epoch(is_best=is_best)

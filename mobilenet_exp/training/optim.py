@@ -3,23 +3,30 @@
 A builder's keyword-only arguments are the keys of `optimizer.args`.
 """
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import Registry
 
 OPTIMIZERS: Registry = Registry("optimizer.name")
+# of a parameter group: by which of torch's implementations it is updated
+HOW = ("fused", "foreach", "capturable")
 
 
 @OPTIMIZERS.register("sgd")
 def sgd(
     groups: list[dict], lr: float, *, momentum: float = 0.9, nesterov: bool = False
 ) -> Optimizer:
-    """Stochastic gradient descent with momentum."""
-    fused = _is_on_cuda(groups)
-    return torch.optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    """Stochastic gradient descent with momentum.
+
+    Not by torch's fused kernel: where float16 overflows in its first update, that keeps
+    momentum which was never written.
+    """
+    return torch.optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov)
 
 
 @OPTIMIZERS.register("rmsprop")
@@ -115,3 +122,21 @@ def build_optimizer(
         return OPTIMIZERS.get(name)(groups, lr, **args)
     except (TypeError, ValueError) as error:
         raise InputError("optimizer.args", args, f"not accepted by {name}: {error}") from error
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load a state into an optimizer that goes on computing as it was built.
+
+    The state may be another device's or another memory layout's.
+    """
+    groups = [
+        saved | {key: own[key] for key in HOW if key in own}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=False)
+    ]
+    groups += state["param_groups"][len(groups) :]
+    optimizer.load_state_dict(state | {"param_groups": groups})
+    for weight, kept in optimizer.state.items():
+        for key, value in kept.items():
+            # fused kernels want the weight's own layout
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                kept[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -19,6 +19,7 @@ from mobilenet_exp.core.text import plural
 from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import engine
 from mobilenet_exp.training.engine import TrainMeter
+from mobilenet_exp.training.optim import load_optimizer
 from mobilenet_exp.training.session import (
     Progress,
     Session,
@@ -66,20 +67,21 @@ class Checkpointer:
             cannot_load=session.problem is not None,
             is_not_finite=self._watch.is_bad(session.meter.loss_sum),
         )
-        self._act(session.signals.exchange(flags))
+        self._act(session.signals.exchange(flags), delay=session.signals.delay)
 
     def after_updates(self) -> None:
         """Act on what was said after an epoch's last update, and is not heard yet."""
-        self._act(self.session.signals.last())
+        self._act(self.session.signals.last(), delay=0)
 
-    def _act(self, heard: Flags) -> None:
+    def _act(self, heard: Flags, *, delay: int) -> None:
+        """Do what is heard of `delay` updates ago."""
         if heard.cannot_load:
             check_loaded(self.session)
         if heard.is_not_finite or heard.is_to_stop:
             # nobody will hear what is under way
             self.session.signals.last()
         if heard.is_not_finite:
-            raise not_finite(self.session, self.session.step - 1 - self.session.signals.delay)
+            raise not_finite(self.session, self.session.step - 1 - delay)
         if heard.cannot_write:
             self.finish()
         if heard.save_is_due or heard.is_to_stop:
@@ -123,6 +125,9 @@ class Checkpointer:
         go back, or has done so MAX_ROLLBACKS times in this epoch.
         """
         self.wait()
+        # what was said of the weights that failed
+        self.session.signals.last()
+        self._watch = LossWatch(self.session.learner.device)
         if not self._rolls_back:
             raise self._with_advice(error) from error
         progress = self.session.progress
@@ -247,22 +252,23 @@ def resume(session: Session, folder: Path) -> list[str]:
     _restore(session, state, path)
     session.progress = Progress(**state["progress"])
     session.meter = _own_meter(session, _meters(state))
-    return [*lines, *_keep_threads(session, state.get("threads"))]
+    return [*lines, *_keep_threads(session, state.get("threads"), len(_meters(state)))]
 
 
-def _keep_threads(session: Session, threads: int | None) -> list[str]:
+def _keep_threads(session: Session, threads: int | None, processes: int) -> list[str]:
     """Compute with as many CPU threads as before, unless a number is given: each sums its own way.
 
-    `threads` is None where the run was on a GPU, or before 0.6.
+    `threads` is what each of so many `processes` had, None on a GPU or before 0.6.
     """
     is_given = session.config.run.threads is not None or bool(os.environ.get("OMP_NUM_THREADS"))
-    now, cores = torch.get_num_threads(), os.cpu_count() or 1
-    if is_given or threads in (None, now) or threads > cores:
+    now, cores, team = torch.get_num_threads(), os.cpu_count() or 1, session.team
+    if is_given or threads in (None, now) or session.learner.device.type != "cpu":
         return []
+    before = plural(threads, "CPU thread")
+    if processes != team.size or threads * team.sharing > cores:
+        return [f"had {before} a process and goes on with {now}: sums differ in their last digits"]
     torch.set_num_threads(threads)
-    return [
-        f"goes on with {plural(threads, 'CPU thread')}, as before; run.threads={now} changes it"
-    ]
+    return [f"goes on with {before}, as before; run.threads={now} changes it"]
 
 
 def _meters(state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -273,7 +279,7 @@ def _meters(state: dict[str, Any]) -> list[dict[str, Any]]:
 def _restore(session: Session, state: dict[str, Any], path: Path) -> None:
     learner = session.learner
     restore_model(session.model, state, path)
-    learner.optimizer.load_state_dict(state["optimizer"])
+    load_optimizer(learner.optimizer, state["optimizer"])
     if learner.scaler and "scaler" in state:
         learner.scaler.load_state_dict(state["scaler"])
     if learner.average:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.core.errors import InputError, RunError, known_to_all
 from mobilenet_exp.machine.arithmetic import autocast
 from mobilenet_exp.training.engine import Learner, set_training_mode
 
@@ -32,6 +32,9 @@ def wrap(learner: Learner, config: Config, processes: int, sides: set[int], batc
         learner.wrapped = learner.exchange
     if run.compile:
         mode = "reduce-overhead" if learner.uses_graphs else "default"
+        if learner.uses_graphs and run.cuda_graphs.lower() == "true":
+            # or torch would go on without them
+            torch._inductor.config.triton.cudagraph_or_error = True
         learner.wrapped = compiled(learner.wrapped, mode)
     elif learner.uses_graphs:
         learner.wrapped = graphed(learner, batch, *sides)
@@ -65,7 +68,8 @@ def uses_graphs(config: Config, learner: Learner, processes: int, sides: set[int
     }
     for problem in (words for words, is_so in problems.items() if is_so):
         if wanted == "true":
-            raise InputError("run.cuda_graphs", wanted, problem)
+            # all processes decide alike
+            raise known_to_all(InputError("run.cuda_graphs", wanted, problem))
         return False
     return True
 
@@ -87,7 +91,9 @@ def compiled(network: nn.Module, mode: str) -> Callable[[Tensor], Tensor]:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
             problem = f"the network cannot be compiled: {_reason(error)}"
-            raise RunError(f"{problem}; run.compile=false trains without") from error
+            refusal = RunError(f"{problem}; run.compile=false trains without")
+            # all processes compile the same
+            raise known_to_all(refusal) from error
 
     return call
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.text import plural
 from mobilenet_exp.weights.checkpoint import load_checkpoint, save_checkpoint
 
 AVERAGED = "averaged.pt"
@@ -40,9 +41,14 @@ def average(folder: Path, count: int | None = None) -> Path:
     """
     paths = kept(folder)
     wanted = len(paths) if count is None else count
+    if count is not None and count < 2:
+        raise InputError("COUNT", count, "must be at least 2")
     if not 2 <= wanted <= len(paths):
-        problem = f"holds {len(paths)} checkpoints of best epochs, where {max(wanted, 2)} are asked"
-        raise InputError("RUN", folder.parent, f"{problem}; train with run.keep_best={wanted or 3}")
+        least = max(wanted, 2)
+        problem = (
+            f"holds {plural(len(paths), 'checkpoint')} of best epochs, where {least} are asked"
+        )
+        raise InputError("RUN", folder.parent, f"{problem}; train with run.keep_best={least}")
     states = [load_checkpoint(path) for path in paths[-wanted:]]
     found: dict[str, Any] = {k: v for k, v in states[-1].items() if k not in LEFT_OUT}
     for key in ("model", "model_ema"):

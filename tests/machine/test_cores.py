@@ -8,7 +8,7 @@ import torch
 
 from mobilenet_exp import train
 from mobilenet_exp.machine import cores
-from mobilenet_exp.training import job
+from mobilenet_exp.training import job, saving
 from mobilenet_exp.training.loop import train_epoch
 from mobilenet_exp.training.record import FirstRecord
 from mobilenet_exp.weights.checkpoint import load_checkpoint
@@ -91,11 +91,44 @@ def test_a_run_says_so_and_keeps_its_threads_when_it_is_resumed(
     assert "1 of 4 CPU threads, for other programs use the cores now" in capsys.readouterr().out
     (last,) = tmp_path.rglob("last.pt")
     assert load_checkpoint(last)["threads"] == 1
-    idle[0] = 4.0
-    torch.set_num_threads(4)
+    # the next job of this process chooses its own
+    assert torch.get_num_threads() == 4
+    idle[0] = 2.0
     train(quick(*words))
-    assert "goes on with 1 CPU thread, as before; run.threads=4 changes" in capsys.readouterr().out
-    assert torch.get_num_threads() == 1
+    out = capsys.readouterr().out
+    assert "goes on with 1 CPU thread, as before; run.threads=2 changes it" in out
+    # of two lines about threads, the one that no longer holds is left out
+    assert "2 of 4 CPU threads" not in out
+    assert load_checkpoint(last)["threads"] == 1
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize(
+    ("threads_then", "processes", "line", "now"),
+    [
+        (2, 1, "goes on with 2 CPU threads, as before; run.threads=4 changes it", 2),
+        (2, 8, "had 2 CPU threads a process and goes on with 4: sums differ in their last", 4),
+        (3, 1, "had 3 CPU threads a process and goes on with 4", 4),
+        (4, 1, "", 4),
+        (None, 1, "", 4),
+    ],
+)
+def test_threads_are_kept_where_there_are_as_many_cores_and_processes(
+    threads, quick, monkeypatch, threads_then, processes, line, now
+):
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 4)
+    session = SimpleNamespace(
+        config=quick("run.threads=null"),
+        learner=SimpleNamespace(device=torch.device("cpu")),
+        team=SimpleNamespace(size=1, sharing=2 if threads_then == 3 else 1),
+    )
+    found = saving._keep_threads(session, threads_then, processes)
+    assert (found[0] if found else "").startswith(line)
+    assert torch.get_num_threads() == now
+    torch.set_num_threads(4)
+    session.learner.device = torch.device("cuda")
+    assert saving._keep_threads(session, 2, 1) == []
+    assert torch.get_num_threads() == 4
 
 
 def test_an_epoch_much_slower_than_another_is_remarked_upon(threads):

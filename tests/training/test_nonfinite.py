@@ -8,7 +8,7 @@ from mobilenet_exp import train
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.machine.device import set_determinism
-from mobilenet_exp.training import engine, loop
+from mobilenet_exp.training import engine, loop, saving
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -83,6 +83,23 @@ def test_a_run_killed_after_going_back_ends_in_the_same_bits(quick, tmp_path, mo
                     train(config)
         folders.append(tmp_path / name / train(config)["name"])
     assert_same(state(folders[0]), state(folders[1]))
+
+
+def test_what_is_heard_late_of_a_bad_loss_goes_back_once(quick, monkeypatch, capsys):
+    """As on CUDA, where the answer comes an update later and another look is under way."""
+
+    class Late(saving.LossWatch):
+        under_way = False
+
+        def is_bad(self, loss_sum):
+            heard, self.under_way = self.under_way, super().is_bad(loss_sum)
+            return heard
+
+    monkeypatch.setattr(saving, "LossWatch", Late)
+    _poison(monkeypatch, 3)
+    results = train(quick(*SMALL, "train.on_nonfinite=rollback"))
+    assert capsys.readouterr().out.count("restored weights from") == 1
+    assert results["epochs"] == 2
 
 
 def test_nothing_but_bad_updates_is_a_diverged_run(quick, monkeypatch):

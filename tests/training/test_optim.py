@@ -6,7 +6,7 @@ from torch import nn
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models import build_model
-from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer
+from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer, load_optimizer
 
 
 def _build(name, model=None, **options):
@@ -86,3 +86,35 @@ def test_depthwise_filters_may_be_spared_from_decay():
         assert (depthwise <= decayed) is decays
         assert depthwise.isdisjoint(decayed) is not decays
         assert id(model.classifier.weight) in decayed
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
+def test_a_state_of_another_device_or_layout_leaves_the_rule_as_it_was_built(name):
+    def stepped(layout):
+        torch.manual_seed(0)
+        model = nn.Conv2d(4, 8, 3).to(memory_format=layout)
+        optimizer = _build(name, model)
+        model(torch.ones(2, 4, 8, 8)).sum().backward()
+        optimizer.step()
+        return model, optimizer
+
+    _, theirs = stepped(torch.contiguous_format)
+    saved = theirs.state_dict()
+    for group in saved["param_groups"]:
+        group["fused"] = True
+    model, ours = stepped(torch.channels_last)
+    expected = {key: value.clone() for key, value in ours.state[model.weight].items()
+                if isinstance(value, torch.Tensor)}  # fmt: skip
+    load_optimizer(ours, saved)
+    if name != "rmsprop":
+        # timm's rules know no such choice
+        assert [group["fused"] for group in ours.param_groups] == [None] * len(ours.param_groups)
+    for key, value in expected.items():
+        found = ours.state[model.weight][key]
+        torch.testing.assert_close(found, value)
+        assert found.stride() == value.stride(), key
+
+
+def test_sgd_is_not_fused_where_float16_may_overflow_first():
+    assert not any(group.get("fused") for group in _build("sgd", nn.Linear(2, 2)).param_groups)
+    assert not getattr(_build("sgd", nn.Linear(2, 2)), "_step_supports_amp_scaling", False)

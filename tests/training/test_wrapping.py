@@ -6,13 +6,14 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.backends.debugging import aot_eager
 
 from mobilenet_exp import train
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.machine.arithmetic import Precision
-from mobilenet_exp.training import wrapping
+from mobilenet_exp.training import loop, wrapping
 from mobilenet_exp.training.loop import make_updates
 from mobilenet_exp.training.session import build_session, connect
 from mobilenet_exp.weights.checkpoint import load_checkpoint
@@ -26,15 +27,25 @@ WORDS = (
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Trace as torch.compile does, and run the operators as they are: no compiler is needed."""
-    compile_ = partial(torch.compile, backend="aot_eager")
+    """Trace as torch.compile does, and run the operators as they are: no compiler is needed.
+
+    Holds the side of the images of each graph.
+    """
+    sides = []
+
+    def backend(graph, inputs):
+        sides.extend({each.shape[-1] for each in inputs if each.ndim == 4 and each.shape[1] == 3
+                      and each.shape[0] == 16})  # fmt: skip
+        return aot_eager(graph, inputs)
+
+    compile_ = partial(torch.compile, backend=backend)
 
     def compiled(network, *, dynamic, mode):
         assert not dynamic
         return compile_(network, dynamic=dynamic)
 
     monkeypatch.setattr(torch, "compile", compiled)
-    yield
+    yield sides
     torch._dynamo.reset()
 
 
@@ -54,15 +65,28 @@ def test_a_compiled_network_learns_the_same_under_the_same_names(quick, traced):
     assert list(ours) == list(weights)
 
 
-def test_a_compiled_run_is_the_plain_run_s_continuation(quick, tmp_path, traced):
-    config = quick(*WORDS, "run.compile=true", "run.save_every_minutes=0")
-    train(config)
-    folder = tmp_path / "runs" / run_name(config)
-    state = load_checkpoint(folder / "checkpoints" / "last.pt")
-    assert not [key for key in state["model"] if "orig_mod" in key]
+def _train_the_first_epoch(config, monkeypatch):
+    """Train until the first epoch's updates are made and saved, and then fail."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "finish_epoch", None)
+        with pytest.raises(TypeError):
+            train(config)
+
+
+def test_a_plain_run_goes_on_where_a_compiled_one_was_cut_off(
+    quick, tmp_path, traced, monkeypatch, capsys
+):
+    words = (*WORDS, "train.epochs=2", "run.save_every_minutes=0")
+    config = quick(*words, "run.compile=true")
+    _train_the_first_epoch(config, monkeypatch)
     # it is no other run, as precision is none
-    assert run_name(quick(*WORDS)) == run_name(config)
-    assert train(quick(*WORDS))["epochs"] == 1
+    assert run_name(quick(*words)) == run_name(config)
+    state = load_checkpoint(tmp_path / "runs" / run_name(config) / "checkpoints" / "last.pt")
+    assert not [key for key in state["model"] if "orig_mod" in key]
+    assert state["progress"]["update"] == 4
+    capsys.readouterr()
+    assert train(quick(*words))["epochs"] == 2
+    assert "resum" in capsys.readouterr().out
 
 
 def test_each_side_is_compiled_and_no_more_than_is_known(quick, traced):
@@ -70,9 +94,10 @@ def test_each_side_is_compiled_and_no_more_than_is_known(quick, traced):
     session = build_session(quick(*WORDS, *words, "run.compile=true"))
     connect(session)
     for epoch in range(2):
-        session.progress.epoch = epoch
+        session.progress.epoch, session.progress.update = epoch, 0
         for _ in make_updates(session, no_progress):
             pass
+    assert sorted(traced) == [32, 64]
     assert torch._dynamo.config.fail_on_recompile_limit_hit
 
 
@@ -145,30 +170,20 @@ def test_recording_changes_no_statistics_and_not_the_network(quick, monkeypatch)
         assert torch.equal(value, before[key]), key
 
 
-def test_float16_scales_its_loss_and_resumes_to_the_bit(quick_in, tmp_path):
-    words = (*WORDS, "train.epochs=2", "run.precision=float16", "optimizer=sgd")
-    whole, parts = (quick_in(tmp_path / name, *words) for name in ("whole", "parts"))
+def test_float16_scales_its_loss_and_resumes_to_the_bit(quick_in, tmp_path, monkeypatch):
+    words = (*WORDS, "train.epochs=2", "run.precision=float16", "run.save_every_minutes=0")
+    whole, cut = (quick_in(tmp_path / name, *words) for name in ("whole", "cut"))
+    assert build_session(whole).learner.precision is Precision.FLOAT16
     train(whole)
-    session = build_session(parts)
-    assert session.learner.precision is Precision.FLOAT16
-    train(replace(parts, train=replace(parts.train, epochs=2)))
+    _train_the_first_epoch(cut, monkeypatch)
+    half = load_checkpoint(next((tmp_path / "cut").rglob("last.pt")))
+    assert half["progress"]["epoch"] == 0
+    train(cut)
     ours, theirs = (
-        load_checkpoint(next((tmp_path / name).rglob("last.pt"))) for name in ("whole", "parts")
+        load_checkpoint(next((tmp_path / name).rglob("last.pt"))) for name in ("whole", "cut")
     )
     assert ours["scaler"]["scale"] > 1
+    # updates without an overflow, counted through the cut
+    assert ours["scaler"]["_growth_tracker"] == 8
     assert ours["scaler"] == theirs["scaler"]
     assert all(map(torch.equal, ours["model"].values(), theirs["model"].values()))
-
-
-@pytest.mark.parametrize("rule", ["stop", "skip"])
-def test_gradients_that_overflow_move_nothing_and_halve_the_scale(quick, rule):
-    words = ("run.precision=float16", f"train.on_nonfinite={rule}")
-    session = build_session(quick(*WORDS, *words))
-    scaler = session.learner.scaler
-    scaler.load_state_dict(scaler.state_dict() | {"scale": 2.0**30})
-    before = {key: value.clone() for key, value in session.model.named_parameters()}
-    next(make_updates(session, no_progress))
-    assert scaler.get_scale() == 2.0**29
-    assert session.meter.num_skipped == (rule == "skip")
-    for key, value in session.model.named_parameters():
-        assert torch.equal(value, before[key]), key
