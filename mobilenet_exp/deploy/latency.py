@@ -81,6 +81,10 @@ def measure_latency(
             for cell, forward in running:
                 cell.times.append(_turn(forward, images[cell.net.side]))
         rows += [row_of(cell, batch_size, peak) for cell in cells]
+        # what torch.compile has made is held until then
+        cells.clear()
+        running.clear()
+        torch._dynamo.reset()
     return rows
 
 

@@ -89,7 +89,7 @@ def _exported(name: str, options: dict[str, Any], resolution: int) -> Net:
     loaded = load_exported(name)
     assert isinstance(loaded.model, ExportedModel)
     side = loaded.preprocessing.resolution
-    title = " ".join([Path(name).name, *_words({}, side if side != resolution else None)])
+    title = " ".join([_short(name), *_words({}, side if side != resolution else None)])
     return Net(title, name, loaded.model, side, loaded.profile(side), own_runtime=runtime_of(name))
 
 
@@ -114,11 +114,11 @@ def _words(options: dict[str, Any], side: int | None) -> Iterator[str]:
 
 
 def _short(name: str) -> str:
-    """Return a name as a table shows it: a run's checkpoint by its run."""
+    """Return a name as a table shows it: a run's checkpoint or exported file by its run."""
     path = Path(name)
-    if name.endswith(CHECKPOINT_ENDINGS) and path.parent.name == "checkpoints":
-        return f"{path.parents[1].name}/{path.stem}"
-    return name.removeprefix(TORCHVISION)
+    if path.parent.name in ("checkpoints", "exported"):
+        return f"{path.parents[1].name}/{path.name.removesuffix('.pt')}"
+    return path.name if is_exported(name) else name.removeprefix(TORCHVISION)
 
 
 def _published_top1(config: ModelConfig, side: int) -> float | None:
