@@ -79,9 +79,8 @@ def print_one_call(calls: Sequence[OneCall], rows: Sequence[dict[str, Any]], whe
         (
             "one call: one untimed forward, one timed, nothing waits for the device, BatchNorm and "
             "dropout as in training; ours: the median above, in the first runtime",
-            "Titan X: published by marvis/pytorch-mobilenet, of 2017. On a GPU one call times "
-            "what it takes to launch the kernels: V1 had about 5,000, one for each channel of a "
-            "depthwise convolution",
+            "Titan X: published by marvis/pytorch-mobilenet in 2017. On a GPU one call times mostly "
+            "the launch of the kernels, of which there was one for each group of a convolution",
         ),
     )
 
