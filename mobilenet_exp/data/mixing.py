@@ -1,7 +1,6 @@
 """Mixup and cutmix of a batch, by timm, seeded by the update. Knows no loader."""
 
 import numpy as np
-from timm.data import Mixup
 from torch import Tensor
 
 from mobilenet_exp.config.schema import DataConfig
@@ -18,6 +17,9 @@ class Mixing:
 
     def __init__(self, data: DataConfig, num_classes: int, seed: int, end: int) -> None:
         self.seed, self.end = seed, end
+        # timm takes most of a second to import
+        from timm.data import Mixup
+
         self.mixup = Mixup(
             mixup_alpha=data.mixup,
             cutmix_alpha=data.cutmix,

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -165,6 +164,9 @@ def _auto_augment(data: DataConfig) -> list[Callable]:
         if not RAND_AUGMENT.fullmatch(name):
             # timm ignores what it does not know
             raise ValueError("not known")
+        # timm takes most of a second to import
+        from timm.data.auto_augment import rand_augment_transform
+
         policy = rand_augment_transform(name, {"img_mean": colour})
     except (ValueError, AssertionError, KeyError) as error:
         known = "imagenet, cifar10, ta_wide, or RandAugment in timm's notation, as rand-m9-mstd0.5"

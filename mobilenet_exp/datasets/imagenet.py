@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from timm.data import ImageNetInfo, RealLabelsImagenet
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import printable
@@ -22,12 +21,17 @@ NUM_VAL = 50_000
 @cache
 def class_ids() -> list[str]:
     """Return the 1000 WordNet ids in label order, n01440764 first."""
+    # timm takes most of a second to import
+    from timm.data import ImageNetInfo
+
     return ImageNetInfo().label_names()
 
 
 @cache
 def class_names() -> list[str]:
     """Return the 1000 names in label order, e.g. `tench, Tinca tinca`."""
+    from timm.data import ImageNetInfo
+
     info = ImageNetInfo()
     return [info.index_to_description(index) for index in range(1000)]
 
@@ -35,6 +39,8 @@ def class_names() -> list[str]:
 @cache
 def _real_labels() -> dict[str, list[int]]:
     names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, NUM_VAL + 1)]
+    from timm.data import RealLabelsImagenet
+
     return RealLabelsImagenet(names).real_labels
 
 

@@ -113,6 +113,10 @@ class _panels:
 
     def __exit__(self, kind: type | None, error: object, trace: object) -> None:
         if kind is None:
+            for axis in (each for axes in self.figure.axes for each in (axes.xaxis, axes.yaxis)):
+                if axis.get_scale() == "log":
+                    # 100, not 10 to the power of 2
+                    axis.set_major_formatter("{x:g}")
             is_svg = self.path.suffix == ".svg"
             about = {"Date": None, "Description": self.about} if is_svg else None
             self.figure.savefig(self.path, metadata=about, dpi=120)
@@ -151,6 +155,3 @@ def _name(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
             textcoords="offset points",
             fontsize=7,
         )
-    for axis in (axes.xaxis, axes.yaxis):
-        # 200, not 2 x 10^2
-        axis.set_major_formatter("{x:g}")

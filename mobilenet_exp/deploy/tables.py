@@ -79,8 +79,8 @@ def print_one_call(calls: Sequence[OneCall], rows: Sequence[dict[str, Any]], whe
         (
             "one call: one untimed forward, one timed, nothing waits for the device, BatchNorm and "
             "dropout as in training; ours: the median above, in the first runtime",
-            "Titan X: published by marvis/pytorch-mobilenet in 2017. On a GPU one call times mostly "
-            "the launch of the kernels, of which there was one for each group of a convolution",
+            "Titan X: of marvis/pytorch-mobilenet, 2017; on a GPU one call times mainly "
+            "the launch of kernels, of which there was one for each group of a convolution",
         ),
     )
 

@@ -21,7 +21,6 @@ from mobilenet_exp.weights.layouts import (
     take_net,
     to_ours,
 )
-from mobilenet_exp.weights.published import Published, find_published, find_released
 
 
 @dataclass(frozen=True)
@@ -107,6 +106,9 @@ def read_weights(
 
     With `any_stem` the model's stem stride need not be that of the weights.
     """
+    # timm takes most of a second to import, and a run's own checkpoint needs none of it
+    from mobilenet_exp.weights.published import find_published, find_released
+
     origin = str(path_or_name)
     if key and origin.startswith(("torchvision:", "timm:")):
         raise InputError("weights_key", key, "is only for a file")
@@ -143,11 +145,11 @@ def read_weights(
         return _own(weights, file, model, any_stem=any_stem)
     if like and layout.library != like.partition(":")[0]:
         raise InputError("weights_like", like, f"{origin} has the layout of {layout.title}")
-    known: Published | None
-    if like:
-        known = find_published(like, model.name, model.width_mult, key="weights_like")
-    else:
-        known = find_released(file.sha256, model.name, model.width_mult)
+    known = (
+        find_published(like, model.name, model.width_mult, key="weights_like")
+        if like
+        else find_released(file.sha256, model.name, model.width_mult)
+    )
     if known is None:
         return weights
     found = "as asked" if like else "known by its content"
