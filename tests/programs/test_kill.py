@@ -49,7 +49,9 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys, 
     updates = 10 * (6 + 2 * kills)
     draw = random.Random(time.time_ns())
     moments, last = [], tmp_path / "cut" / "none"
-    for _ in range(kills):
+    # once more, soon, where all of few moments were between two epochs
+    while len(moments) < kills or not any(update for _, update in moments):
+        most = updates // (2 * kills) if len(moments) < kills else 5
         process = start(
             tmp_path / "cut",
             *words,
@@ -59,7 +61,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys, 
             stderr=subprocess.PIPE,
         )
         # killed a number of checkpoints after its first, whatever the machine's speed
-        for _ in range(draw.randint(1, updates // (2 * kills))):
+        for _ in range(draw.randint(1, most)):
             before = last.stat().st_mtime_ns if last.exists() else 0
             wait_for(partial(_last, tmp_path, before), process)
             last = _last(tmp_path, before) or last
@@ -69,8 +71,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys, 
     ours = finish(tmp_path / "cut", *words, "run.save_every_minutes=0.01")
     with capsys.disabled():
         print(f"\nkilled {len(moments)} times; saved until then (epoch, update): {moments}")
-    assert len(moments) == kills
-    assert any(update for _, update in moments), "never inside an epoch"
+    assert len(moments) >= kills
     assert_same(state(ours), state(whole))
     assert_same(state(ours, "best.pt"), state(whole, "best.pt"))
     assert rows(ours) == rows(whole)
