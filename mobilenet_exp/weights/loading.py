@@ -106,15 +106,15 @@ def read_weights(
 
     With `any_stem` the model's stem stride need not be that of the weights.
     """
-    # timm takes most of a second to import, and a run's own checkpoint needs none of it
-    from mobilenet_exp.weights.published import find_published, find_released
-
     origin = str(path_or_name)
     if key and origin.startswith(("torchvision:", "timm:")):
         raise InputError("weights_key", key, "is only for a file")
     if like and origin.startswith(("torchvision:", "timm:")):
         raise InputError("weights_like", like, "is only for a file; a name brings its own settings")
     if origin.startswith(("torchvision:", "timm:")):
+        # timm takes most of a second to import, and our own files need none of it
+        from mobilenet_exp.weights.published import find_published
+
         published = find_published(origin, model.name, model.width_mult)
         tensors = published.fetch()
         layout = recognise(set(tensors), origin)
@@ -145,6 +145,8 @@ def read_weights(
         return _own(weights, file, model, any_stem=any_stem)
     if like and layout.library != like.partition(":")[0]:
         raise InputError("weights_like", like, f"{origin} has the layout of {layout.title}")
+    from mobilenet_exp.weights.published import find_published, find_released
+
     known = (
         find_published(like, model.name, model.width_mult, key="weights_like")
         if like
