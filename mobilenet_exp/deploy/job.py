@@ -42,8 +42,19 @@ def bench(config: BenchConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, 
     place = _settle(config)
     nets = build_nets(config.models, config.resolution)
     layers_of = _find(nets, config.layers)
-    where = _where(place)
-    peak = peak_of(place)
+    # before what takes minutes: a folder or a W&B that is not to be had is refused now
+    with _tracker(config, nets, place, overrides) as tracker:
+        found = _measure(config, nets, layers_of, place)
+        _record(tracker, found)
+    console.line(f"{tracker.folder}: latency.json, latency.csv, pictures; {tracker.status}")
+    return found
+
+
+def _measure(
+    config: BenchConfig, nets: list[Net], layers_of: Net | None, place: Place
+) -> dict[str, Any]:
+    """Time and print what is asked for; return all that is kept of it."""
+    where, peak = _where(place), peak_of(place)
     rows = measure_latency(
         nets,
         config.runtimes,
@@ -65,7 +76,7 @@ def bench(config: BenchConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, 
     if layers_of:
         layers = _layers(layers_of, config, place)
         tables.print_layers(layers, f"{layers_of.title}, batch {config.batch_sizes[0]}")
-    found = {
+    return {
         "machine": _machine(place) | {"peak_gmacs_per_s": peak},
         "config": to_dict(config),
         "rows": rows,
@@ -73,8 +84,6 @@ def bench(config: BenchConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, 
         "layers_of": layers_of.title if layers_of else None,
         "layers": [asdict(layer) for layer in layers],
     }
-    _record(config, found, layers, overrides)
-    return found
 
 
 def _settle(config: BenchConfig) -> Place:
@@ -126,34 +135,31 @@ def _machine(place: Place) -> dict[str, Any]:
     }
 
 
-def _record(
-    config: BenchConfig,
-    found: dict[str, Any],
-    layers: list[LayerTime],
-    overrides: tuple[str, ...],
-) -> None:
-    """Write what was found into a folder of its own, and log it to W&B."""
-    folder = _new_folder(Path(config.run.root))
-    count = plural(len({row["model"] for row in found["rows"]}), "network")
-    tracker = Tracker(
-        folder,
+def _tracker(
+    config: BenchConfig, nets: list[Net], place: Place, overrides: tuple[str, ...]
+) -> Tracker:
+    """Return the record of a benchmark, in a folder of its own."""
+    return Tracker(
+        _new_folder(Path(config.run.root)),
         config=to_dict(replace(config, models=[str(each) for each in config.models])),
-        title=f"bench, {count}, {found['machine']['where']}",
+        title=f"bench, {plural(len(nets), 'network')}, {_where(place)}",
         mode=config.run.wandb,
         project=config.run.wandb_project,
         tags=overrides,
         job_type="bench",
         group="bench",
     )
-    with tracker:
-        tracker.write("latency.json", json.dumps(found, indent=1) + "\n")
-        tracker.write("latency.csv", _csv(found["rows"]))
-        columns = list(found["rows"][0])
-        cells = [[row[column] for column in columns] for row in found["rows"]]
-        tracker.table("bench/latency", columns, cells)
-        for path in _pictures(found, layers, folder):
-            tracker.picture(f"bench/{path.stem}", path)
-    console.line(f"{folder}: latency.json, latency.csv, pictures; {tracker.status}")
+
+
+def _record(tracker: Tracker, found: dict[str, Any]) -> None:
+    """Write what was found, and show it in W&B."""
+    tracker.write("latency.json", json.dumps(found, indent=1) + "\n")
+    tracker.write("latency.csv", _csv(found["rows"]))
+    columns = list(found["rows"][0])
+    cells = [[row[column] for column in columns] for row in found["rows"]]
+    tracker.table("bench/latency", columns, cells)
+    for path in _pictures(found, tracker.folder):
+        tracker.picture(f"bench/{path.stem}", path)
 
 
 def _new_folder(root: Path) -> Path:
@@ -174,12 +180,13 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def _pictures(found: dict[str, Any], layers: list[LayerTime], folder: Path) -> list[Path]:
+def _pictures(found: dict[str, Any], folder: Path) -> list[Path]:
     drawn = [folder / "madds.png"]
     pictures.draw_madds(found["rows"], drawn[0])
     if pictures.draw_top1(found["rows"], folder / "top1.png"):
         drawn.append(folder / "top1.png")
-    if layers:
+    if found["layers"]:
         drawn.append(folder / "layers.png")
+        layers = [LayerTime(**each) for each in found["layers"]]
         pictures.draw_layers(layers, found["layers_of"], drawn[-1])
     return drawn

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mobilenet_exp import compose
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.deploy import latency
+from mobilenet_exp.deploy import job, latency
 from mobilenet_exp.deploy.job import bench
 from mobilenet_exp.deploy.pictures import pareto_front
 
@@ -63,6 +63,15 @@ def test_nothing_is_written_for_bad_input(tmp_path):
     with pytest.raises(InputError, match="runtimes=tensorrt: not known"):
         _bench(tmp_path, "runtimes=[tensorrt]")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_kept_is_refused_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "measure_latency", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="run.root=.*cannot hold the run's folder"):
+        _bench(tmp_path / "file", "run.wandb=disabled")
+    with pytest.raises(InputError, match="run.wandb=online"):
+        _bench(tmp_path, "run.wandb=online")
 
 
 def test_the_front_is_what_none_beats():
