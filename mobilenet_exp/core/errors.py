@@ -64,6 +64,12 @@ def in_plain_words(error: BaseException) -> BaseException:
     return plain
 
 
+def first_line(error: BaseException, most: int = 150) -> str:
+    """Return the first line of what a library says, or the error's name if it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:most]
+
+
 def known_to_all(error: E) -> E:
     """Mark an error that every process of a job raises alike; the first one says it."""
     error.is_known_to_all = True

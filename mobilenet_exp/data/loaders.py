@@ -5,7 +5,7 @@ epoch) alone, whatever the number of workers, so a resumed run needs no generato
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -109,8 +109,8 @@ class _Share:
 
     position = None
 
-    def __init__(self, size: int, batch_size: int, first: int = 0, step: int = 1) -> None:
-        self.indices, self.batch_size = range(first, size, step), batch_size
+    def __init__(self, indices: Sequence[int], batch_size: int) -> None:
+        self.indices, self.batch_size = indices, batch_size
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
@@ -158,7 +158,7 @@ def build_loaders(
     finisher = Finisher(data.mean, data.std, reading.device)
     # an update's batch is shared by all processes; so is an evaluation's
     eval_batch = max(1, data.batch_size // processes)
-    share = _Share(len(val.images), eval_batch, rank, processes)
+    share = _Share(range(rank, len(val.images), processes), eval_batch)
     fits = train.for_threads and not view.draws_globally
     if reading.loader == "threads" and threads.count and not fits:
         what = "data.auto_augment" if view.draws_globally else f"data={data.name}"
@@ -247,6 +247,7 @@ def build_eval_loader(
     *,
     first: int = 0,
     step: int = 1,
+    most: int | None = None,
     split: str = "val",
     reading: Reading | None = None,
 ) -> tuple[Feed, ImageSet]:
@@ -254,15 +255,18 @@ def build_eval_loader(
 
     Its batches are images, labels and notes. An image that cannot be scored is labelled -1,
     with the reason as its note. The feed takes the images number `first`, `first + step`,
-    ... of the set.
+    ... of the set, or `most` of these from all over it.
     """
     reading = reading or Reading()
     load_decoder()
     val = build_image_set(data, split)
+    numbers: Sequence[int] = range(first, len(val.images), step)
+    if most is not None and most < len(numbers):
+        numbers = [numbers[index * len(numbers) // most] for index in range(most)]
     view = EvalView(val.images, EvalTransform(data, exact=data.resize == "exact"))
     threads = Threads(_num_workers(val, reading), reading.image_timeout)
     finisher, keep = Finisher(data.mean, data.std, reading.device), int(reading.reuses)
     # nothing else is read meanwhile: as many processes as training has
     reader = _reader(view, threads, reading, finisher, TRAINING, fits=val.for_threads, keep=keep)
-    share = _Share(len(val.images), data.batch_size, first, step)
+    share = _Share(numbers, data.batch_size)
     return Feed(view, share, reader, finisher), val

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.deploy.latency import wait_for
+from mobilenet_exp.machine.arithmetic import Precision, autocast
 
 # of what a network does outside its blocks, as pooling
 BETWEEN = "between blocks"
@@ -30,23 +31,30 @@ class LayerTime:
 
 
 def measure_layers(
-    model: nn.Module, images: Tensor, *, rounds: int, progress: Show
+    model: nn.Module,
+    images: Tensor,
+    *,
+    rounds: int,
+    progress: Show,
+    precision: Precision = Precision.FLOAT32,
 ) -> list[LayerTime]:
     """Time the layers of a network one by one; medians, in the order of its blocks.
 
     `images` (N, 3, H, W) are on the network's device. `other` is what a block does outside
-    layers, as adding its input. Waiting for each layer takes time of its own on a GPU.
+    layers, as adding its input, or the matrix products of attention. Waiting for each layer
+    takes time of its own on a GPU.
     """
     blocks = _blocks(model)
     leaves = {module: block for block, part in blocks.items() for module in _leaves(part)}
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     turns = range(-1, rounds)
     for turn in progress(turns, "layers", len(turns)):
-        spent = _one_forward(model, images, blocks, leaves)
+        with autocast(images.device, precision):
+            spent = _one_forward(model, images, blocks, leaves)
         if turn >= 0:
             for key, ms in spent.items():
                 found[key].append(ms)
-    madds = _madds(model, images, leaves)
+    madds = _madds(model, images, blocks, leaves)
     rows = [(block, kind) for block in (*blocks, BETWEEN) for kind in KINDS]
     return [
         # what is left of a block may come out below nothing
@@ -135,20 +143,33 @@ def _one_forward(
 
 
 def _madds(
-    model: nn.Module, images: Tensor, leaves: dict[nn.Module, str]
+    model: nn.Module, images: Tensor, blocks: dict[str, nn.Module], leaves: dict[nn.Module, str]
 ) -> dict[tuple[str, str], int]:
-    """Count each layer's multiply-adds of one image."""
+    """Count each layer's multiply-adds of one image, and those of a block outside layers."""
     found: dict[tuple[str, str], int] = defaultdict(int)
+    names = {part: block for block, part in blocks.items()} | {model: BETWEEN}
     counter = FlopCounterMode(display=False)
     reached: list[int] = []
 
-    def before(module: nn.Module) -> None:
+    def before(_: nn.Module) -> None:
         reached.append(counter.get_total_flops())
 
-    def after(module: nn.Module) -> None:
+    def after_layer(module: nn.Module) -> None:
         counted = (counter.get_total_flops() - reached.pop()) // 2
         found[leaves[module], kind_of(module)] += counted
+        found[leaves[module], "other"] -= counted
 
-    with torch.no_grad(), counter, _around(list(leaves), before, after):
+    def after_block(module: nn.Module) -> None:
+        counted = (counter.get_total_flops() - reached.pop()) // 2
+        found[names[module], "other"] += counted
+        if module is not model:
+            found[BETWEEN, "other"] -= counted
+
+    with (
+        torch.no_grad(),
+        counter,
+        _around(list(names), before, after_block),
+        _around(list(leaves), before, after_layer),
+    ):
         model(images[:1])
     return found

@@ -1,9 +1,10 @@
 """A trained network as a file of another runtime, checked against the network itself."""
 
-import itertools
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mobilenet_exp.config.schema import ExportConfig
 from mobilenet_exp.core import console
-from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.core.errors import InputError, RunError, first_line, in_plain_words
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.loaders import build_eval_loader
@@ -77,10 +78,12 @@ def _path(config: ExportConfig, loaded: LoadedModel, form: Format) -> Path:
         return Path(config.out)
     bits = "-int8" if config.int8 else ""
     if loaded.folder:
-        return loaded.folder / "exported" / (Path(loaded.origin).stem + bits + form.ending)
+        side = f"-r{config.resolution}" if config.resolution else ""
+        words = f"{side}{'' if config.ema else '-noema'}{bits}"
+        return loaded.folder / "exported" / (Path(loaded.origin).stem + words + form.ending)
     net = f"{loaded.config.name}-w{loaded.config.width_mult:g}"
-    side = loaded.preprocessing.resolution
-    return Path(f"{net}-r{side}-{loaded.digest[:8]}{bits}{form.ending}")
+    side = f"-r{loaded.preprocessing.resolution}"
+    return Path(f"{net}{side}-{loaded.digest[:8]}{bits}{form.ending}")
 
 
 def _parts(path: Path) -> list[Path]:
@@ -108,28 +111,66 @@ def _write(
 ) -> Agreement:
     """Write the file whole or not at all, and return how well it answers."""
     limit = config.tolerance or (float("inf") if config.int8 else TOLERANCE)
+    for each in _parts(path)[1:]:
+        if each.exists() and not path.exists():
+            raise InputError("out", path, f"would overwrite {each}, which belongs to another file")
+    with _folder_for(path) as place:
+        draft = place / path.name
+        record = _record(loaded, config.int8).to_json()
+        _fill(form, loaded, images, draft, record, calibration)
+        forward, _ = read_exported(str(draft), key="format")
+        found = _compare(forward, loaded, images)
+        if not found.difference <= limit:
+            words = f"by {found.difference:.1e}, more than tolerance={limit:g}"
+            raise RunError(f"{path} is not written: its answers differ from the network's {words}")
+        if len(_parts(path)) > 1:
+            # an old network has old weights beside it, or does not open
+            path.unlink(missing_ok=True)
+        for each in reversed(_parts(draft)):
+            os.replace(each, path.with_name(each.name))
+    return found
+
+
+@contextlib.contextmanager
+def _folder_for(path: Path) -> Iterator[Path]:
+    """Give a folder beside `path` to write in; of a refused file no folder is left."""
+    made = [each for each in path.parents if not each.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(prefix=".export-", dir=path.parent))
     except OSError as error:
         raise InputError("out", path, f"cannot be written: {error.strerror}") from error
     try:
-        record = _record(loaded, config.int8).to_json()
-        with torch.no_grad():
-            form.write(folded(loaded.model), images, place / path.name, record, calibration)
-        forward, _ = read_exported(str(place / path.name), key="format")
-        found = _compare(forward, loaded, images)
-        if not found.difference <= limit:
-            words = f"by {found.difference:.1e}, more than tolerance={limit:g}"
-            raise RunError(f"{path} is not written: its answers differ from the network's {words}")
-        # the weights first: what is there is whole
-        for each in reversed(_parts(place / path.name)):
-            os.replace(each, path.with_name(each.name))
+        yield place
     except OSError as error:
         raise RunError(f"{path} could not be written: {error.strerror}") from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    return found
+        # but those in which something is
+        with contextlib.suppress(OSError):
+            for each in made:
+                each.rmdir()
+
+
+def _fill(
+    form: Format,
+    loaded: LoadedModel,
+    images: Tensor,
+    path: Path,
+    record: str,
+    calibration: Calibration,
+) -> None:
+    """Write a network into a file. Raises RunError for what a library does not take."""
+    try:
+        with torch.no_grad():
+            form.write(folded(loaded.model), images, path, record, calibration)
+    except (InputError, RunError, OSError):
+        raise
+    except Exception as error:
+        if (plain := in_plain_words(error)) is not error:
+            raise plain from error
+        # as many kinds as there are libraries; of full disks, too
+        raise RunError(f"{path.name} could not be written: {first_line(error)}") from error
 
 
 @torch.inference_mode()
@@ -186,12 +227,10 @@ def calibration_images(config: ExportConfig, loaded: LoadedModel) -> list[Tensor
     They are prepared as for an evaluation. Raises InputError where no data is known.
     """
     data = replace(eval_data(config.data, loaded), batch_size=1)
-    _, whole = build_eval_loader(data, split="train")
-    step = max(1, len(whole.images) // config.calibration_images)
-    feed, _ = build_eval_loader(data, split="train", step=step)
+    feed, _ = build_eval_loader(data, split="train", most=config.calibration_images)
     found = [
         images.contiguous()
-        for images, labels, _ in itertools.islice(feed, config.calibration_images)
+        for images, labels, _ in feed
         # one that cannot be read has no label
         if labels.item() >= 0
     ]

@@ -7,6 +7,7 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mobilenet_exp.core.errors import first_line
 from mobilenet_exp.models.layers import ConvBNAct
 
 
@@ -29,7 +30,7 @@ def folded(model: nn.Module) -> nn.Module:
         found = fuse(model)
     except Exception as error:
         # tracing fails in as many ways as there are networks
-        raise ValueError(f"torch.fx cannot trace it: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"torch.fx cannot trace it: {first_line(error)}") from error
     if before and _num_norms(found) == before:
         raise ValueError("none of its BatchNorms follows a plain convolution")
     return found

@@ -13,7 +13,7 @@ import torch
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.schema import BenchConfig
 from mobilenet_exp.core import console
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.deploy import pictures, tables
@@ -21,11 +21,10 @@ from mobilenet_exp.deploy.by_layer import LayerTime, measure_layers
 from mobilenet_exp.deploy.latency import measure_latency, peak_of
 from mobilenet_exp.deploy.nets import Net, build_nets
 from mobilenet_exp.deploy.one_call import OneCall, measure_one_call
-from mobilenet_exp.deploy.runtimes import Place, check_runtimes, module_for
+from mobilenet_exp.deploy.runtimes import Place, check_place, check_runtimes, layered
 from mobilenet_exp.machine.arithmetic import select_precision, set_tf32
-from mobilenet_exp.machine.cores import flush_denormals, keeping_threads, set_threads
+from mobilenet_exp.machine.cores import keeping_threads, settle_cpu
 from mobilenet_exp.machine.device import describe_device, processor_name, select_device
-from mobilenet_exp.machine.memory import keep_freed_memory
 from mobilenet_exp.machine.provenance import installed, versions
 from mobilenet_exp.tracking.tracker import Tracker
 
@@ -41,6 +40,9 @@ def bench(config: BenchConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, 
     """
     place = _settle(config)
     nets = build_nets(config.models, config.resolution)
+    for net in nets:
+        if net.own_runtime:
+            check_place("models", net.name, place)
     layers_of = _find(nets, config.layers)
     # before what takes minutes: a folder or a W&B that is not to be had is refused now
     with _tracker(config, nets, place, overrides) as tracker:
@@ -75,7 +77,6 @@ def _measure(
     layers: list[LayerTime] = []
     if layers_of:
         layers = _layers(layers_of, config, place)
-        tables.print_layers(layers, f"{layers_of.title}, batch {config.batch_sizes[0]}")
     return {
         "machine": _machine(place) | {"peak_gmacs_per_s": peak},
         "config": to_dict(config),
@@ -91,11 +92,8 @@ def _settle(config: BenchConfig) -> Place:
     import_modules(config.run.imports)
     device = select_device(config.run.device)
     precision = select_precision(config.run.precision, device, is_training=False)
-    set_threads(config.run.threads)
-    if device.type == "cpu":
-        flush_denormals()
-        if config.run.keep_memory:
-            keep_freed_memory()
+    keep, threads = config.run.keep_memory, config.run.threads
+    settle_cpu(device, threads, keep_memory=keep, leaves_busy_cores=False)
     set_tf32(precision)
     place = Place(device, torch.get_num_threads(), precision)
     check_runtimes(config.runtimes, place)
@@ -103,19 +101,41 @@ def _settle(config: BenchConfig) -> Place:
 
 
 def _find(nets: list[Net], asked: str | None) -> Net | None:
-    titles = {net.title: net for net in nets} | {net.name: net for net in nets}
-    if asked is not None and asked not in titles:
-        raise InputError("layers", asked, f"not in the table: {', '.join(n.title for n in nets)}")
-    found = titles[asked] if asked else None
-    if found and found.own_runtime:
-        raise InputError("layers", asked, f"runs in {found.own_runtime}, which tells no layers")
-    return found
+    """Return the network of this title, or the only one of this name."""
+    if asked is None:
+        return None
+    titled = [net for net in nets if net.title == asked]
+    found = titled or [net for net in nets if net.name == asked]
+    titles = ", ".join(net.title for net in found or nets)
+    if len(found) != 1:
+        problem = f"is any of {titles}" if found else f"not in the table: {titles}"
+        raise InputError("layers", asked, problem)
+    if found[0].own_runtime:
+        raise InputError("layers", asked, f"runs in {found[0].own_runtime}, which tells no layers")
+    return found[0]
 
 
 def _layers(net: Net, config: BenchConfig, place: Place) -> list[LayerTime]:
-    model, images = module_for(config.runtimes, net.model, place), (config.batch_sizes[0], 3)
-    pixels = torch.randn(*images, net.side, net.side, device=place.device)
-    return measure_layers(model, pixels, rounds=config.rounds, progress=console.progress)
+    """Time and print the layers of a network; none where memory does not suffice."""
+    size = config.batch_sizes[0]
+    try:
+        images = torch.randn(size, 3, net.side, net.side, device=place.device)
+        model, images, words = layered(config.runtimes, net.model, images, place)
+        layers = measure_layers(
+            model,
+            images,
+            rounds=config.rounds,
+            progress=console.progress,
+            precision=place.precision,
+        )
+    except Exception as error:
+        plain = in_plain_words(error)
+        if not isinstance(plain, RunError):
+            raise
+        console.line(f"layers of {net.title}: not timed: {plain}")
+        return []
+    tables.print_layers(layers, f"{net.title}, batch {size}, {words}")
+    return layers
 
 
 def _where(place: Place) -> str:
@@ -181,8 +201,9 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _pictures(found: dict[str, Any], folder: Path) -> list[Path]:
-    drawn = [folder / "madds.png"]
-    pictures.draw_madds(found["rows"], drawn[0])
+    drawn = []
+    if pictures.draw_madds(found["rows"], folder / "madds.png"):
+        drawn.append(folder / "madds.png")
     if pictures.draw_top1(found["rows"], folder / "top1.png"):
         drawn.append(folder / "top1.png")
     if found["layers"]:

@@ -97,9 +97,10 @@ def row_of(cell: Cell, batch_size: int, peak: float) -> dict[str, Any]:
 
     `latency_ms` is the median of a batch, `lower_ms` and `upper_ms` are its quartiles;
     `madds` are of one image, `gmacs_per_s` achieved, `peak_share` is their part of the `peak`;
-    `memory_mb` is what the cell needs, weights included; `difference` is the largest one of an
-    answer from torch's own, in shares of the largest answer; `top1` was published. Where there
-    is a `problem`, figures are None.
+    `memory_mb` is what the cell needs, weights included, None where it cannot be told from
+    memory that was kept before; `difference` is the largest one of an answer from torch's own,
+    in shares of the largest answer; an exported file has neither. `top1` was published. Where
+    there is a `problem`, figures are None.
     """
     row: dict[str, Any] = {
         "model": cell.net.title,
@@ -160,11 +161,13 @@ def _prepare(cell: Cell, images: Tensor, warmup: int, place: Place) -> None:
     try:
         before = held_memory(place.device)
         forward = prepare(cell.runtime, cell.net.model, images, place)
-        cell.memory_mb = _needed_memory(forward, images, before)
-        cell.difference = _difference(forward, cell.net, images, place)
-        limit = TOLERANCE.get(place.precision, TOLERANCE_OF_HALF)
-        if not cell.difference <= limit:
-            raise RunError(f"its answers differ from torch's by {cell.difference:.1e}")
+        # a file was opened before, and is there without the network it was made of
+        if not cell.net.own_runtime:
+            cell.memory_mb = _needed_memory(forward, images, before, cell.net)
+            cell.difference = _difference(forward, cell.net, images, place)
+            limit = TOLERANCE.get(place.precision, TOLERANCE_OF_HALF)
+            if not cell.difference <= limit:
+                raise RunError(f"its answers differ from torch's by {cell.difference:.1e}")
         _warm_up(forward, images, warmup)
     except InputError:
         raise
@@ -177,7 +180,9 @@ def _prepare(cell: Cell, images: Tensor, warmup: int, place: Place) -> None:
     cell.forward = forward
 
 
-def _needed_memory(forward: Forward, images: Tensor, before: float | None) -> float | None:
+def _needed_memory(
+    forward: Forward, images: Tensor, before: float | None, net: Net
+) -> float | None:
     """Return what a prepared forward has added to `before`, at its most, in MB."""
     _time(forward, images)
     # what preparing alone needed is gone
@@ -186,7 +191,8 @@ def _needed_memory(forward: Forward, images: Tensor, before: float | None) -> fl
         return None
     _time(forward, images)
     most = most_since(images.device)
-    return None if most is None else max(most - before, 0.0)
+    weights_mb = 4 * net.profile.params / 1e6
+    return None if most is None or most - before < weights_mb else most - before
 
 
 @torch.inference_mode()

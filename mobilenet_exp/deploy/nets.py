@@ -11,7 +11,7 @@ from torchvision import models
 
 from mobilenet_exp.config.convert import to_part
 from mobilenet_exp.config.schema import ImagesConfig, ModelConfig
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, first_line
 from mobilenet_exp.core.ranges import check_range
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, compare
@@ -20,7 +20,7 @@ from mobilenet_exp.weights.loaded import config_model, load_exported, load_run
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
 CHECKPOINT_ENDINGS = (".pt", ".pth", ".tar")
-NUM_CLASSES, PUBLISHED_SIDE = 1000, 224
+NUM_CLASSES = 1000
 # what an entry of `models` may say beside its name, of all networks and of ours alone
 SIDE = "resolution"
 OPTIONS = tuple(entry.name for entry in fields(ModelConfig) if entry.name != "name")
@@ -137,8 +137,9 @@ def _peer(name: str, side: int) -> tuple[nn.Module, float | None]:
     # classifiers only: detectors would fetch a backbone's weights
     if peer not in models.list_models(module=models):
         raise InputError("models", name, "not a classifier of torchvision.models.list_models()")
-    meta = models.get_model_weights(peer).DEFAULT.meta
-    top1 = meta["_metrics"]["ImageNet-1K"]["acc@1"] if side == PUBLISHED_SIDE else None
+    weights = models.get_model_weights(peer).DEFAULT
+    (scored_at,) = weights.transforms().crop_size
+    top1 = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] if side == scored_at else None
     return models.get_model(peer, weights=None), top1
 
 
@@ -146,5 +147,5 @@ def _profile(name: str, model: nn.Module, side: int) -> Profile:
     try:
         return profile_model(model, side)
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "its layers do not fit"
-        raise InputError("resolution", side, f"{name} does not take it: {reason}") from error
+        problem = f"{name} does not take it: {first_line(error)}"
+        raise InputError("resolution", side, problem) from error

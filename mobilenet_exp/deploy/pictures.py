@@ -1,5 +1,6 @@
 """A benchmark's pictures. Reads plain rows; measures nothing."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,25 @@ COLOURS = ("#4c566a", "#2f6fb0", "#2e7d4f", "#b8860b", "#bf3f3f", "#7d4f9e", "#8
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "latency", "font.size": 9}
 
 
-def draw_madds(rows: Sequence[dict[str, Any]], path: Path, about: str = "") -> None:
-    """Draw the latency of each network over its multiply-adds, a panel for each batch size."""
+def draw_madds(rows: Sequence[dict[str, Any]], path: Path, about: str = "") -> bool:
+    """Draw the latency of each network over its multiply-adds, a panel for each batch size.
+
+    Nothing is drawn, and False returned, where nothing was timed.
+    """
+    rows = [row for row in rows if row["latency_ms"] is not None]
+    if not rows:
+        return False
     sizes = list(dict.fromkeys(row["batch_size"] for row in rows))
+    runtimes = dict.fromkeys(row["runtime"] for row in rows)
+    colours = dict(zip(runtimes, itertools.cycle(COLOURS), strict=False))
     with _panels(path, len(sizes), about) as panels:
         for axes, size in zip(panels, sizes, strict=True):
             here = [row for row in rows if row["batch_size"] == size]
-            for name, runtime, colour in _runtimes(here):
+            for name, colour in colours.items():
+                points = [row for row in here if row["runtime"] == name]
                 axes.scatter(
-                    [row["madds"] / 1e6 for row in runtime],
-                    [row["latency_ms"] for row in runtime],
+                    [row["madds"] / 1e6 for row in points],
+                    [row["latency_ms"] for row in points],
                     color=colour,
                     s=18,
                     label=name,
@@ -32,6 +42,7 @@ def draw_madds(rows: Sequence[dict[str, Any]], path: Path, about: str = "") -> N
             axes.set(xscale="log", yscale="log", title=f"batch {size}")
             axes.set(xlabel="multiply-adds of an image, millions", ylabel="ms of a batch")
         panels[0].legend(frameon=False)
+    return True
 
 
 def draw_top1(rows: Sequence[dict[str, Any]], path: Path, about: str = "") -> bool:
@@ -39,7 +50,7 @@ def draw_top1(rows: Sequence[dict[str, Any]], path: Path, about: str = "") -> bo
 
     Nothing is drawn, and False returned, where fewer than two networks have a published top-1.
     """
-    known = [row for row in rows if row["top1"] is not None]
+    known = [row for row in rows if row["top1"] is not None and row["latency_ms"] is not None]
     sizes = list(dict.fromkeys(row["batch_size"] for row in known))
     if len({row["model"] for row in known}) < 2:
         return False
@@ -124,23 +135,13 @@ class _panels:
         self._style.__exit__(None, None, None)
 
 
-def _runtimes(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]], str]]:
-    """Return each runtime with its rows that were timed, and its colour."""
-    names = list(dict.fromkeys(row["runtime"] for row in rows))
-    return [
-        (name, [row for row in rows if row["runtime"] == name and row["latency_ms"]], colour)
-        for name, colour in zip(names, COLOURS, strict=False)
-    ]
-
-
 def _fastest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return each network's row in the runtime that is fastest for it."""
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
-        if row["latency_ms"] is not None:
-            known = best.get(row["model"])
-            if known is None or row["latency_ms"] < known["latency_ms"]:
-                best[row["model"]] = row
+        known = best.get(row["model"])
+        if known is None or row["latency_ms"] < known["latency_ms"]:
+            best[row["model"]] = row
     return list(best.values())
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.core.errors import InputError, RunError, first_line, in_plain_words
 from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import to_executorch, to_onnx
@@ -33,6 +33,9 @@ LIBRARIES = {
     "executorch": ("executorch",),
 }
 
+# networks of one class that are compiled side by side
+MOST_COMPILED = 200
+
 # gives the answers (N, classes) to images (N, 3, side, side) on the device
 Forward = Callable[[Tensor], Tensor]
 
@@ -53,11 +56,16 @@ def check_runtimes(names: list[str], place: Place) -> None:
         if name == "cuda_graphs" and place.device.type != "cuda":
             raise InputError("runtimes", name, f"is for CUDA devices, not for {place.device.type}")
         if name in LIBRARIES:
-            if place.device.type != "cpu" or place.precision is not Precision.FLOAT32:
-                words = f"{place.device.type} in {place.precision}"
-                raise InputError("runtimes", name, f"is for a CPU in float32 here, not {words}")
+            check_place("runtimes", name, place)
             for each in LIBRARIES[name]:
                 library(each, "runtimes", name)
+
+
+def check_place(key: str, value: str, place: Place) -> None:
+    """Raise InputError unless it is a CPU in float32, as another library's runtime needs."""
+    if place.device.type != "cpu" or place.precision is not Precision.FLOAT32:
+        words = f"{place.device.type} in {place.precision}"
+        raise InputError(key, value, f"is for a CPU in float32 here, not {words}")
 
 
 def prepare(runtime: str, model: nn.Module, images: Tensor, place: Place) -> Forward:
@@ -69,14 +77,33 @@ def prepare(runtime: str, model: nn.Module, images: Tensor, place: Place) -> For
         # it has its own
         return model
     model = copy.deepcopy(model).to(place.device).eval()
-    with torch.no_grad():
-        return RUNTIMES.get(runtime)(model, images, place)
+    try:
+        with torch.no_grad():
+            return RUNTIMES.get(runtime)(model, images, place)
+    except (InputError, RunError):
+        raise
+    except Exception as error:
+        if runtime not in LIBRARIES or in_plain_words(error) is not error:
+            raise
+        # libraries refuse networks in as many ways as there are
+        raise RunError(f"does not take it: {first_line(error)}") from error
 
 
-def module_for(runtimes: list[str], model: nn.Module, place: Place) -> nn.Module:
-    """Return the network whose layers torch runs: folded where that is asked for."""
+def layered(
+    runtimes: list[str], model: nn.Module, images: Tensor, place: Place
+) -> tuple[nn.Module, Tensor, str]:
+    """Return a network whose layers torch runs one by one, images for it, and what it is.
+
+    It is folded, in channels_last, where that is among the runtimes and can be.
+    """
     model = copy.deepcopy(model).to(place.device).eval()
-    return _folded(model) if "folded" in runtimes else model
+    if "folded" not in runtimes:
+        return model, images, "as it is"
+    try:
+        small = _folded(model)
+    except RunError as error:
+        return model, images, f"as it is: it {error}"
+    return small, images.to(memory_format=torch.channels_last), "BatchNorm folded"
 
 
 @RUNTIMES.register("eager")
@@ -99,13 +126,14 @@ def compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
     forward = torch.compile(_folded(model), dynamic=False, options={"freezing": True})
     run = _in_precision(forward, place, torch.channels_last)
     try:
-        with torch.inference_mode():
+        # networks of one class share a limit, past which torch would go on without
+        limits = {"recompile_limit": MOST_COMPILED, "fail_on_recompile_limit_hit": True}
+        with torch.inference_mode(), torch._dynamo.config.patch(limits):
             run(images)
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise RunError(f"cannot be compiled: {reason[:100]}") from error
+        raise RunError(f"cannot be compiled: {first_line(error)}") from error
     return run
 
 

@@ -18,16 +18,10 @@ from mobilenet_exp.evaluation.photos import classify_photos
 from mobilenet_exp.evaluation.results import eval_label, eval_name, eval_results, files_of
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
 from mobilenet_exp.machine.arithmetic import Precision, select_precision, set_tf32
-from mobilenet_exp.machine.cores import (
-    flush_denormals,
-    keeping_threads,
-    leave_busy_cores,
-    set_threads,
-)
+from mobilenet_exp.machine.cores import keeping_threads, settle_cpu
 from mobilenet_exp.machine.device import describe_device, select_device
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.launched import place
-from mobilenet_exp.machine.memory import keep_freed_memory
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.weights.exported import ExportedModel
@@ -47,13 +41,12 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str
         import_modules(config.run.imports)
         device = select_device(config.run.device)
         precision = select_precision(config.run.precision, device, is_training=False)
-    set_threads(config.run.threads)
-    if device.type == "cpu":
-        flush_denormals()
-        if config.run.keep_memory:
-            keep_freed_memory()
-        if config.run.threads is None and place().size == 1:
-            leave_busy_cores()
+    settle_cpu(
+        device,
+        config.run.threads,
+        keep_memory=config.run.keep_memory,
+        leaves_busy_cores=place().size == 1,
+    )
     set_tf32(precision)
     settled = {"precision": precision.value, "device": device.type}
     config = replace(config, run=replace(config.run, **settled))

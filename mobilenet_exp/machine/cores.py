@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from mobilenet_exp.machine.memory import keep_freed_memory
+
 # seconds for which other programs are watched
 WATCHED = 0.3
 STAT = Path("/proc/stat")
@@ -19,6 +21,23 @@ def set_threads(threads: int | None) -> None:
     """Let torch use so many CPU threads in this process; None leaves the number as it is."""
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def settle_cpu(
+    device: torch.device, threads: int | None, *, keep_memory: bool, leaves_busy_cores: bool
+) -> list[str]:
+    """Choose threads and memory of a process that computes on `device`; return lines about it.
+
+    `leaves_busy_cores`: those of other programs, where `threads` is None.
+    """
+    set_threads(threads)
+    if device.type != "cpu":
+        return []
+    flush_denormals()
+    if keep_memory:
+        keep_freed_memory()
+    leaves = leaves_busy_cores and threads is None
+    return [line] if leaves and (line := leave_busy_cores()) else []
 
 
 @contextlib.contextmanager

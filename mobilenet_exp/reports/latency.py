@@ -73,8 +73,9 @@ def read(path: Path) -> dict[str, Any]:
         found["machine"], found["rows"], found["one_call"], found["layers"]
     except (OSError, TypeError, KeyError) as error:
         raise ValueError(f"is no benchmark's latency.json: {error}") from error
-    if not found["layers"] or not found["one_call"]:
-        raise ValueError("was not made with layers=NETWORK method=one_call")
+    runtimes = {row["runtime"] for row in found["rows"]}
+    if not found["layers"] or not found["one_call"] or "folded" not in runtimes:
+        raise ValueError("was not made with layers=NETWORK method=one_call and runtime folded")
     return found
 
 
@@ -83,13 +84,22 @@ def check_conclusions(found: dict[str, Any]) -> None:
     rows = {(row["batch_size"], row["runtime"], row["model"]): row for row in found["rows"]}
     if not any(model == REFERENCE for _, _, model in rows):
         raise ValueError(f"the page compares with {REFERENCE}, which was not timed")
-    for (size, runtime, model), row in rows.items():
-        reference = rows[size, runtime, REFERENCE]
-        if model.startswith(MOBILE) and row["latency_ms"] >= reference["latency_ms"]:
-            words = f"{model} is faster than {REFERENCE} in {runtime} at batch {size}"
-            raise ValueError(f"the page says that {words}; these figures do not show it")
+    for (_, runtime, model), row in rows.items():
         if row["problem"]:
             raise ValueError(f"{model} was not timed in {runtime}: {row['problem']}")
+    for (size, runtime, model), row in rows.items():
+        reference = rows.get((size, runtime, REFERENCE))
+        if reference is None:
+            raise ValueError(f"{model} was timed in {runtime}, {REFERENCE} was not")
+        if not model.startswith(MOBILE):
+            continue
+        times = reference["latency_ms"] / row["latency_ms"]
+        if times <= 1:
+            words = f"{model} is faster than {REFERENCE} in {runtime} at batch {size}"
+            raise ValueError(f"the page says that {words}; these figures do not show it")
+        if times >= reference["madds"] / row["madds"]:
+            words = f"{model} gains less time than multiply-adds, in {runtime} at batch {size}"
+            raise ValueError(f"the page says that {words}; these figures do not show it")
 
 
 def page(found: dict[str, Any]) -> str:

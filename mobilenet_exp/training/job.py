@@ -10,18 +10,12 @@ from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.machine.arithmetic import select_precision, set_tf32
-from mobilenet_exp.machine.cores import (
-    flush_denormals,
-    keeping_threads,
-    leave_busy_cores,
-    set_threads,
-)
+from mobilenet_exp.machine.cores import keeping_threads, settle_cpu
 from mobilenet_exp.machine.device import select_device, set_determinism
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.elastic import launch
 from mobilenet_exp.machine.launched import place
 from mobilenet_exp.machine.lock import locked
-from mobilenet_exp.machine.memory import keep_freed_memory
 from mobilenet_exp.machine.preemption import listening
 from mobilenet_exp.training import record
 from mobilenet_exp.training.loop import train_epochs
@@ -68,7 +62,12 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
         import_modules(config.run.imports)
         device = select_device(config.run.device)
         precision = select_precision(config.run.precision, device, is_training=True)
-    lines = _settle_cpu(config) if device.type == "cpu" else []
+    lines = settle_cpu(
+        device,
+        config.run.threads,
+        keep_memory=config.run.keep_memory,
+        leaves_busy_cores=place().size == 1,
+    )
     set_determinism(config.run.deterministic)
     set_tf32(precision)
     folder = Path(config.run.root) / run_name(config)
@@ -99,17 +98,6 @@ def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dic
 def _at_most_one(busy: list[str], resumed: list[str]) -> list[str]:
     """Return lines about a start; of two about threads, the second alone holds."""
     return resumed if any("CPU thread" in line for line in resumed) else [*busy, *resumed]
-
-
-def _settle_cpu(config: Config) -> list[str]:
-    """Choose threads and memory of a process that computes on a CPU; return lines about it."""
-    flush_denormals()
-    if config.run.keep_memory:
-        keep_freed_memory()
-    set_threads(config.run.threads)
-    if config.run.threads is not None or place().size > 1:
-        return []
-    return [line] if (line := leave_busy_cores()) else []
 
 
 def _settled(config: Config, folder: Path) -> tuple[bool, int | None]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.core.errors import InputError, RunError, known_to_all
+from mobilenet_exp.core.errors import InputError, RunError, first_line, known_to_all
 from mobilenet_exp.machine.arithmetic import autocast
 from mobilenet_exp.training.engine import Learner, set_training_mode
 
@@ -32,9 +32,9 @@ def wrap(learner: Learner, config: Config, processes: int, sides: set[int], batc
         learner.wrapped = learner.exchange
     if run.compile:
         mode = "reduce-overhead" if learner.uses_graphs else "default"
-        if learner.uses_graphs and run.cuda_graphs.lower() == "true":
-            # or torch would go on without them
-            torch._inductor.config.triton.cudagraph_or_error = True
+        # or torch would go on without graphs that are asked for
+        is_must = learner.uses_graphs and run.cuda_graphs.lower() == "true"
+        torch._inductor.config.triton.cudagraph_or_error = is_must
         learner.wrapped = compiled(learner.wrapped, mode)
     elif learner.uses_graphs:
         learner.wrapped = graphed(learner, batch, *sides)
@@ -102,7 +102,7 @@ def _reason(error: BaseException) -> str:
     """Return the first line of what is at the bottom of an error."""
     while inner := getattr(error, "inner_exception", None) or error.__cause__:
         error = inner
-    return next((line for line in str(error).splitlines() if line.strip()), "")[:200]
+    return first_line(error, 200)
 
 
 class _Recorded(nn.Module):

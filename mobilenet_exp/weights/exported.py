@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mobilenet_exp.config.convert import to_part
 from mobilenet_exp.config.schema import ModelConfig
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, first_line
 from mobilenet_exp.core.streams import silenced
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models import MobileNet
@@ -109,8 +109,7 @@ def read_exported(path: str, *, key: str = "weights") -> tuple[Forward, Record]:
         raise
     except Exception as error:
         # each runtime fails in its own way at a file that is none of its
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise InputError(key, path, f"cannot be opened: {reason[:150]}") from error
+        raise InputError(key, path, f"cannot be opened: {first_line(error)}") from error
     if not text:
         problem = "has no record of its network; `python -m mobilenet_exp export` writes one"
         raise InputError(key, path, problem)

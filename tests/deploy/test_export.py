@@ -155,8 +155,35 @@ def test_what_cannot_be_exported_is_one_line(run, tmp_path, monkeypatch):
         export(compose(f"weights={path}", program="export"))
     monkeypatch.setattr(exporting.os, "replace", _full)
     with pytest.raises(RunError, match="could not be written: No space left on device"):
-        _export(run, "format=torch_export", f"out={tmp_path}/other.pt2")
+        _export(run, "format=torch_export", f"out={tmp_path}/new/folders/other.pt2")
     assert [each.name for each in tmp_path.iterdir()] == ["net.pt2"]
+
+
+def test_what_a_library_does_not_take_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("\n  no such operator\nmore words")
+
+    form = FORMATS["torch_export"]._replace(write=refuse)
+    monkeypatch.setitem(FORMATS, "torch_export", form)
+    with pytest.raises(RunError, match=r"^net.pt2 could not be written: no such operator$"):
+        _export(run, "format=torch_export", f"out={tmp_path}/new/net.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_another_file_are_not_overwritten(run, tmp_path):
+    pytest.importorskip("openvino")
+    (tmp_path / "net.bin").write_text("precious")
+    with pytest.raises(InputError, match="out=.*net.xml: would overwrite .*net.bin, which belongs"):
+        _export(run, "format=openvino", f"out={tmp_path}/net.xml")
+    assert (tmp_path / "net.bin").read_text() == "precious"
+
+
+def test_files_of_one_run_have_names_of_their_own(run):
+    names = [
+        _export(run, "format=torch_export", *words)["path"].rpartition("/")[2]
+        for words in ((), ("resolution=96",), ("ema=false",))
+    ]
+    assert names == ["best.pt2", "best-r96.pt2", "best-noema.pt2"]
 
 
 def _full(*_):

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from mobilenet_exp import compose
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.deploy import job, latency
 from mobilenet_exp.deploy.job import bench
+from mobilenet_exp.deploy.nets import Net
 from mobilenet_exp.deploy.pictures import pareto_front
+from mobilenet_exp.deploy.runtimes import RUNTIMES
 
 WORDS = ("models=[{name: v3_small, width_mult: 0.35},torchvision:squeezenet1_1]",
          "batch_sizes=[2,1]", "resolution=64", "rounds=2", "warmup=0",
@@ -55,6 +57,48 @@ def test_a_benchmark_leaves_its_figures_and_pictures(tmp_path, capsys):
     _bench(tmp_path, "run.wandb=disabled", "batch_sizes=[1]", "runtimes=[eager]")
     assert len(list(tmp_path.glob("bench-*"))) == 2
     assert (folder / "latency.json").read_text() == before
+
+
+def test_layers_are_of_the_network_of_that_title_or_of_the_only_one_of_that_name(tmp_path):
+    two = "models=[v3_small,{name: v3_small, width_mult: 0.35}]"
+    words = ("run.wandb=disabled", "batch_sizes=[1]", "runtimes=[eager]")
+    assert _bench(tmp_path, two, *words, "layers=v3_small")["layers_of"] == "v3_small"
+    one = "models=[{name: v3_small, width_mult: 0.35}]"
+    assert _bench(tmp_path, one, *words, "layers=v3_small")["layers_of"] == "v3_small 0.35"
+    two = "models=[{name: v1, width_mult: 0.25},{name: v1, width_mult: 0.5}]"
+    with pytest.raises(InputError, match=r"layers=v1: is any of v1 0.25, v1 0.5"):
+        _bench(tmp_path, two, *words, "layers=v1")
+
+
+def test_layers_that_cannot_be_timed_cost_no_figures(tmp_path, monkeypatch, capsys):
+    def hungry(*_, **__):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 3 GiB")
+
+    monkeypatch.setattr(job, "measure_layers", hungry)
+    found = _bench(tmp_path, "run.wandb=disabled", "batch_sizes=[1]", "layers=squeezenet1_1")
+    assert "layers of squeezenet1_1: not timed: memory does not suffice" in capsys.readouterr().out
+    assert found["layers"] == []
+    assert len(list(tmp_path.glob("bench-*/latency.json"))) == 1
+
+
+def test_pictures_of_cells_that_were_not_timed(tmp_path, monkeypatch):
+    def refused(model, images, place):
+        raise RunError("does not take it: so many")
+
+    monkeypatch.setitem(RUNTIMES._builders, "refused", refused)
+    found = _bench(tmp_path, "run.wandb=disabled", "runtimes=[refused]")
+    assert {row["problem"] for row in found["rows"]} == {"does not take it: so many"}
+    (folder,) = tmp_path.glob("bench-*")
+    # nothing to draw
+    assert {each.name for each in folder.glob("*.png")} == set()
+
+
+def test_exported_files_run_on_a_cpu_in_float32(tmp_path, monkeypatch):
+    file = Net("f", "f.onnx", None, 32, None, own_runtime="onnxruntime")
+    monkeypatch.setattr(job, "build_nets", lambda *_: [file])
+    problem = "models=f.onnx: is for a CPU in float32 here, not cpu in bfloat16"
+    with pytest.raises(InputError, match=problem):
+        _bench(tmp_path, "run.precision=bfloat16")
 
 
 def test_nothing_is_written_for_bad_input(tmp_path):

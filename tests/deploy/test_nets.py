@@ -36,6 +36,8 @@ def test_peers_come_from_torchvision_and_timm():
     assert theirs.profile.params == 1235496
     assert theirs.top1 is None
     assert build_nets(["torchvision:squeezenet1_1"], 224)[0].top1 == 58.178
+    # of weights that were scored at 480 px
+    assert build_nets(["torchvision:efficientnet_v2_m"], 224)[0].top1 is None
 
 
 def test_a_run_s_network_has_its_own_side_and_weights(tmp_path):

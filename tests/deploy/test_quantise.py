@@ -55,6 +55,11 @@ def test_images_for_it_are_of_the_training_share_and_from_all_over_it(run):
     everything = calibration_images(more, loaded)
     assert len(everything) == 1437
     assert torch.equal(found[1], everything[143])
+    # of a little more than half of them, from the last part, too
+    some = compose(f"checkpoint={run}", "int8=true", "calibration_images=1000", program="export")
+    chosen = calibration_images(some, loaded)
+    assert len(chosen) == 1000
+    assert torch.equal(chosen[999], everything[999 * 1437 // 1000])
 
 
 def test_forms_that_have_no_8_bits_and_data_that_is_not_known_are_refused(run, tmp_path):

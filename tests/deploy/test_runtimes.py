@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from mobilenet_exp.core.errors import RunError
+from mobilenet_exp.deploy import runtimes
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.nets import build_nets
-from mobilenet_exp.deploy.runtimes import Place, module_for, prepare
+from mobilenet_exp.deploy.runtimes import LIBRARIES, Place, layered, prepare
 from mobilenet_exp.models import MODELS, build_model
 from mobilenet_exp.models.layers import ConvBNAct
 
@@ -62,8 +63,18 @@ def test_a_network_that_cannot_be_folded_says_why():
         def forward(self, images):
             return images if images.sum() > 0 else self.bn(images)
 
+    images = torch.randn(1, 3, 8, 8)
     with pytest.raises(RunError, match="cannot be folded: torch.fx cannot trace it: "):
-        prepare("folded", Branching(), torch.randn(1, 3, 8, 8), PLACE)
+        prepare("folded", Branching(), images, PLACE)
+    model, _, words = layered(["eager", "folded"], Branching(), images, PLACE)
+    assert words.startswith("as it is: it cannot be folded: torch.fx cannot trace it")
+    torch.testing.assert_close(model(images), images, atol=1e-3, rtol=1e-3)
+    # nor is it taken by those that need its graph
+    for runtime in ("onnxruntime", "openvino", "executorch"):
+        for library in LIBRARIES[runtime]:
+            pytest.importorskip(library)
+        with pytest.raises(RunError, match="^does not take it: [^\n]+$"):
+            prepare(runtime, Branching(), images, PLACE)
 
 
 @pytest.mark.parametrize("runtime", ["eager", "folded", "onnxruntime", "openvino"])
@@ -81,9 +92,35 @@ def test_runtimes_answer_alike(runtime, name):
 
 
 def test_layers_are_those_of_the_folded_network_where_it_is_timed():
-    model = build_model("v3_small", width_mult=0.35)
+    model, images = build_model("v3_small", width_mult=0.35), torch.randn(2, 3, 32, 32)
+    plain, same, words = layered(["eager"], model, images, PLACE)
+    assert (words, same.is_contiguous()) == ("as it is", True)
+    small, laid_out, words = layered(["eager", "folded"], model, images, PLACE)
+    assert words == "BatchNorm folded"
+    assert laid_out.is_contiguous(memory_format=torch.channels_last)
     counts = [
-        sum(isinstance(each, nn.BatchNorm2d) for each in module_for(names, model, PLACE).modules())
-        for names in (["eager"], ["eager", "folded"])
+        sum(isinstance(each, nn.BatchNorm2d) for each in found.modules())
+        for found in (plain, small)
     ]
     assert counts[0] > 0 == counts[1]
+
+
+def test_many_networks_of_a_class_are_all_compiled(monkeypatch):
+    """Past a limit of torch's its frames run as they are, and say nothing."""
+    plain = torch.compile
+
+    def traced(model, **_):
+        return plain(model, backend=lambda graph, _: graph)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    images, kept = torch.randn(1, 3, 32, 32), []
+    model = build_model("v3_small", width_mult=0.35, num_classes=3)
+    with torch._dynamo.config.patch(recompile_limit=1), torch.inference_mode():
+        for _ in range(3):
+            kept.append(prepare("compiled", model, images, PLACE))
+            assert kept[-1](images).shape == (1, 3)
+        monkeypatch.setattr(runtimes, "MOST_COMPILED", 1)
+        with pytest.raises(RunError, match="cannot be compiled: "):
+            prepare("compiled", model, images, PLACE)
+    torch._dynamo.reset()

@@ -44,6 +44,23 @@ def test_figures_that_contradict_the_text_write_no_page(found):
     without["rows"] = [row for row in without["rows"] if row["model"] != "resnet18"]
     with pytest.raises(ValueError, match="compares with resnet18, which was not timed"):
         latency.page(without)
+    fast = copy.deepcopy(found)
+    row = next(row for row in fast["rows"] if row["model"] == "v2")
+    row["latency_ms"] = 1e-6
+    with pytest.raises(ValueError, match="v2 gains less time than multiply-adds, in eager"):
+        latency.page(fast)
+
+
+def test_cells_that_were_not_timed_write_no_page(found):
+    refused = copy.deepcopy(found)
+    row = next(row for row in refused["rows"] if row["model"] == "resnet18")
+    row |= {"latency_ms": None, "problem": "memory does not suffice"}
+    with pytest.raises(ValueError, match="resnet18 was not timed in eager: memory does not suf"):
+        latency.page(refused)
+    # a file of another runtime
+    row |= {"model": "net.onnx", "runtime": "torch_export", "latency_ms": 1.0, "problem": ""}
+    with pytest.raises(ValueError, match="net.onnx was timed in torch_export, resnet18 was not"):
+        latency.page(refused)
 
 
 def test_other_files_are_refused_in_one_line(tmp_path):
