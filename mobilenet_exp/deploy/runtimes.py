@@ -171,9 +171,9 @@ def onnxruntime(model: nn.Module, images: Tensor, place: Place) -> Forward:
 
 @RUNTIMES.register("openvino")
 def openvino(model: nn.Module, images: Tensor, place: Place) -> Forward:
-    """OpenVINO on the CPU, for the shortest time of one batch."""
+    """OpenVINO on the CPU, for the shortest time of one batch, of this shape alone."""
     file = to_onnx(_folded_if_it_can_be(model), images)
-    return open_openvino(file, "runtimes", place.threads)[0]
+    return open_openvino(file, "runtimes", place.threads, images.shape)[0]
 
 
 @RUNTIMES.register("executorch")

@@ -137,11 +137,18 @@ def open_onnx(file: str | bytes, key: str, threads: int | None) -> tuple[Forward
     return lambda images: torch.from_numpy(session.run(None, {given: images.numpy()})[0]), text
 
 
-def open_openvino(file: str | bytes, key: str, threads: int | None) -> tuple[Forward, str]:
-    """Open OpenVINO's .xml, or the content of an ONNX file, in OpenVINO; return its record, too."""
+def open_openvino(
+    file: str | bytes, key: str, threads: int | None, shape: torch.Size | None = None
+) -> tuple[Forward, str]:
+    """Open OpenVINO's .xml, or the content of an ONNX file, in OpenVINO; return its record, too.
+
+    It is faster for images of one `shape` alone.
+    """
     openvino = library("openvino", key, file if isinstance(file, str) else "openvino")
     core = openvino.Core()
     network = core.read_model(file)
+    if shape is not None:
+        network.reshape(list(shape))
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
