@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mobilenet_exp.config.rules import check, check_section, with_home, with_stem_stride
 from mobilenet_exp.config.schema import AnyConfig, Config
 from mobilenet_exp.config.smoke import shrunk
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, first_line
 
 
 def to_config(composed: Any, schema: type = Config) -> AnyConfig:
@@ -39,7 +39,7 @@ def to_part(plain: dict[str, Any], schema: type, key: str) -> Any:
         section = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))
     except OmegaConfBaseException as error:
         name = str(error.full_key or "")
-        problem = str(error).splitlines()[0]
+        problem = first_line(error)
         raise InputError(f"{key}.{name}", plain.get(name), f"is not allowed: {problem}") from error
     check_section(section, f"{key}.")
     return section
@@ -50,6 +50,15 @@ def to_train_config(composed: Any) -> Config:
     config = to_config(composed, Config)
     assert isinstance(config, Config)
     return config
+
+
+def stored_config(composed: Any, path: object) -> Config:
+    """Do the same for what the checkpoint `path` holds. Raises InputError if it cannot be used."""
+    try:
+        return to_train_config(composed)
+    except OmegaConfBaseException as error:
+        problem = f"holds a configuration of another version: {first_line(error)}"
+        raise InputError("checkpoint", path, problem) from error
 
 
 def to_dict(config: AnyConfig) -> dict[str, Any]:
@@ -68,4 +77,4 @@ def read_config(text: str) -> Config:
         return to_train_config(OmegaConf.create(text))
     except Exception as error:
         # YAML's, OmegaConf's and our own errors
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(first_line(error)) from error

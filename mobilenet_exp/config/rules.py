@@ -23,6 +23,17 @@ def check(config: AnyConfig) -> None:
         distill = config.distill
         if distill.teacher is None and distill != DistillConfig():
             raise InputError("distill.teacher", None, "required when another distill.* key is set")
+        if config.train.quantise:
+            _check_quantised(config)
+
+
+def _check_quantised(config: Config) -> None:
+    """Refuse what does not go together with rounding to 8 bits."""
+    run = config.run
+    if run.compile:
+        raise InputError("run.compile", True, "is not for train.quantise, which rounds by hooks")
+    if run.precision in ("bfloat16", "float16"):
+        raise InputError("run.precision", run.precision, "train.quantise rounds float32 alone")
 
 
 def check_section(section: Any, prefix: str) -> None:

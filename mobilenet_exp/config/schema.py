@@ -214,6 +214,9 @@ class TrainConfig:
     ema_every: int = 1
     # whether the decay rises from 0, so that a short run's average forgets its start
     ema_warmup: bool = True
+    # int8: weights and activations are rounded as in 8 bits, so that the network learns to
+    # answer with them; null: they are not
+    quantise: str | None = None
     # what to do when a loss is not finite: stop, skip the update, or rollback to the last
     # checkpoint and continue after the images that failed
     on_nonfinite: str = "stop"

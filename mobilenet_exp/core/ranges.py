@@ -111,6 +111,7 @@ RANGES = {
     "train.trainable": one_of("all", "classifier"),
     "train.ema_decay": Range(lambda v: 0 < v < 1, "must be in (0, 1)"),
     "train.ema_every": WHOLE,
+    "train.quantise": one_of("int8"),
     "train.on_nonfinite": one_of("stop", "skip", "rollback"),
     "distill.teacher": NAMED,
     "distill.model": NAMED,

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilenet_exp.config.schema import ExportConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError, first_line, in_plain_words
+from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.loaders import build_eval_loader
@@ -27,7 +28,7 @@ from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import FORMATS, Calibration, Format
 from mobilenet_exp.evaluation.scoring import eval_data
 from mobilenet_exp.machine.provenance import git_commit, installed, versions
-from mobilenet_exp.weights.exported import ExportedModel, Forward, Record, library, read_exported
+from mobilenet_exp.weights.exported import ExportedModel, Forward, Record, read_exported
 from mobilenet_exp.weights.loaded import LoadedModel, load_chosen
 
 # largest difference of an answer of a file in float32
@@ -119,7 +120,7 @@ def _write(
         record = _record(loaded, config.int8).to_json()
         _fill(form, loaded, images, draft, record, calibration)
         forward, _ = read_exported(str(draft), key="format")
-        found = _compare(forward, loaded, images)
+        found = _compare(forward, loaded.network if config.int8 else loaded.model, images)
         if not found.difference <= limit:
             words = f"by {found.difference:.1e}, more than tolerance={limit:g}"
             raise RunError(f"{path} is not written: its answers differ from the network's {words}")
@@ -174,8 +175,8 @@ def _fill(
 
 
 @torch.inference_mode()
-def _compare(forward: Forward, loaded: LoadedModel, images: Tensor) -> Agreement:
-    expected = torch.cat([loaded.model(part) for part in images.split(PART)])
+def _compare(forward: Forward, network: nn.Module, images: Tensor) -> Agreement:
+    expected = torch.cat([network(part) for part in images.split(PART)])
     found = torch.cat([forward(part.contiguous()) for part in images.split(PART)])
     difference = (found - expected).abs().max() / expected.abs().max()
     same = (found.argmax(1) == expected.argmax(1)).float().mean()

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.streams import silenced
 from mobilenet_exp.deploy.quantise import with_nncf, with_torchao
-from mobilenet_exp.weights.exported import RECORD, library
+from mobilenet_exp.weights.exported import RECORD
 
 # images that a network in 8 bits is calibrated on, a list of batches; None: not in 8 bits
 Calibration = list[Tensor] | None

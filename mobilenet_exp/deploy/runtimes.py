@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mobilenet_exp.core.errors import InputError, RunError, first_line, in_plain_words
+from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import to_executorch, to_onnx
 from mobilenet_exp.machine.arithmetic import Precision, autocast
 from mobilenet_exp.weights.exported import (
     ExportedModel,
-    library,
     open_executorch,
     open_onnx,
     open_openvino,

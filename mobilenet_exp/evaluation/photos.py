@@ -39,7 +39,7 @@ def classify_photos(
     transform = EvalTransform(prepared, exact=False)
     finish = Finisher(prepared.mean, prepared.std, device)
     pixels = torch.empty((1, prepared.resolution, prepared.resolution, 3), dtype=torch.uint8)
-    model = loaded.model.to(device)
+    model = loaded.network.to(device)
     answers: list[Answer] = []
     unread = {str(each): why for each, why in others.items() if is_meant_as_image(each)}
     for photo in photos:

@@ -126,7 +126,7 @@ def score(
     team.together(lambda: check_classes(loaded, key, value, images.classes))
     real = _real_labels(data, images) if data.real_labels else None
     layout = memory_format(config.run.memory_format, device)
-    model = loaded.model.to(device, memory_format=layout)
+    model = loaded.network.to(device, memory_format=layout)
     notes = Notes({}, {})
     batches = _noting(show(loader, "evaluate", len(loader)), notes, team, images, data)
     # all stop together, so that none waits for one that has stopped

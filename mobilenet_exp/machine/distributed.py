@@ -121,11 +121,14 @@ class Team:
 
     def average_buffers(self, model: nn.Module) -> None:
         """Give every process the average of all processes' BatchNorm statistics."""
-        if self.size > 1:
-            for buffer in model.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer /= self.size
+        buffers = [each for each in model.buffers() if each.is_floating_point()]
+        if self.size > 1 and buffers:
+            together = torch.cat([each.flatten() for each in buffers])
+            dist.all_reduce(together)
+            together /= self.size
+            parts = together.split([each.numel() for each in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
+                buffer.copy_(part.view(buffer.shape))
 
 
 def _nothing() -> None:

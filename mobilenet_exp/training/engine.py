@@ -21,6 +21,7 @@ from mobilenet_exp.data.mixing import Mixing
 from mobilenet_exp.data.views import Odd
 from mobilenet_exp.evaluation.predict import Batches
 from mobilenet_exp.machine.arithmetic import Precision, autocast
+from mobilenet_exp.models.rounding import Rounding
 from mobilenet_exp.training.distillation import Teacher
 from mobilenet_exp.training.ema import Average
 
@@ -56,6 +57,8 @@ class Learner:
     mixing: Mixing | None = None
     teacher: Teacher | None = None
     average: Average | None = None
+    # `model` as it answers in 8 bits, where it learns to
+    rounding: Rounding | None = None
     clip_grad_norm: float | None = None
     frozen_bn: bool = False
     # everything but the classifier is frozen
@@ -181,6 +184,8 @@ def move(learner: Learner, *, is_good: bool) -> None:
 
 def set_training_mode(learner: Learner) -> None:
     """Put the network into training mode, except what is frozen."""
+    if learner.rounding:
+        learner.rounding.train()
     learner.model.train(not learner.is_probe)
     if learner.is_probe:
         learner.model.dropout.train()
@@ -191,10 +196,14 @@ def set_training_mode(learner: Learner) -> None:
 
 
 def _kept_statistics(learner: Learner) -> list[tuple[Tensor, Tensor]]:
-    """Copy BatchNorm's statistics, which a bad batch spoils before it is known to be bad."""
+    """Copy BatchNorm's statistics, which a bad batch spoils before it is known to be bad.
+
+    And the ranges that are rounded to.
+    """
     if not learner.skips_nonfinite:
         return []
-    return [(buffer, buffer.clone()) for buffer in learner.model.buffers()]
+    whole = learner.rounding or learner.model
+    return [(buffer, buffer.clone()) for buffer in whole.buffers()]
 
 
 def _restore_statistics(kept: list[tuple[Tensor, Tensor]]) -> None:

@@ -72,6 +72,9 @@ def make_updates(session: Session, show: Show) -> Iterator[None]:
     started = time.perf_counter()
     for parts in zip(*[iter(batches)] * learner.accumulate, strict=True):
         engine.update(learner, parts, session.step, session.meter)
+        if learner.rounding:
+            # all round alike, whichever process's ranges are saved
+            session.team.average_buffers(learner.rounding.ranges)
         progress.update += 1
         now = time.perf_counter()
         session.meter.seconds += now - started
@@ -220,23 +223,24 @@ def _score(session: Session, model: nn.Module, *, is_last: bool) -> dict[str, fl
     `is_last`: no training images are needed any more before the next epoch's.
     """
     learner, team, loaders = session.learner, session.team, session.loaders
+    network = learner.rounding.around(model) if learner.rounding else model
     num_batches = session.config.train.precise_bn_batches
     if num_batches and not learner.frozen_bn:
         loaders.sampler.set_position(session.progress.epoch + 1)
         torch.manual_seed(session.config.train.seed)
         batches, precision = _bn_batches(session, num_batches), session.eval_precision
         engine.reestimate_bn(
-            model, batches, learner.device, num_batches=num_batches, precision=precision
+            network, batches, learner.device, num_batches=num_batches, precision=precision
         )
         team.average_buffers(model)
-    team.share_buffers(model)
+    team.share_buffers(network)
     if is_last and session.progress.epoch + 1 < session.config.train.epochs:
         # the next epoch's first images are read while this one is scored
         loaders.sampler.set_position(session.progress.epoch + 2)
         loaders.train.begin()
     answers = team.together(
         lambda: predict(
-            model,
+            network,
             _val_batches(session),
             learner.device,
             precision=session.eval_precision,

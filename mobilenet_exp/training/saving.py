@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mobilenet_exp.config.convert import to_dict, to_train_config
+from mobilenet_exp.config.convert import stored_config, to_dict
 from mobilenet_exp.config.identity import differences
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError, known_to_all
 from mobilenet_exp.core.text import plural
@@ -224,6 +224,8 @@ def _state(session: Session, meters: list) -> dict[str, Any]:
     }
     if learner.average:
         state["model_ema"] = learner.average.state_dict()
+    if learner.rounding:
+        state["rounding"] = learner.rounding.ranges.state_dict()
     if learner.device.type == "cpu":
         state["threads"] = torch.get_num_threads()
     if learner.scaler:
@@ -246,7 +248,7 @@ def resume(session: Session, folder: Path) -> list[str]:
     if state is None:
         return lines
     path = folder / "last.pt"
-    theirs = to_train_config(state["config"])
+    theirs = stored_config(state["config"], path)
     session.team.together(lambda: check_config(session.config, theirs, path))
     session.team.together(lambda: check_images(session, state["images"], path))
     _restore(session, state, path)
@@ -284,6 +286,8 @@ def _restore(session: Session, state: dict[str, Any], path: Path) -> None:
         learner.scaler.load_state_dict(state["scaler"])
     if learner.average:
         restore_model(learner.average.model, state | {"model": state["model_ema"]}, path)
+    if learner.rounding:
+        learner.rounding.ranges.load_state_dict(state["rounding"])
 
 
 def _own_meter(session: Session, meters: list[dict[str, Any]]) -> TrainMeter:

@@ -16,6 +16,7 @@ from mobilenet_exp.machine.arithmetic import Precision, memory_format, select_pr
 from mobilenet_exp.machine.device import select_device
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.models import MobileNet
+from mobilenet_exp.models.rounding import Rounding
 from mobilenet_exp.training.distillation import build_teacher
 from mobilenet_exp.training.ema import Average
 from mobilenet_exp.training.engine import Learner, TrainMeter
@@ -262,11 +263,14 @@ def _build_learner(
             model, decay=train.ema_decay, every=train.ema_every, warmup=train.ema_warmup
         )
     teacher = build_teacher(config, loaders.classes, num_classes)
-    precision = select_precision(config.run.precision, device, is_training=True)
+    # what is rounded to 8 bits is not rounded to 16 before
+    in_half = train.quantise is None
+    precision = select_precision(config.run.precision, device, is_training=in_half)
+    rounding = Rounding(model).to(device) if train.quantise else None
     scaler = torch.amp.GradScaler(device.type) if precision.needs_scaler else None
     return Learner(
         model=model,
-        wrapped=model,
+        wrapped=rounding or model,
         optimizer=build_optimizer(model, **asdict(config.optimizer)),
         lr_at=build_schedule(
             **asdict(config.schedule),
@@ -292,6 +296,7 @@ def _build_learner(
         ),
         teacher=teacher.to(device) if teacher else None,
         average=average,
+        rounding=rounding,
         clip_grad_norm=train.clip_grad_norm,
         frozen_bn=train.bn == "frozen" or is_probe,
         is_probe=is_probe,

@@ -28,7 +28,8 @@ def wrap(learner: Learner, config: Config, processes: int, sides: set[int], batc
     run = config.run
     learner.uses_graphs = uses_graphs(config, learner, processes, sides)
     if processes > 1:
-        learner.exchange = exchanging(learner.model, is_static=not run.compile, config=config)
+        whole = learner.rounding or learner.model
+        learner.exchange = exchanging(whole, is_static=not run.compile, config=config)
         learner.wrapped = learner.exchange
     if run.compile:
         mode = "reduce-overhead" if learner.uses_graphs else "default"
@@ -63,6 +64,7 @@ def uses_graphs(config: Config, learner: Learner, processes: int, sides: set[int
     problems = {
         "needs a CUDA device": learner.device.type != "cuda",
         "needs a training in one process": processes > 1,
+        "needs train.quantise=null": learner.rounding is not None,
         "needs train.accumulate=1": learner.accumulate > 1,
         "needs images of one side: data.progressive_from=null": len(sides) > 1,
     }

@@ -3,7 +3,6 @@
 `python -m mobilenet_exp export` writes them; each holds a record of its network.
 """
 
-import importlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from mobilenet_exp.config.convert import to_part
 from mobilenet_exp.config.schema import ModelConfig
 from mobilenet_exp.core.errors import InputError, first_line
+from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.streams import silenced
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models import MobileNet
@@ -23,7 +23,6 @@ from mobilenet_exp.models.dialect import Dialect
 
 # name of the record among a file's own metadata
 RECORD = "mobilenet_exp"
-ADVICE = "pip install 'mobilenet-exp[deploy]'"
 
 # gives the answers (N, classes) float32 to images (N, 3, side, side) float32 on the CPU
 Forward = Callable[[Tensor], Tensor]
@@ -81,17 +80,6 @@ class ExportedModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         answers = self._forward(images.float().cpu().contiguous())
         return answers.to(images.device)
-
-
-def library(name: str, key: str, value: object) -> Any:
-    """Import an optional library. Raises InputError, under `key`, that says how to install it."""
-    try:
-        # some greet
-        with silenced():
-            return importlib.import_module(name)
-    except ImportError as error:
-        problem = f"needs {name}, which is not installed: {ADVICE}"
-        raise InputError(key, value, problem) from error
 
 
 def is_exported(path: str) -> bool:

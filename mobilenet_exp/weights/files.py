@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, first_line
 
 # Averaged weights first, as timm's reader: they are what a training's accuracy is of.
 PREFERRED = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -150,7 +150,7 @@ def _read_pickle(path: Path) -> Any:
             raise InputError("weights", path, _refusal(str(error))) from error
         except Exception as error:
             # a damaged pickle fails in any way
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             problem = f"not a weight file, or damaged: {reason}"
             if "TorchScript" in reason:
                 problem = (

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from mobilenet_exp.config.convert import to_train_config
+from mobilenet_exp.config.convert import stored_config
 from mobilenet_exp.config.identity import weights_identity
 from mobilenet_exp.config.schema import (
     Config,
@@ -25,6 +26,7 @@ from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.models import MobileNet, build_model
 from mobilenet_exp.models.dialect import adopt
 from mobilenet_exp.models.profiling import Profile, profile_model
+from mobilenet_exp.models.rounding import Rounding
 from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model
 from mobilenet_exp.weights.exported import (
     ExportedModel,
@@ -45,7 +47,8 @@ class LoadedModel:
     `classes` are names by label, None if the weights have none; `source` is the source of
     published weights' rows; `folder` is the folder of the run that trained them, and
     `trained_by` its configuration and `epoch` the epochs completed, None without a run;
-    `notes` say where settings are from.
+    `notes` say where settings are from; `rounding` is the network as it answers in 8 bits, of a
+    run that learned to.
     """
 
     model: MobileNet | ExportedModel
@@ -59,6 +62,12 @@ class LoadedModel:
     folder: Path | None = None
     trained_by: Config | None = None
     epoch: int | None = None
+    rounding: Rounding | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        """Return what answers: the network, rounded as it was when it learned."""
+        return self.rounding or self.model
 
     @property
     def num_classes(self) -> int:
@@ -162,7 +171,7 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
     if "model_ema" in state:
         notes.append("averaged weights" if wants_average else "weights as trained, not averaged")
         state["model"] = state["model_ema"] if wants_average else state["model"]
-    trained = to_train_config(state["config"])
+    trained = stored_config(state["config"], path)
     try:
         model = config_model(trained.model, state["num_classes"])
     except InputError as error:
@@ -173,6 +182,12 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
             ) from None
         raise
     restore_model(model, state, path)
+    rounding = None
+    if "rounding" in state:
+        rounding = Rounding(model)
+        rounding.ranges.load_state_dict(state["rounding"])
+        rounding.eval()
+        notes.append("rounded as in 8 bits")
     folder = Path(path).resolve().parent
     return LoadedModel(
         model.eval(),
@@ -185,6 +200,7 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
         folder=folder.parent if folder.name == "checkpoints" else folder,
         trained_by=trained,
         epoch=state["epoch"],
+        rounding=rounding,
     )
 
 

@@ -32,7 +32,8 @@ def test_a_file_in_8_bits_is_small_and_nearly_as_good(name, run, tmp_path, capsy
     words = (f"checkpoint={run}", f"format={name}", f"out={path}")
     found = export(compose(*words, "int8=true", "calibration_images=32", program="export"))
     assert found["agreement"] > 0.9
-    assert 1e-4 < found["difference"] < 1
+    # a scale that cuts what half the images have would be off by a third
+    assert 1e-4 < found["difference"] < 0.15
     assert "in 8 bits" in capsys.readouterr().out
     # of 215 thousand weights
     assert path.with_suffix(".bin" if name == "openvino" else form.ending).stat().st_size < 600_000

@@ -9,6 +9,7 @@ import torch
 from mobilenet_exp import build_model
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model, save_checkpoint
+from mobilenet_exp.weights.loaded import load_run
 
 
 def test_a_checkpoint_comes_back_by_weights_only(tmp_path):
@@ -110,3 +111,14 @@ def test_another_kind_of_file_is_refused(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "foreign.pt")
     with pytest.raises(InputError, match="not a checkpoint of train.py, format 1"):
         load_checkpoint(tmp_path / "foreign.pt")
+
+
+def test_a_configuration_of_another_version_is_one_line(finished, tmp_path):
+    _, _, folder = finished
+    state = load_checkpoint(folder / "checkpoints" / "best.pt")
+    state["config"]["train"]["sharpness"] = 3
+    save_checkpoint(tmp_path / "newer.pt", state)
+    problem = "newer.pt: holds a configuration of another version: Key 'sharpness' not in"
+    with pytest.raises(InputError, match=problem) as caught:
+        load_run(str(tmp_path / "newer.pt"))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,133 @@
+"""A network whose numbers are rounded as they will be in 8 bits, and that learns all the same.
+
+Knows no file and no runtime: `deploy/quantise.py` writes the 8 bits.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mobilenet_exp.core.libraries import library
+from mobilenet_exp.models.layers import ConvBNAct
+
+LAYERS = (nn.Conv2d, nn.Linear)
+# activations that runtimes compute in one step with the convolution before them
+FUSED = (nn.ReLU, nn.ReLU6, nn.Identity)
+WEIGHT_MAX = 127
+
+
+class Rounding(nn.Module):
+    """A network rounded to 8 bits (Jacob et al., arXiv:1712.05877, section 3), in float32.
+
+    Gradients pass as if nothing was rounded. Weights have a scale for each output channel,
+    which BatchNorm's later folding does not change: it multiplies both. Rounded are also what
+    goes into a layer, what comes out of it (after BatchNorm, and after an activation that
+    runtimes fuse), and the sums of shortcuts: each with a range of its own, a moving average of
+    the least and the greatest value of the batches that it learned from. The network itself
+    stays as it is. Raises InputError if torchao is missing.
+    """
+
+    def __init__(self, network: nn.Module, ranges: nn.ModuleDict | None = None) -> None:
+        super().__init__()
+        self.network = network
+        # those of another network are looked at, not changed
+        self.observes = ranges is None
+        names = [name.replace(".", "/") for name, _ in _points(network)]
+        self.ranges = _new_ranges(names) if ranges is None else ranges
+
+    def around(self, network: nn.Module) -> "Rounding":
+        """Return other weights of the same network, rounded by this one's ranges."""
+        return Rounding(network, self.ranges)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for each in self.ranges.values():
+            each.enable_observer(self.observes and self.training)
+        weights = {
+            f"{name}.weight": _rounded_weight(module.weight)
+            for name, module in self.network.named_modules()
+            if isinstance(module, LAYERS)
+        }
+        with self._rounding():
+            return functional_call(self.network, weights, (images,))
+
+    @contextmanager
+    def _rounding(self) -> Iterator[None]:
+        """Round at all points while this lasts."""
+        modules = dict(self.network.named_modules())
+        with ExitStack() as hooks:
+            for name, is_input in _points(self.network):
+                module = modules[name.rpartition(":")[0]]
+                hook = _hook(self.ranges[name.replace(".", "/")], is_input, _is_last(module))
+                add = module.register_forward_pre_hook if is_input else module.register_forward_hook
+                hooks.callback(add(hook).remove)
+            yield
+
+
+def _points(network: nn.Module) -> Iterator[tuple[str, bool]]:
+    """Return where numbers are rounded, as `module:in` or `module:out`, and whether it is `in`."""
+    inside = set()
+    for name, module in network.named_modules():
+        if isinstance(module, ConvBNAct):
+            inside.add(module.conv)
+            # where TensorFlow's padding is, its convolution itself is not called
+            yield f"{name}:in", True
+            yield f"{name}.{'act' if isinstance(module.act, FUSED) else 'bn'}:out", False
+        if isinstance(module, LAYERS):
+            yield f"{name}:in", True
+            if module not in inside:
+                yield f"{name}:out", False
+        if getattr(module, "has_shortcut", False):
+            yield f"{name}:out", False
+
+
+def _is_last(module: nn.Module) -> bool:
+    """Return whether nothing may change in place what comes out of a module."""
+    return isinstance(module, FUSED) or hasattr(module, "has_shortcut")
+
+
+def _hook(rounded: nn.Module, is_input: bool, is_last: bool) -> Callable:
+    def before(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        (features,) = given
+        # most layers get what came out of another one
+        if getattr(features, "is_rounded", False):
+            return given
+        features = rounded(features)
+        features.is_rounded = True
+        return (features,)
+
+    def after(_: nn.Module, __: Any, features: Tensor) -> Tensor:
+        features = rounded(features)
+        if is_last:
+            features.is_rounded = True
+        return features
+
+    return before if is_input else after
+
+
+def _rounded_weight(weight: Tensor) -> Tensor:
+    """Round weights (out, ...) to 255 steps, from the largest below zero to that above."""
+    with torch.no_grad():
+        scale = weight.abs().flatten(1).amax(1) / WEIGHT_MAX
+        scale = scale.clamp_(min=torch.finfo(torch.float32).eps)
+        zero = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -WEIGHT_MAX, WEIGHT_MAX)
+
+
+def _new_ranges(names: list[str]) -> nn.ModuleDict:
+    pt2e: Any = library("torchao.quantization.pt2e", "train.quantise", "int8")
+    return nn.ModuleDict(
+        {
+            name: pt2e.FusedMovingAvgObsFakeQuantize(
+                pt2e.MovingAverageMinMaxObserver,
+                quant_min=-128,
+                quant_max=127,
+                dtype=torch.int8,
+                qscheme=torch.per_tensor_affine,
+            )
+            for name in dict.fromkeys(names)
+        }
+    )
