@@ -19,22 +19,21 @@ class Predictions:
     """What a network answered; row i of each tensor is one image, on the CPU.
 
     `index` (N,) position in the set; `label` (N,); `top` (N, k <= 5) classes, best
-    first; `confidence` (N,) softmax of the best; `loss` (N,) cross-entropy.
+    first; `shares` (N, k) their softmax; `loss` (N,) cross-entropy.
     """
 
     index: Tensor
     label: Tensor
     top: Tensor
-    confidence: Tensor
+    shares: Tensor
     loss: Tensor
 
 
 def no_predictions() -> Predictions:
     """Return the answers to no images at all."""
     count = torch.zeros(0, dtype=torch.long)
-    return Predictions(
-        count, count, torch.zeros(0, 1, dtype=torch.long), count.float(), count.float()
-    )
+    top = torch.zeros(0, 1, dtype=torch.long)
+    return Predictions(count, count, top, top.float(), count.float())
 
 
 def merge(parts: Sequence[Predictions]) -> Predictions:
@@ -66,7 +65,7 @@ def scores(answers: Predictions) -> dict[str, float]:
         "top1": 100 * hits[:, 0].sum().item() / num_images,
         "top5": 100 * hits.any(1).sum().item() / num_images,
         "loss": answers.loss.double().sum().item() / num_images,
-        "ece": 100 * _calibration_error(answers.confidence, hits[:, 0]),
+        "ece": 100 * _calibration_error(answers.shares[:, 0], hits[:, 0]),
         "num_images": num_images,
     }
 

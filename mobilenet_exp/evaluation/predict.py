@@ -43,12 +43,13 @@ def predict(
         labels = labels.to(device, non_blocking=True)
         with autocast(device, precision):
             logits = model(images).float()
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices
         answers.append(
             (
                 index,
                 labels,
-                logits.topk(min(5, logits.shape[1]), dim=1).indices,
-                logits.softmax(1).amax(1),
+                top,
+                logits.softmax(1).gather(1, top),
                 nn.functional.cross_entropy(logits, labels, reduction="none"),
             )
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_exp.config.schema import EvalImages
+from mobilenet_exp.data.views import name_of
 from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.scoring import EvalResult
@@ -101,12 +102,37 @@ def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
     ]
     return {
         "odd_images.csv": _csv([["state", "image", "reason"], *odd]),
+        "predictions.csv": _csv(_prediction_rows(found, classes)),
         "per_class.csv": _csv(
             [["class", "num_images", "top1"]]
             + [list(row.values()) for row in metrics.per_class(found.confusion, classes)]
         ),
         "confusion.csv": _csv(_confusion_rows(found.confusion, classes)),
     }
+
+
+def _prediction_rows(found: EvalResult, classes: list[str]) -> list[list[Any]]:
+    """Return a row for each image: its label, the best answers with their percent, its loss."""
+    answers = found.answers
+    best = range(1, answers.top.shape[1] + 1)
+    head = ["image", "label", *(word for n in best for word in (f"answer{n}", f"percent{n}"))]
+    columns = (answers.index, answers.label, answers.top, 100 * answers.shares, answers.loss)
+    rows = [
+        [
+            name_of(found.images.images, index),
+            classes[label],
+            *(
+                word
+                for answer, percent in zip(top, shares, strict=True)
+                for word in (classes[answer], f"{percent:.2f}")
+            ),
+            f"{loss:.4f}",
+        ]
+        for index, label, top, shares, loss in zip(
+            *(column.tolist() for column in columns), strict=True
+        )
+    ]
+    return [[*head, "loss"], *rows]
 
 
 def _confusion_rows(confusion: metrics.Confusion, classes: list[str]) -> list[list[Any]]:

@@ -52,7 +52,7 @@ def print_evaluation(results: dict[str, Any], folder: Path, status: str) -> None
         console.line(f"{plural(images, 'image')} of {label} classified as {answer}")
     console.line(status)
     folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    console.line(f"results.json, per_class.csv, confusion.csv in {folder}")
+    console.line(f"results.json, per_class.csv, predictions.csv, confusion.csv in {folder}")
 
 
 def _odd_images(results: dict[str, Any]) -> list[str]:

@@ -72,7 +72,7 @@ def test_images_labelled_minus_1_are_passed_over():
 
 def test_an_image_may_have_several_right_labels():
     answers = Predictions(
-        *(torch.tensor(x) for x in ([0, 1, 2], [0, 0, 0], [[5, 1], [5, 2], [3, 4]], [0.5] * 3)),
+        *(torch.tensor(x) for x in ([0, 1, 2], [0, 0, 0], [[5, 1], [5, 2], [3, 4]], [[0.5]] * 3)),
         torch.ones(3),
     )
     assert metrics.score_sets(answers, [{1, 9}, {5}, set()]) == {

@@ -1,5 +1,6 @@
 """Every image once, whoever shares the work; odd images are named; figures are exact."""
 
+import csv
 import itertools
 import json
 import os
@@ -62,6 +63,16 @@ def test_a_flat_validation_set_is_scored_and_its_odd_images_named(eval_config, t
     folder = tmp_path / "runs" / results["name"]
     assert json.loads((folder / "results.json").read_text())["loss"] == results["loss"]
     assert "missing,ILSVRC2012_val_00000099" in (folder / "odd_images.csv").read_text()
+    rows = list(csv.DictReader((folder / "predictions.csv").open()))
+    assert len(rows) == NUM_FLAT - 3
+    assert rows[0]["image"] == "ILSVRC2012_val_00000001.JPEG"
+    is_hit = [row["label"] == row["answer1"] for row in rows]
+    assert 100 * sum(is_hit) / len(rows) == pytest.approx(results["top1"])
+    losses = [float(row["loss"]) for row in rows]
+    assert sum(losses) / len(rows) == pytest.approx(results["loss"], abs=1e-3)
+    percents = [float(rows[0][f"percent{n}"]) for n in range(1, 6)]
+    assert percents == sorted(percents, reverse=True)
+    assert 0 < sum(percents) <= 100
     assert len((folder / "confusion.csv").read_text().splitlines()) == 1001
     printed = capsys.readouterr().out
     assert "3 images LEFT OUT: ILSVRC2012_val_00000003.JPEG (cannot be decoded" in printed

@@ -52,7 +52,7 @@ def test_an_evaluation_on_any_terminal(photos, environment, tmp_path):
     words = (f"checkpoint={best}", "run.imports=[tiny_net]", "run.workers=0", "run.wandb=offline")
     done = run(folder, "eval.py", *words, **environment)
     assert done.returncode == 0, done.stderr
-    assert "results.json, per_class.csv, confusion.csv in" in done.stdout
+    assert "results.json, per_class.csv, predictions.csv, confusion.csv in" in done.stdout
     assert "wandb:" not in done.stdout + done.stderr
     assert "\x1b[" not in done.stdout
     (table,) = folder.glob("runs/*/eval/*/per_class.csv")
