@@ -83,7 +83,8 @@ def _blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Return the parts that a network is made of; those of lists one by one."""
     found: dict[str, nn.Module] = {}
     for name, child in model.named_children():
-        if isinstance(child, (nn.Sequential, nn.ModuleList)):
+        # of a list, a traced network has a module that only holds the parts
+        if isinstance(child, (nn.Sequential, nn.ModuleList)) or type(child) is nn.Module:
             found |= {f"{name}.{inner}": part for inner, part in child.named_children()}
         else:
             found[name] = child
@@ -116,10 +117,15 @@ def _one_forward(
     model: nn.Module, images: Tensor, blocks: dict[str, nn.Module], leaves: dict[nn.Module, str]
 ) -> dict[tuple[str, str], float]:
     spent: dict[tuple[str, str], float] = defaultdict(float)
-    names = {part: block for block, part in blocks.items()} | {model: BETWEEN}
+    names = {part: block for block, part in blocks.items() if part not in leaves}
+    names[model] = BETWEEN
     started: dict[tuple[nn.Module, bool], float] = {}
+    # blocks under way: a traced network calls layers without the blocks around them
+    inside: list[str] = []
 
     def before(module: nn.Module, is_leaf: bool) -> None:
+        if not is_leaf:
+            inside.append(names[module])
         wait_for(images.device)
         started[module, is_leaf] = time.perf_counter()
 
@@ -128,11 +134,11 @@ def _one_forward(
         ms = (time.perf_counter() - started[module, is_leaf]) * 1000
         if is_leaf:
             spent[leaves[module], kind_of(module)] += ms
-            spent[leaves[module], "other"] -= ms
+            spent[inside[-1], "other"] -= ms
         else:
-            spent[names[module], "other"] += ms
-            if module is not model:
-                spent[BETWEEN, "other"] -= ms
+            spent[inside.pop(), "other"] += ms
+            if inside:
+                spent[inside[-1], "other"] -= ms
 
     with (
         _around(list(names), lambda each: before(each, False), lambda each: after(each, False)),
@@ -147,29 +153,35 @@ def _madds(
 ) -> dict[tuple[str, str], int]:
     """Count each layer's multiply-adds of one image, and those of a block outside layers."""
     found: dict[tuple[str, str], int] = defaultdict(int)
-    names = {part: block for block, part in blocks.items()} | {model: BETWEEN}
+    names = {part: block for block, part in blocks.items() if part not in leaves}
+    names[model] = BETWEEN
     counter = FlopCounterMode(display=False)
     reached: list[int] = []
+    inside: list[str] = []
 
-    def before(_: nn.Module) -> None:
+    def before_layer(_: nn.Module) -> None:
+        reached.append(counter.get_total_flops())
+
+    def before_block(module: nn.Module) -> None:
+        inside.append(names[module])
         reached.append(counter.get_total_flops())
 
     def after_layer(module: nn.Module) -> None:
         counted = (counter.get_total_flops() - reached.pop()) // 2
         found[leaves[module], kind_of(module)] += counted
-        found[leaves[module], "other"] -= counted
+        found[inside[-1], "other"] -= counted
 
-    def after_block(module: nn.Module) -> None:
+    def after_block(_: nn.Module) -> None:
         counted = (counter.get_total_flops() - reached.pop()) // 2
-        found[names[module], "other"] += counted
-        if module is not model:
-            found[BETWEEN, "other"] -= counted
+        found[inside.pop(), "other"] += counted
+        if inside:
+            found[inside[-1], "other"] -= counted
 
     with (
         torch.no_grad(),
         counter,
-        _around(list(names), before, after_block),
-        _around(list(leaves), before, after_layer),
+        _around(list(names), before_block, after_block),
+        _around(list(leaves), before_layer, after_layer),
     ):
         model(images[:1])
     return found

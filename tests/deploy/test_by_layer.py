@@ -4,6 +4,7 @@ import torch
 
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.deploy.by_layer import BETWEEN, kind_of, measure_layers
+from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.nets import build_nets
 from mobilenet_exp.machine.arithmetic import Precision
 from mobilenet_exp.models.layers import ConvBNAct
@@ -26,6 +27,19 @@ def test_layers_add_up_to_the_network():
         assert (outside > 0) == (name == "v4_hybrid_medium")
         # nothing of the measuring stays
         assert not any(each._forward_hooks for each in net.model.modules())
+
+
+def test_blocks_of_a_traced_network_keep_their_layers():
+    """torch.fx calls layers alone, without the blocks around them."""
+    (net,) = build_nets(["torchvision:mobilenet_v3_small"], 64)
+    found = measure_layers(
+        folded(net.model), torch.randn(2, 3, 64, 64), rounds=2, progress=no_progress
+    )
+    assert sum(each.madds for each in found) == net.profile.madds
+    assert all(each.madds >= 0 for each in found)
+    assert {"features.1", "features.5", "classifier.0"} <= {each.block for each in found}
+    between = sum(each.ms for each in found if each.block == BETWEEN)
+    assert between < 0.6 * sum(each.ms for each in found)
 
 
 def test_layers_compute_in_the_precision_that_is_asked_for():
