@@ -1,7 +1,9 @@
 """What processes tell each other beside an update: one exchange, heard at the next."""
 
+import itertools
+
 import torch
-from torch.profiler import ProfilerActivity, profile
+import torch.distributed as dist
 
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.machine.distributed import Team, joined
@@ -40,31 +42,35 @@ def test_several_hear_of_any_of_them_an_update_later():
     assert found == [Flags(), both, Flags(), Flags()]
 
 
-def _collectives(config, folder) -> tuple[list[dict[str, int]], int]:
-    """Return how often each kind of exchange took place in each update, and of which parts."""
+def _collectives(config, folder) -> tuple[list[int], int]:
+    """Return how many exchanges of any kind each update made, and how many for gradients.
+
+    The backend counts them. (torch's profiler names them, but damages the memory of gloo's
+    threads now and then.)
+    """
     torch.set_num_threads(1)
     with joined(CPU) as team:
         session = build_session(config, team)
         connect(session)
         checkpointer = Checkpointer(session, folder, Stop())
-        found = []
         updates = make_updates(session, no_progress)
+        counts = []
         for _ in range(4):
-            with profile(activities=[ProfilerActivity.CPU]) as seen:
-                next(updates)
-                checkpointer.after_update()
-            names = [each.name for each in seen.events() if each.name.startswith("gloo:")]
-            found.append({name: names.count(name) for name in set(names)})
+            next(updates)
+            checkpointer.after_update()
+            counts.append(dist.group.WORLD._get_sequence_number_for_group())
         checkpointer.after_updates()
-        return found, session.learner.exchange._get_ddp_logging_data()["num_buckets_reduced"]
+        num_buckets = session.learner.exchange._get_ddp_logging_data()["num_buckets_reduced"]
+        return [after - before for before, after in itertools.pairwise(counts)], num_buckets
 
 
 def test_an_update_exchanges_its_gradients_and_one_word_more(quick, tmp_path):
     """No statistics, and nothing that waits for the slowest more than once."""
     words = (quick(*WORDS, "train.accumulate=2"), tmp_path)
     found, num_buckets = launch(_collectives, words, processes=2, max_restarts=0)
-    assert found[-1] == {"gloo:all_reduce": num_buckets + 1}
-    assert found[-2] == found[-1]
+    assert num_buckets >= 1
+    # the first update also settles the buckets
+    assert found[-2:] == [num_buckets + 1] * 2
 
 
 def test_the_loss_is_watched_at_every_update_on_a_cpu():
