@@ -26,6 +26,11 @@ COMMANDS = {
         "FOLDER",
         "write a small set of real photographs, for data=photos",
     ),
+    "runs": (
+        "mobilenet_exp.reports.runs",
+        "[diff A B|prune]",
+        "list the runs of a folder; see runs --help",
+    ),
     "zoo": ("mobilenet_exp.reports.zoo", "", "write docs/MODEL_ZOO.md and its picture"),
     "latency": (
         "mobilenet_exp.reports.latency",
@@ -38,6 +43,8 @@ COMMANDS = {
         "write docs/RMSPROP.md and its curves from the runs of the RMSprop story",
     ),
 }
+# have options, and a --help of their own
+OWN_HELP = ("runs",)
 
 
 def usage() -> str:
@@ -68,7 +75,7 @@ def main(words: list[str]) -> int:
         )
         return 2
     module, takes, about = COMMANDS[name]
-    if {"-h", "--help"} & set(rest):
+    if {"-h", "--help"} & set(rest) and name not in OWN_HELP:
         print(f"usage: python -m mobilenet_exp {name} {takes}".rstrip() + f"\n\n{about}")
         return 0
     try:

@@ -37,8 +37,8 @@ MAY_IMPORT = {
     "deploy": (*BELOW_EVALUATION, "evaluation"),
     "training": (*BELOW_EVALUATION, "evaluation"),
     "reports": (
-        "core", "deploy.by_layer", "deploy.pictures", "models", "papers", "tracking",
-        "training.optim",
+        "core", "deploy.by_layer", "deploy.pictures", "machine.lock", "models", "papers",
+        "tracking", "training.optim",
     ),
     # the roof; the programs import jobs when they are asked for
     "command": ("core", "config", "machine.preemption", "machine.launched", "tracking"),
@@ -70,7 +70,7 @@ DOORS = {
     "matplotlib": {"deploy.pictures", "reports.zoo", "reports.rmsprop"},
     "sklearn": {"datasets.builders"},
     "rich": {"core.console"},
-    "yaml": {"command.reporting", "reports.rmsprop"},
+    "yaml": {"command.reporting", "reports.reading", "reports.rmsprop"},
 }  # fmt: skip
 # answer before torch is loaded: composing, completing, explaining, printing
 WITHOUT_TORCH = {"core", "config", "tracking", "command", "cli", "__main__"}

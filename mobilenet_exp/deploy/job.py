@@ -24,15 +24,15 @@ from mobilenet_exp.deploy.one_call import OneCall, measure_one_call
 from mobilenet_exp.deploy.runtimes import Place, check_place, check_runtimes, layered
 from mobilenet_exp.machine.arithmetic import select_precision, set_tf32
 from mobilenet_exp.machine.cores import keeping_threads, settle_cpu
-from mobilenet_exp.machine.device import describe_device, processor_name, select_device
-from mobilenet_exp.machine.provenance import installed, versions
+from mobilenet_exp.machine.device import describe_device, select_device
+from mobilenet_exp.machine.provenance import installed, processor_name, versions
 from mobilenet_exp.tracking.tracker import Tracker
 
 RUNTIME_LIBRARIES = ("onnxruntime", "openvino", "executorch", "onnx", "onnxscript")
 
 
 @keeping_threads()
-def bench(config: BenchConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+def bench(config: BenchConfig, *, overrides: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Time the configured networks side by side; print, write and log what was found.
 
     A folder of its own under `run.root` holds latency.json, latency.csv and the pictures.
@@ -156,7 +156,7 @@ def _machine(place: Place) -> dict[str, Any]:
 
 
 def _tracker(
-    config: BenchConfig, nets: list[Net], place: Place, overrides: tuple[str, ...]
+    config: BenchConfig, nets: list[Net], place: Place, overrides: tuple[str, ...] | None
 ) -> Tracker:
     """Return the record of a benchmark, in a folder of its own."""
     return Tracker(
@@ -165,7 +165,8 @@ def _tracker(
         title=f"bench, {plural(len(nets), 'network')}, {_where(place)}",
         mode=config.run.wandb,
         project=config.run.wandb_project,
-        tags=overrides,
+        tags=overrides or (),
+        overrides=overrides,
         job_type="bench",
         group="bench",
     )

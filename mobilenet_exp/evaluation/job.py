@@ -29,7 +29,7 @@ from mobilenet_exp.weights.loaded import LoadedModel, load_model
 
 
 @keeping_threads()
-def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Score a checkpoint or weights on a data set, or classify photos; see conf/eval.yaml.
 
     Scores go to results.json and tables beside it: in `eval/` of the checkpoint's run,
@@ -97,7 +97,7 @@ def _record(
     data: EvalImages,
     config: EvalConfig,
     found: EvalResult,
-    overrides: tuple[str, ...],
+    overrides: tuple[str, ...] | None,
 ) -> dict[str, Any]:
     """Write and print what an evaluation found, and log it to W&B."""
     name = eval_name(loaded, data, config.run.precision)
@@ -126,7 +126,8 @@ def _record(
         group=loaded.folder.name if loaded.folder else loaded.config.name,
         mode=config.run.wandb,
         project=config.run.wandb_project,
-        tags=(loaded.config.name, *learned_words(overrides)),
+        tags=(loaded.config.name, *learned_words(overrides or ())),
+        overrides=overrides,
         job_type="eval",
         run_id=f"{loaded.folder.name}-{name}" if loaded.folder else name,
         root=Path(config.run.root),

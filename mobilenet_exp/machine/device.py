@@ -1,8 +1,6 @@
 """What a process computes on."""
 
 import os
-import platform
-from pathlib import Path
 
 import torch
 
@@ -34,15 +32,6 @@ def describe_device(device: torch.device, processes: int, precision: Precision) 
         words += f", {threads} thread" + ("s" if threads > 1 else "")
         words += " each" if processes > 1 else ""
     return words
-
-
-def processor_name() -> str:
-    """Return what the CPU calls itself, as `AMD EPYC`; its architecture where it does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def set_determinism(wanted: bool) -> None:

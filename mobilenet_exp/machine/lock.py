@@ -9,6 +9,9 @@ from filelock import FileLock, Timeout
 
 from mobilenet_exp.core.errors import InputError
 
+# seconds to wait for a lock: as long as it takes somebody to see whether it is held
+MOMENT = 0.2
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -25,7 +28,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         problem = f"cannot hold the run's folder: {error.strerror}"
         raise InputError("run.root", folder.parent, problem) from error
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / ".lock", timeout=MOMENT)
     try:
         lock.acquire()
     except Timeout as error:
@@ -40,6 +43,38 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         lock.release()
         _remove_if_empty(made)
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds the folder, without changing anything in it."""
+    path = folder / ".lock"
+    if not path.exists():
+        return False
+    try:
+        import fcntl
+    except ImportError:
+        return _cannot_be_taken(path)
+    try:
+        with path.open("rb") as file:
+            # given back as the file is closed
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        # not ours to read, or no locks there: nobody can hold it
+        return False
+    return False
+
+
+def _cannot_be_taken(path: Path) -> bool:
+    """Return whether the lock is held, where only taking it tells (Windows)."""
+    try:
+        FileLock(path, timeout=0).acquire().lock.release()
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _remove_if_empty(made: list[Path]) -> None:

@@ -1,10 +1,15 @@
-"""Which code and which libraries made a result. Knows no run."""
+"""Which command, code, libraries and machine made a result. Knows no run."""
 
 import contextlib
+import os
+import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 VERSIONS_OF = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb")
 
@@ -33,3 +38,29 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def command_line(program: str, words: Sequence[str]) -> str:
+    """Return a command as it can be copied into a shell: `python train.py model=v2`."""
+    return " ".join(["python", program, *map(quote, words)])
+
+
+def processor_name() -> str:
+    """Return what the CPU calls itself, as `AMD EPYC`; its architecture where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def provenance(command: str | None) -> dict[str, Any]:
+    """Return what makes a result, for a file beside it; `started` is UTC in ISO format."""
+    return {
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit(),
+        "versions": versions() | {"python": platform.python_version()},
+        "processor": processor_name(),
+        "num_cores": os.cpu_count(),
+    }

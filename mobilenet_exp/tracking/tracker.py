@@ -18,7 +18,7 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.machine.preemption import Preempted
-from mobilenet_exp.machine.provenance import git_commit, versions
+from mobilenet_exp.machine.provenance import command_line, provenance
 from mobilenet_exp.tracking import environment
 from mobilenet_exp.tracking.environment import Mode
 
@@ -26,6 +26,10 @@ from mobilenet_exp.tracking.environment import Mode
 MAX_NAME = 128
 # the exit code that W&B shows as stopped by hand
 KILLED = 255
+# the file in a run's folder that says what made it: an entry for each start
+PROVENANCE = "provenance.json"
+# what W&B shows of it beside the configuration
+IN_CONFIG = ("command", "git_commit", "versions")
 
 
 class Tracker:
@@ -34,7 +38,8 @@ class Tracker:
     A failure also leaves its traceback in the folder's `error.txt`.
 
     `folder` is the run's folder and its name W&B's id, but for `run_id`; W&B's own files
-    go to `root/wandb`, the folder's parent by default. `job_type` is train, eval or bench.
+    go to `root/wandb`, the folder's parent by default. `job_type` is train, eval or bench,
+    and `overrides` are the words of its command, None for a job that Python called.
     `mode` is auto, online, offline or disabled: auto is online where there is a key and a
     network, else offline, with the reason in `status`. Raises InputError if `online`
     is asked for and not available.
@@ -50,6 +55,7 @@ class Tracker:
         project: str | None = None,
         group: str | None = None,
         tags: tuple[str, ...] = (),
+        overrides: tuple[str, ...] | None = None,
         job_type: str = "train",
         run_id: str | None = None,
         root: Path | None = None,
@@ -60,6 +66,8 @@ class Tracker:
         self._run: wandb.Run | None = None
         self.status = ""
         self._mode = mode
+        command = None if overrides is None else command_line(f"{job_type}.py", overrides)
+        self._provenance = provenance(command)
         self._own_id = run_id or folder.name
         self._init_args: dict[str, Any] = {
             "project": project,
@@ -69,7 +77,7 @@ class Tracker:
             # W&B refuses tags over 64 characters
             "tags": [printable(tag)[:64] for tag in tags],
             "job_type": job_type,
-            "config": _shown({**config, "git_commit": git_commit(), "versions": versions()}),
+            "config": _shown(config | {key: self._provenance[key] for key in IN_CONFIG}),
             # W&B's service has a current folder of its own
             "dir": str((root or folder.parent).resolve()),
             "resume": "allow",
@@ -93,6 +101,7 @@ class Tracker:
             if mode != "disabled" and self._init_args["id"] == self._own_id:
                 group = self._init_args["group"]
                 self.write(environment.KEPT, environment.kept_text(self._run, group))
+            self._add_provenance()
             (self.folder / "error.txt").unlink(missing_ok=True)
         except BaseException:
             self._run.finish(exit_code=1)
@@ -112,6 +121,15 @@ class Tracker:
                     self.write("error.txt", "".join(traceback.format_exception(error)))
         finally:
             self._tell("finish", exit_code=code)
+
+    def _add_provenance(self) -> None:
+        try:
+            starts = json.loads((self.folder / PROVENANCE).read_text())["starts"]
+        except (OSError, ValueError, KeyError, TypeError):
+            # the first start, or a file that was cut off
+            starts = []
+        text = json.dumps({"starts": [*starts, self._provenance]}, indent=2)
+        self.write(PROVENANCE, text + "\n")
 
     def _stop(self, stop: Preempted) -> int:
         """Say how a run was stopped, and return the exit code by which W&B shows that."""

@@ -24,14 +24,15 @@ from mobilenet_exp.training.session import build_session, connect, describe_task
 
 
 def train(
-    config: Config, *, overrides: tuple[str, ...] = (), group: str | None = None
+    config: Config, *, overrides: tuple[str, ...] | None = None, group: str | None = None
 ) -> dict[str, Any]:
     """Train the configured network, or resume it, or return its result if it is done.
 
-    Everything goes to `run.root/run_name(config)`; `overrides` become W&B's tags and
-    `group` names the sweep. Returns the content of results.json, in processes other than
-    the first an empty dict. Raises InputError before anything is written, RunError for a
-    run that cannot continue, and Preempted once a run that was asked to stop has saved.
+    Everything goes to `run.root/run_name(config)`; `overrides`, the words of the command,
+    become W&B's tags and `group` names the sweep. Returns the content of results.json, in
+    processes other than the first an empty dict. Raises InputError before anything is
+    written, RunError for a run that cannot continue, and Preempted once a run that was asked
+    to stop has saved.
     """
     if config.train.bn == "frozen" and not config.weights and not config.run.smoke:
         problem = "keeps the statistics of given weights, so it needs weights=..."
@@ -56,7 +57,7 @@ def train(
 
 
 @keeping_threads()
-def _train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict[str, Any]:
+def _train(config: Config, overrides: tuple[str, ...] | None, group: str | None) -> dict[str, Any]:
     """Train in this process, one of as many as were launched."""
     with said_by_each():
         import_modules(config.run.imports)

@@ -137,7 +137,7 @@ class FirstRecord(Record):
 def open_record(
     session: Session,
     folder: Path,
-    overrides: tuple[str, ...],
+    overrides: tuple[str, ...] | None,
     group: str | None,
     opened: contextlib.ExitStack,
     lines: list[str],
@@ -156,11 +156,12 @@ def open_record(
     tracker = Tracker(
         folder,
         config=what_runs(session),
-        title=run_label(config, overrides),
+        title=run_label(config, overrides or ()),
         mode=config.run.wandb,
         project=config.run.wandb_project,
         group=group,
-        tags=(config.model.name, *learned_words(overrides)),
+        tags=(config.model.name, *learned_words(overrides or ())),
+        overrides=overrides,
     )
     opened.enter_context(tracker)
     tracker.write("config.yaml", to_yaml(config))

@@ -15,6 +15,7 @@ from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import EvalConfig, EvalRunConfig
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.machine import provenance
 from mobilenet_exp.tracking import tracker as tracking
 
 
@@ -71,7 +72,7 @@ def test_the_run_holds_config_name_group_and_versions(logged):
                 assert stored[section][key] == value
     assert stored["model"]["width_mult"] == 0.35
     assert set(stored["versions"]) >= {"torch", "torchvision", "timm", "hydra-core"}
-    assert stored["git_commit"] == tracking.git_commit()
+    assert stored["git_commit"] == provenance.git_commit()
     (record,) = [r["run"] for r in _records(folder) if r["type"] == "run"]
     assert (record["run_group"], record["job_type"]) == ("a sweep", "train")
 
@@ -270,7 +271,7 @@ def test_disabled_writes_nothing_of_wandb(tmp_path):
 
 
 def test_git_commit_is_that_of_the_code():
-    commit = tracking.git_commit()
+    commit = provenance.git_commit()
     if commit is None:
         pytest.skip("not a git checkout")
     head = subprocess.run(
