@@ -59,6 +59,7 @@ def quick_in(compose_config):
             "train.epochs=2",
             "run.device=cpu",
             "run.wandb=disabled",
+            "run.pictures=false",
             f"run.root={folder}/runs",
             *overrides,
         )

@@ -265,6 +265,8 @@ class BenchRunConfig(ExportRunConfig):
 
 @dataclass(kw_only=True)
 class EvalRunConfig(BenchRunConfig):
+    # whether the run's folder gets pictures: curves, the first batch, the worst images
+    pictures: bool = True
     # threads that load images, for each process that trains or evaluates; null: none for
     # data in memory, else its share of the cores, or half of it, at most 4, where these compute
     workers: int | None = None
@@ -292,6 +294,8 @@ class RunConfig(EvalRunConfig):
     # how many of the epochs that improved top-1, the last ones, keep their checkpoints, to be
     # averaged by `python -m mobilenet_exp average`
     keep_best: int = 0
+    # whether W&B gets the checkpoints, as versions `best` and `last` of an artifact
+    wandb_artifacts: bool = False
     # updates whose operators are traced, after the first 3, into the run's folder; 0: none
     profile: int = 0
     # whether torch.compile makes kernels of its own of the training's network; needs a C++

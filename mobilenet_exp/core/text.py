@@ -1,7 +1,9 @@
 """Values as words for a person: figures, counts, times, names. Knows only text."""
 
+import csv
+import io
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 def figure(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
@@ -49,3 +51,10 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def as_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.deploy.latency import wait_for
 from mobilenet_exp.machine.arithmetic import Precision, autocast
+from mobilenet_exp.models.profiling import blocks_of
 
 # of what a network does outside its blocks, as pooling
 BETWEEN = "between blocks"
@@ -44,7 +45,7 @@ def measure_layers(
     layers, as adding its input, or the matrix products of attention. Waiting for each layer
     takes time of its own on a GPU.
     """
-    blocks = _blocks(model)
+    blocks = blocks_of(model)
     leaves = {module: block for block, part in blocks.items() for module in _leaves(part)}
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     turns = range(-1, rounds)
@@ -77,18 +78,6 @@ def kind_of(module: nn.Module) -> str:
     words = ("relu", "swish", "sigmoid", "silu", "gelu", "activation")
     is_activation = any(word in type(module).__name__.lower() for word in words)
     return "activation" if is_activation else "other"
-
-
-def _blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the parts that a network is made of; those of lists one by one."""
-    found: dict[str, nn.Module] = {}
-    for name, child in model.named_children():
-        # of a list, a traced network has a module that only holds the parts
-        if isinstance(child, (nn.Sequential, nn.ModuleList)) or type(child) is nn.Module:
-            found |= {f"{name}.{inner}": part for inner, part in child.named_children()}
-        else:
-            found[name] = child
-    return found
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:

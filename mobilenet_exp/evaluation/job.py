@@ -14,16 +14,24 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.evaluation import tables
-from mobilenet_exp.evaluation.photos import classify_photos
-from mobilenet_exp.evaluation.results import eval_label, eval_name, eval_results, files_of
+from mobilenet_exp.evaluation.photos import classify_photos, photos_csv
+from mobilenet_exp.evaluation.results import (
+    PREDICTIONS,
+    eval_label,
+    eval_name,
+    eval_results,
+    files_of,
+    photos_name,
+)
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
+from mobilenet_exp.evaluation.showing import show_answers
 from mobilenet_exp.machine.arithmetic import Precision, select_precision, set_tf32
 from mobilenet_exp.machine.cores import keeping_threads, settle_cpu
 from mobilenet_exp.machine.device import describe_device, select_device
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.launched import place
 from mobilenet_exp.papers.comparison import compare
-from mobilenet_exp.tracking.tracker import Tracker
+from mobilenet_exp.tracking.tracker import Tracker, write_file
 from mobilenet_exp.weights.exported import ExportedModel
 from mobilenet_exp.weights.loaded import LoadedModel, load_model
 
@@ -51,7 +59,7 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
     settled = {"precision": precision.value, "device": device.type}
     config = replace(config, run=replace(config.run, **settled))
     if config.image is not None:
-        return _classify(_load(config, precision), config, device, precision)
+        return _classify(_load(config, precision), config.image, config, device, precision)
     with joined(device) as team:
         loaded = team.together(lambda: _load(config, precision))
         data = team.together(lambda: eval_data(config.data, loaded))
@@ -81,14 +89,18 @@ def _announce(loaded: LoadedModel, device: str) -> None:
 
 
 def _classify(
-    loaded: LoadedModel, config: EvalConfig, device: torch.device, precision: Precision
+    loaded: LoadedModel, image: str, config: EvalConfig, device: torch.device, precision: Precision
 ) -> dict[str, Any]:
-    """Print what the network sees on photos."""
+    """Print what the network sees on photos; for a folder, write it down, too."""
     if config.data.name is not None:
         raise InputError("data", config.data.name, "cannot be combined with image=")
-    answers, unread = classify_photos(loaded, config.image, device, precision)
+    answers, unread = classify_photos(loaded, image, device, precision)
     _announce(loaded, describe_device(device, 1, precision))
     tables.print_photos(answers, unread)
+    if Path(image).is_dir():
+        folder = Path(config.run.root) / photos_name(loaded, image)
+        write_file(folder / PREDICTIONS, photos_csv(answers, unread))
+        console.line(f"all five answers of each in {folder / PREDICTIONS}")
     return {"num_left_out": len(unread), "num_missing": 0}
 
 
@@ -139,10 +151,10 @@ def _record(
         tracker.set_summary(
             profile.summary() | comparison.summary(results["top1"], results["top5"]) | figures
         )
-        rows = [list(row.values()) for row in results["per_class"]]
-        tracker.table("eval/per_class", ["class", "num_images", "top1"], rows)
         for file, text in files_of(data, found).items():
             tracker.write(file, text)
+        show_answers(tracker, "", "eval", found.images.images, draws=config.run.pictures)
+        tracker.table("paper/table", *comparison.table(profile, results["top1"], results["top5"]))
         tracker.write("results.json", json.dumps(results, indent=2) + "\n")
     tables.print_evaluation(results, folder, tracker.status)
     return results

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.text import as_csv, printable
 from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.transforms import EvalTransform
 from mobilenet_exp.datasets.folders import Files, is_meant_as_image, list_images
@@ -59,3 +60,15 @@ def classify_photos(
         ]
         answers.append((str(photo), opened.note, guesses))
     return answers, unread
+
+
+def photos_csv(answers: list[Answer], unread: dict[str, str]) -> str:
+    """Return a table with a row for each photo: its best five names, or why there are none."""
+    most = max((len(guesses) for _, _, guesses in answers), default=0)
+    best = [word for n in range(1, most + 1) for word in (f"answer{n}", f"percent{n}")]
+    rows: list[list[object]] = [["image", *best, "note"]]
+    for photo, note, guesses in answers:
+        cells = [cell for name, share in guesses for cell in (name, f"{share:.2f}")]
+        rows.append([printable(photo), *cells, note])
+    rows += [[printable(photo), *[""] * len(best), reason] for photo, reason in unread.items()]
+    return as_csv(rows)

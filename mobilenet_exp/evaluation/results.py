@@ -1,21 +1,25 @@
 """What an evaluation leaves behind: its name, its results, its tables as files."""
 
-import csv
 import hashlib
-import io
 import json
 from dataclasses import MISSING, asdict
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from mobilenet_exp.config.schema import EvalImages
+from mobilenet_exp.core.text import as_csv
 from mobilenet_exp.data.views import name_of
 from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.scoring import EvalResult
 from mobilenet_exp.models.profiling import Profile
+from mobilenet_exp.tracking.sweeps import file_name
 from mobilenet_exp.weights.loaded import LoadedModel
 
+# the table of each image's label and answers
+PREDICTIONS = "predictions.csv"
 # with more classes, confusions are listed instead of laid out in a square
 MATRIX_CLASSES = 2000
 
@@ -37,6 +41,14 @@ def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
     return f"eval-{net}-r{data.resolution}-{data.name}-{digest}"
 
 
+def photos_name(loaded: LoadedModel, place: str) -> str:
+    """Return the name of a folder for what a network sees on photos."""
+    where = Path(place).resolve()
+    identity = json.dumps([loaded.digest, str(where)])
+    digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:8]
+    return f"photos-{file_name([where.name])}-{digest}"
+
+
 def _named(data: EvalImages) -> dict[str, Any]:
     """Return what names the images of an evaluation: not how they are read, nor new defaults."""
     found = {**asdict(data), "batch_size": None, "on_bad_image": None}
@@ -55,7 +67,7 @@ def eval_results(
     loaded: LoadedModel, data: EvalImages, found: EvalResult, profile: Profile
 ) -> dict[str, Any]:
     """Return the evaluation's own entries of results.json."""
-    classes = _class_titles(data, found)
+    classes = _titles(data, found)
     return {
         "weights": loaded.origin,
         "weights_notes": list(loaded.notes),
@@ -78,18 +90,20 @@ def eval_results(
     }
 
 
-def _class_titles(data: EvalImages, found: EvalResult) -> list[str]:
+def _titles(data: EvalImages, found: EvalResult) -> list[str]:
+    return class_titles(found.images.classes, found.num_classes, is_imagenet=data.is_imagenet)
+
+
+def class_titles(classes: list[str], num_answers: int, *, is_imagenet: bool) -> list[str]:
     """Return a title for each of the network's answers; it may have more than the data."""
-    classes = found.images.classes
-    if data.is_imagenet:
+    if is_imagenet:
         names = (name.partition(",")[0] for name in imagenet.class_names())
         classes = [f"{key} {name}" for key, name in zip(classes, names, strict=True)]
-    return [*classes, *(f"class {extra}" for extra in range(len(classes), found.num_classes))]
+    return [*classes, *(f"class {extra}" for extra in range(len(classes), num_answers))]
 
 
 def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
     """Return the evaluation's tables as the text of files, by name."""
-    classes = _class_titles(data, found)
     odd = [
         [state, name, reason]
         for state, images in (
@@ -100,26 +114,36 @@ def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
         )
         for name, reason in images.items()
     ]
+    tables = answer_files(found.images.images, found.answers, _titles(data, found))
+    return {"odd_images.csv": as_csv([["state", "image", "reason"], *odd]), **tables}
+
+
+def answer_files(
+    images: Dataset, answers: metrics.Predictions, classes: list[str]
+) -> dict[str, str]:
+    """Return a network's answers to a set of images as the text of tables, by file name.
+
+    `classes` has a title for each answer that the network can give.
+    """
+    confusion = metrics.Confusion.of(answers, len(classes))
+    rows = [list(row.values()) for row in metrics.per_class(confusion, classes)]
     return {
-        "odd_images.csv": _csv([["state", "image", "reason"], *odd]),
-        "predictions.csv": _csv(_prediction_rows(found, classes)),
-        "per_class.csv": _csv(
-            [["class", "num_images", "top1"]]
-            + [list(row.values()) for row in metrics.per_class(found.confusion, classes)]
-        ),
-        "confusion.csv": _csv(_confusion_rows(found.confusion, classes)),
+        PREDICTIONS: as_csv(_prediction_rows(images, answers, classes)),
+        "per_class.csv": as_csv([["class", "num_images", "top1"], *rows]),
+        "confusion.csv": as_csv(_confusion_rows(confusion, classes)),
     }
 
 
-def _prediction_rows(found: EvalResult, classes: list[str]) -> list[list[Any]]:
+def _prediction_rows(
+    images: Dataset, answers: metrics.Predictions, classes: list[str]
+) -> list[list[Any]]:
     """Return a row for each image: its label, the best answers with their percent, its loss."""
-    answers = found.answers
     best = range(1, answers.top.shape[1] + 1)
     head = ["image", "label", *(word for n in best for word in (f"answer{n}", f"percent{n}"))]
     columns = (answers.index, answers.label, answers.top, 100 * answers.shares, answers.loss)
     rows = [
         [
-            name_of(found.images.images, index),
+            name_of(images, index),
             classes[label],
             *(
                 word
@@ -143,9 +167,3 @@ def _confusion_rows(confusion: metrics.Confusion, classes: list[str]) -> list[li
     pairs = (confusion.label.tolist(), confusion.answer.tolist(), confusion.images.tolist())
     rows = ([classes[label], classes[answer], n] for label, answer, n in zip(*pairs, strict=True))
     return [["label", "answer", "num_images"], *rows]
-
-
-def _csv(rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_exp.core import console
-from mobilenet_exp.core.text import examples, figure, plural
+from mobilenet_exp.core.text import examples, figure, plural, printable
 from mobilenet_exp.tracking.terminal import MILLION, ROWS, printed
 
 
@@ -78,10 +78,18 @@ def _odd_images(results: dict[str, Any]) -> list[str]:
 def print_photos(
     answers: Sequence[tuple[str, str, list[tuple[str, float]]]], unread: dict[str, str]
 ) -> None:
-    """Print the best five names of each photo with their probabilities."""
-    for photo, note, guesses in answers:
-        title = f"{photo} ({note})" if note else photo
-        rows = [(name, figure(share)) for name, share in guesses]
-        console.table(title, ("", "%"), rows)
+    """Print the best five names of a photo, or a row with the best two for each of several."""
+    if len(answers) == 1:
+        photo, note, guesses = answers[0]
+        title = f"{printable(photo)} ({note})" if note else printable(photo)
+        console.table(title, ("", "%"), [(name, figure(share)) for name, share in guesses])
+    elif answers:
+        rows = []
+        for photo, note, guesses in answers:
+            best = [*guesses[:2], ("-", None)][:2]
+            cells = (cell for name, share in best for cell in (name, figure(share)))
+            rows.append((printable(photo) + (f" ({note})" if note else ""), *cells))
+        columns = ("", "best", "%", "second", "%")
+        console.table(plural(len(rows), "photo"), columns, rows)
     for photo, reason in unread.items():
-        console.line(f"LEFT OUT: {photo} {reason}")
+        console.line(f"LEFT OUT: {printable(photo)} {reason}")

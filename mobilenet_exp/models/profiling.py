@@ -47,17 +47,71 @@ def profile_model(model: nn.Module, resolution: int, convention: str = "paper") 
     if convention not in CONVENTIONS:
         problem = f"not known; allowed: {', '.join(CONVENTIONS)}"
         raise InputError("convention", convention, problem)
-    params = sum(parameter.numel() for parameter in model.parameters())
+    counter = FlopCounterMode(display=False, custom_mapping=CONVENTIONS[convention])
+    with torch.no_grad(), counter:
+        _ghost(model)(torch.empty(1, 3, resolution, resolution, device="meta"))
+    return Profile(madds=counter.get_total_flops() // 2, params=_num_params(model))
+
+
+class BlockCost(NamedTuple):
+    """What one block of a network costs, as a `Profile` counts it."""
+
+    block: str
+    madds: int
+    params: int
+
+
+def profile_blocks(model: nn.Module, resolution: int) -> list[BlockCost]:
+    """Count each block by the papers' convention, in the order of the network.
+
+    Together they cost what `profile_model` counts, but for what is done outside blocks.
+    """
+    ghost = _ghost(model)
+    counter = FlopCounterMode(display=False, custom_mapping=CONVENTIONS["paper"])
+    spent: dict[str, int] = {}
+
+    def before(name: str) -> None:
+        spent[name] = spent.get(name, 0) - counter.get_total_flops()
+
+    def after(name: str) -> None:
+        spent[name] += counter.get_total_flops()
+
+    blocks = blocks_of(ghost)
+    for name, block in blocks.items():
+        block.register_forward_pre_hook(lambda *_, name=name: before(name))
+        block.register_forward_hook(lambda *_, name=name: after(name))
+    with torch.no_grad(), counter:
+        ghost(torch.empty(1, 3, resolution, resolution, device="meta"))
+    return [
+        BlockCost(name, spent.get(name, 0) // 2, _num_params(block))
+        for name, block in blocks.items()
+    ]
+
+
+def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the parts that a network is made of, by name; those of lists one by one."""
+    found: dict[str, nn.Module] = {}
+    for name, child in model.named_children():
+        # of a list, a traced network has a module that only holds the parts
+        if isinstance(child, (nn.Sequential, nn.ModuleList)) or type(child) is nn.Module:
+            found |= {f"{name}.{inner}": part for inner, part in child.named_children()}
+        else:
+            found[name] = child
+    return found
+
+
+def _num_params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _ghost(model: nn.Module) -> nn.Module:
+    """Return a copy without values, whose forward takes no time."""
     ghost = copy.deepcopy(model).to("meta").eval()
     for module in ghost.modules():
         if isinstance(module, _BatchNorm):
             # costs nothing by either convention, and is slow to trace
             module.forward = _unchanged
-    images = torch.empty(1, 3, resolution, resolution, device="meta")
-    counter = FlopCounterMode(display=False, custom_mapping=CONVENTIONS[convention])
-    with torch.no_grad(), counter:
-        ghost(images)
-    return Profile(madds=counter.get_total_flops() // 2, params=params)
+    return ghost
 
 
 def _unchanged(features: Tensor) -> Tensor:

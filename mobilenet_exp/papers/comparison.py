@@ -27,6 +27,11 @@ class Unpublished:
         """Return the flat keys for a dashboard."""
         return {"paper/comparable": False, "paper/reason": self.reason}
 
+    def table(self, ours: Profile, top1: float, top5: float) -> tuple[list[str], list[list]]:
+        """Return the run's own figures as columns and rows."""
+        own = _figures(ours.madds, ours.params, top1, top5)
+        return ["figure", "this run"], [[key, value] for key, value in own.items()]
+
     def to_results(self, top1: float, top5: float) -> dict[str, object]:
         """Return the entries of results.json."""
         return {"paper": None, "paper_reason": self.reason, "reference": None}
@@ -55,15 +60,16 @@ class Comparison:
     def summary(self, top1: float | None = None, top5: float | None = None) -> dict[str, object]:
         """Return the flat keys for a dashboard; accuracies in percent, None while unknown.
 
-        `delta/*` is ours minus the printed figure: counts of the net as published,
-        accuracies only where the run answers to the row.
+        `delta/*` is ours minus the printed figure `paper/*`: for counts, `published/*`, which
+        are those of the net as published, counted here as its source counts; for accuracies
+        the run's own, only where it answers to the row.
         """
         summary: dict[str, object] = {
             "paper/comparable": self.reason is None,
             "paper/source": f"{self.row.source}: {self.row.citation}",
             "paper/dataset": "ImageNet",
             "paper/resolution": self.row.resolution,
-            "published/madds_m": self.published.madds / 1e6,
+            "published/madds_m": self.as_printed.madds / 1e6,
             "published/params_m": self.published.params / 1e6,
         }
         if self.reason:
@@ -75,6 +81,41 @@ class Comparison:
                 if ours is not None:
                     summary[f"delta/{key}"] = ours - printed
         return summary
+
+    def table(self, ours: Profile, top1: float, top5: float) -> tuple[list[str], list[list]]:
+        """Return a row for each figure: the run's, the published net's, and what others print.
+
+        Columns of one net stand together. Accuracies in percent, counts in millions; a gap
+        is None where two figures do not compare.
+        """
+        own = _figures(ours.madds, ours.params, top1, top5)
+        built = _figures(self.as_printed.madds, self.published.params, None, None)
+        delta = self._ours(top1, top5)
+        peers = self._peers()
+        source = self.row.source
+        columns = ["figure", "this run", "gap to paper", f"{source} prints"]
+        columns += [f"{source}'s net, counted here", "gap of that count"]
+        rows = []
+        for key, value in own.items():
+            printed, counted = getattr(self.row, key), built[key]
+            is_own = key.startswith("top") or ours == self.published
+            gaps = [delta[key] if is_own else None, counted]
+            gap, gap_of_count = (
+                None if None in (each, printed) else each - printed for each in gaps
+            )
+            row = [key, value, gap, printed, counted, gap_of_count]
+            rows.append(row + [getattr(peer, key) for peer in peers])
+        return columns + [f"{peer.source} prints" for peer in peers], rows
+
+    def _peers(self) -> list[PaperRow]:
+        """Return what other sources print about the same net."""
+        same = ("model", "width_mult", "resolution", "options")
+        return [
+            row
+            for row in paper_rows()
+            if all(getattr(row, key) == getattr(self.row, key) for key in same)
+            and row.source != self.row.source
+        ]
 
     def to_results(self, top1: float, top5: float) -> dict[str, object]:
         """Return the entries of results.json; `paper` is null where `paper_reason` is not."""
@@ -101,6 +142,12 @@ class Comparison:
             "top1": top1 if self.paper else None,
             "top5": top5 if self.paper else None,
         }
+
+
+def _figures(
+    madds: int, params: int, top1: float | None, top5: float | None
+) -> dict[str, float | None]:
+    return {"top1": top1, "top5": top5, "madds_m": madds / 1e6, "params_m": params / 1e6}
 
 
 def compare(

@@ -6,6 +6,7 @@ Reads plain results; builds and measures nothing.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from mobilenet_exp.core import console
@@ -38,8 +39,8 @@ def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
         f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
         f"  loss {figure(row.get('train/loss'), 3)}{skipped}"
         f"{scores}{average}"
-        f"  lr {row['train/lr']:.1e}  {figure(row.get('train/images_per_s'), 0)} images/s"
-        f"  {figure(row.get('train/waiting_percent'), 0)} % waiting"
+        f"  lr {row['train/lr']:.1e}  {figure(row.get('speed/images_per_s'), 0)} images/s"
+        f"  {figure(row.get('speed/waiting_percent'), 0)} % waiting"
     )
 
 
@@ -55,6 +56,14 @@ def odd_lines(row: dict[str, float], left_out: Mapping[str, str]) -> list[str]:
             f"  {plural(count, 'image')} {words} by EXIF orientation; data.exif=apply turns them"
         )
     return lines
+
+
+def print_next(folder: Path, root: str) -> None:
+    """Name the commands that go on from a finished run."""
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    console.line(f"curves, first batch, best/ (worst images, classes) in {shown}")
+    console.line(f"next: python eval.py checkpoint={quote(f'{shown}/checkpoints/best.pt')}")
+    console.line(f"      python -m mobilenet_exp page {quote(root)}")
 
 
 def print_comparison(results: dict[str, Any]) -> None:

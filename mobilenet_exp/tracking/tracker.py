@@ -8,14 +8,14 @@ import json
 import os
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import wandb
 
 from mobilenet_exp.core import console
-from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.core.errors import InputError, RunError, first_line
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.machine.preemption import Preempted
 from mobilenet_exp.machine.provenance import command_line, provenance
@@ -139,7 +139,24 @@ class Tracker:
         return 1
 
     def _tell(self, method: str, *args: Any, **options: Any) -> None:
-        """Call a method of W&B's run; after the first call that fails, do without W&B.
+        """Call a method of W&B's run, if it still responds."""
+        self._guard(lambda run: getattr(run, method)(*args, **options))
+
+    def _show(self, name: str, made: Callable[[], Any]) -> None:
+        """Show in W&B what `made` makes of its own: beside the figures, not as a step."""
+        self._decorate(name, lambda run: run.summary.update({name: made()}))
+
+    def _decorate(self, name: str, action: Callable[["wandb.Run"], Any]) -> None:
+        """Do something with W&B's run whose failure costs this one thing, not the curves."""
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:
+            console.line(f"W&B did not take {name} ({first_line(error)}); the run continues")
+
+    def _guard(self, action: Callable[["wandb.Run"], Any]) -> None:
+        """Do something with W&B's run; after the first time that fails, do without W&B.
 
         The files in the folder are the durable record; a training must not end because
         its dashboard did.
@@ -147,16 +164,12 @@ class Tracker:
         if self._run is None:
             return
         try:
-            if method == "update_summary":
-                self._run.summary.update(*args)
-            else:
-                getattr(self._run, method)(*args, **options)
+            action(self._run)
         except Exception as error:
             # W&B's own, broken pipes, whatever its service died of
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             console.line(
-                f"W&B stopped responding ({reason}); the run continues and its local files stay "
-                "complete"
+                f"W&B stopped responding ({first_line(error)}); the run continues and its local "
+                "files stay complete"
             )
             self._run = None
             # a next run starts a service of its own
@@ -168,7 +181,8 @@ class Tracker:
         path = self.folder / "metrics.jsonl"
         kept = [row for row in self.rows() if row["epoch"] <= epoch]
         self._close()
-        _write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        self.write(path.name, text)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows that the folder keeps, by epoch."""
@@ -202,21 +216,57 @@ class Tracker:
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table in W&B; the folder keeps such things as files of their own."""
-        if self._run is not None:
-            self._tell("log", {name: wandb.Table(columns=columns, data=rows)})
+        self._show(name, lambda: wandb.Table(columns=columns, data=rows))
 
     def picture(self, name: str, path: Path) -> None:
         """Show a PNG of the folder in W&B."""
-        if self._run is not None:
-            self._tell("log", {name: wandb.Image(str(path))})
+        self._show(name, lambda: wandb.Image(str(path)))
+
+    def image_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Show a table in W&B whose first column are pictures (h, w, 3) uint8."""
+        self._show(
+            name,
+            lambda: wandb.Table(
+                columns=columns,
+                data=[[wandb.Image(picture), *cells] for picture, *cells in rows],
+            ),
+        )
+
+    def confusion_matrix(
+        self, name: str, labels: list[int], answers: list[int], classes: list[str]
+    ) -> None:
+        """Show in W&B how often each class was taken for each other one."""
+
+        def show(run: "wandb.Run") -> None:
+            # a chart can only be logged as a step
+            plot = wandb.plot.confusion_matrix(
+                y_true=labels, preds=answers, class_names=classes, title="validation images"
+            )
+            run.log({name: plot})
+
+        self._decorate(name, show)
+
+    def artifact(self, path: Path, alias: str) -> None:
+        """Upload a checkpoint to W&B, as a version of this run's model."""
+        self._decorate(
+            f"{path.name} as an artifact",
+            lambda run: run.log_artifact(
+                str(path), name=f"model-{run.id}", type="model", aliases=[alias]
+            ),
+        )
 
     def set_summary(self, figures: dict[str, Any]) -> None:
         """Set the run's single figures, by which W&B's table sorts and compares runs."""
-        self._tell("update_summary", figures)
+        self._guard(lambda run: run.summary.update(figures))
 
     def write(self, name: str, text: str) -> None:
         """Put a small file into the run's folder, whole or not at all."""
-        _write_text(self.folder / name, text)
+        write_file(self.folder / name, text)
+
+    def draw(self, name: str, drawing: Callable[[Path], None]) -> Path:
+        """Put a picture into the run's folder, whole or not at all: `drawing(path)` saves it."""
+        write_file(self.folder / name, drawing)
+        return self.folder / name
 
     def _start(self, mode: Mode, reason: str) -> "wandb.Run":
         args = self._init_args | {"settings": environment.settings()}
@@ -284,11 +334,18 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and "epoch" in row]
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
+def write_file(path: Path, content: str | Callable[[Path], Any]) -> None:
+    """Write a small file whole or not at all: a text, or what `content(path)` saves there.
+
+    Raises RunError if that cannot be done.
+    """
     partial = path.with_name(path.name + ".tmp")
     with _writing(path):
-        partial.write_text(text, encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            partial.write_text(content, encoding="utf-8")
+        else:
+            content(partial)
         os.replace(partial, path)
 
 

@@ -78,6 +78,8 @@ class TrainMeter:
     # of the updates, and of these spent waiting for images
     seconds: float = 0.0
     waiting: float = 0.0
+    # of the epoch's last update
+    grad_norm: float = math.nan
     # images that could not be read, with the reason, and those left on their side
     left_out: dict[str, str] = field(default_factory=dict)
     num_unturned: int = 0
@@ -166,6 +168,12 @@ def clip_gradients(learner: Learner) -> bool:
     norm = nn.utils.clip_grad_norm_(params, learner.clip_grad_norm or math.inf)
     # the same in every process: gradients have been exchanged
     return not learner.skips_nonfinite or math.isfinite(norm.item())
+
+
+def gradient_norm(learner: Learner) -> float:
+    """Return the norm of the last update's gradients, after clipping; waits for the device."""
+    grads = [each.grad for each in learner.model.parameters() if each.grad is not None]
+    return nn.utils.get_total_norm(grads).item() if grads else math.nan
 
 
 def move(learner: Learner, *, is_good: bool) -> None:

@@ -4,9 +4,10 @@ Prints and writes nothing itself: `record` does that, and `checkpointer` saves. 
 alike in every process; in all but the first one they are silent.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from mobilenet_exp.core.errors import InputError, NonFiniteLossError, RunError, 
 from mobilenet_exp.core.text import duration
 from mobilenet_exp.data.views import BAD_IMAGE_ADVICE, Odd, name_of
 from mobilenet_exp.evaluation import metrics
+from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict
 from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.training import engine
@@ -51,9 +53,9 @@ def train_epoch(session: Session, checkpointer: Checkpointer, record: Record) ->
     # a GPU has now done what it was given
     session.meter.seconds += started - ended
     session.progress.seconds += started - ended
-    found, is_best = finish_epoch(session)
-    session.team.together(lambda: record.epoch(found))
-    checkpointer.after_epoch(is_best=is_best)
+    ended_epoch = finish_epoch(session)
+    session.team.together(lambda: record.epoch(*ended_epoch))
+    checkpointer.after_epoch(is_best=ended_epoch.best is not None)
     session.pace.closing = time.perf_counter() - started
 
 
@@ -76,6 +78,8 @@ def make_updates(session: Session, show: Show) -> Iterator[None]:
             # all round alike, whichever process's ranges are saved
             session.team.average_buffers(learner.rounding.ranges)
         progress.update += 1
+        if progress.update == sampler.num_updates:
+            session.meter.grad_norm = engine.gradient_norm(learner)
         now = time.perf_counter()
         session.meter.seconds += now - started
         session.pace.add(now - started, sampler.batch_size)
@@ -155,27 +159,38 @@ def _left_out(session: Session, name: str, reason: str) -> Odd:
     return Odd({name: reason})
 
 
-def finish_epoch(session: Session) -> tuple[dict[str, float], bool]:
-    """Evaluate after an epoch's updates; return its metrics and whether it is the best so far.
+class EndedEpoch(NamedTuple):
+    """An epoch's metrics, and the answers to the validation images if it is the best so far."""
+
+    metrics: dict[str, float]
+    best: Predictions | None
+
+
+def finish_epoch(session: Session) -> EndedEpoch:
+    """Evaluate after an epoch's updates; return its metrics and, if it is the best, its answers.
 
     With an average of the weights, it is the average's accuracy that counts. Between two
     evaluations (`train.eval_every`) there are figures of the updates alone.
     """
     started = time.perf_counter()
     learner, progress = session.learner, session.progress
-    found = {f"train/{key}": value for key, value in _train_metrics(session).items()}
+    found = _train_metrics(session)
     scores: dict[str, float] | None = None
+    answers: Predictions | None = None
     if _is_evaluated(session):
-        scores = _score(session, learner.model, is_last=not learner.average)
+        answers = _answers(session, learner.model, is_last=not learner.average)
+        scores = metrics.scores(answers)
         found |= {f"val/{key}": value for key, value in scores.items()}
         if learner.average:
-            scores = _score(session, learner.average.model, is_last=True)
+            answers = _answers(session, learner.average.model, is_last=True)
+            scores = metrics.scores(answers)
             found |= {f"val_ema/{key}": value for key, value in scores.items()}
     found |= _odd_images(session)
     found |= {f"system/{key}": value for key, value in peak_memory(learner.device).items()}
     session.meter = TrainMeter()
     progress.seconds += time.perf_counter() - started
-    return found, progress.complete_epoch(scores)
+    is_best = progress.complete_epoch(scores)
+    return EndedEpoch(found, answers if is_best else None)
 
 
 def _is_evaluated(session: Session) -> bool:
@@ -203,21 +218,23 @@ def _train_metrics(session: Session) -> dict[str, float]:
     num_images = sum(each["num_images"] for each in meters)
     if not num_images and not session.progress.rollbacks:
         raise known_to_all(NonFiniteLossError("no update of the epoch was finite"))
-    found: dict[str, Any] = {"lr": session.last_lr}
+    found: dict[str, Any] = {"train/lr": session.last_lr}
     # there are none where the epoch's last update made the run go back to its start
     if num_images:
         found |= {
-            "loss": sum(each["loss_sum"].item() for each in meters) / num_images,
-            "top1": 100 * sum(each["correct"].item() for each in meters) / num_images,
-            "images_per_s": num_images / max(meters[0]["seconds"], 1e-9),
+            "train/loss": sum(each["loss_sum"].item() for each in meters) / num_images,
+            "train/top1": 100 * sum(each["correct"].item() for each in meters) / num_images,
+            "speed/images_per_s": num_images / max(meters[0]["seconds"], 1e-9),
+            "speed/waiting_percent": 100 * meters[0]["waiting"] / max(meters[0]["seconds"], 1e-9),
         }
-        found["waiting_percent"] = 100 * meters[0]["waiting"] / max(meters[0]["seconds"], 1e-9)
+    if math.isfinite(session.meter.grad_norm):
+        found["train/grad_norm"] = session.meter.grad_norm
     if session.learner.skips_nonfinite:
-        found["num_skipped"] = meters[0]["num_skipped"]
+        found["train/num_skipped"] = meters[0]["num_skipped"]
     return found
 
 
-def _score(session: Session, model: nn.Module, *, is_last: bool) -> dict[str, float]:
+def _answers(session: Session, model: nn.Module, *, is_last: bool) -> Predictions:
     """Score one network, the first process's, on every image once, shared among all.
 
     `is_last`: no training images are needed any more before the next epoch's.
@@ -251,4 +268,4 @@ def _score(session: Session, model: nn.Module, *, is_last: bool) -> dict[str, fl
     merged = metrics.merge(team.gather(answers))
     if not len(merged.index):
         raise known_to_all(RunError("no validation image can be read"))
-    return metrics.scores(merged)
+    return merged

@@ -14,6 +14,7 @@ from mobilenet_exp.config.identity import learned_words, run_label
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.machine.device import describe_device
 from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.models.profiling import Profile, profile_model
@@ -21,6 +22,7 @@ from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
 from mobilenet_exp.tracking import terminal
 from mobilenet_exp.tracking.environment import is_under_agent
 from mobilenet_exp.tracking.tracker import Tracker
+from mobilenet_exp.training.gallery import Gallery
 from mobilenet_exp.training.saving import check_config, check_images
 from mobilenet_exp.training.session import Session
 from mobilenet_exp.training.tracing import Tracer
@@ -45,8 +47,11 @@ class Record:
         Ends a trace of updates that was asked for.
         """
 
-    def epoch(self, metrics: dict[str, float]) -> None:
-        """Log an epoch. Comes before saving: a crash repeats an epoch, skips none."""
+    def epoch(self, metrics: dict[str, float], best: Predictions | None = None) -> None:
+        """Log an epoch. Comes before saving: a crash repeats an epoch, skips none.
+
+        `best` are the answers to the validation images if it is the best epoch so far.
+        """
 
     def close(self) -> dict[str, Any]:
         """Write and print the results, and return them."""
@@ -69,13 +74,14 @@ class FirstRecord(Record):
         # images/s of the fastest epoch so far
         self._fastest = 0.0
         device = session.learner.device
+        self.gallery = Gallery(session, tracker, comparison)
         self._tracer = Tracer(session.config.run.profile, tracker.folder, device)
 
     def line(self, text: str) -> None:
         console.line(text)
 
     def show(self, batches: Iterable, label: console.Label, total: int) -> Iterable:
-        return console.progress(batches, label, total)
+        return console.progress(self.gallery.looking(batches), label, total)
 
     def update(self) -> None:
         if traced := self._tracer.after_update():
@@ -93,20 +99,23 @@ class FirstRecord(Record):
             f"{session.pace.words(*session.to_come)}"
         )
 
-    def epoch(self, metrics: dict[str, float]) -> None:
+    def epoch(self, metrics: dict[str, float], best: Predictions | None = None) -> None:
         progress = self.session.progress
         self.tracker.log(progress.epoch, metrics)
+        self.gallery.epoch(best)
         self._spoke_at = time.monotonic()
         if progress.best_epoch:
-            best = {
+            figures: dict[str, Any] = {
                 "best/top1": progress.top1,
                 "best/top5": progress.top5,
                 "best/epoch": progress.best_epoch,
             }
-            self.tracker.set_summary(best | self.comparison.summary(progress.top1, progress.top5))
+            self.tracker.set_summary(
+                figures | self.comparison.summary(progress.top1, progress.top5)
+            )
         epochs = self.session.config.train.epochs
         console.line(terminal.epoch_line(progress.epoch, epochs, metrics))
-        if line := self._slow_line(metrics.get("train/images_per_s", self._fastest)):
+        if line := self._slow_line(metrics.get("speed/images_per_s", self._fastest)):
             console.line(line)
         for line in terminal.odd_lines(metrics | {"epoch": progress.epoch}, progress.left_out):
             console.line(line)
@@ -129,8 +138,10 @@ class FirstRecord(Record):
 
     def close(self) -> dict[str, Any]:
         results = _results(self.session, self.tracker.folder.name, self.profile, self.comparison)
+        self.gallery.close(self.profile)
         self.tracker.write("results.json", json.dumps(results, indent=2) + "\n")
         terminal.print_comparison(results)
+        terminal.print_next(self.tracker.folder, self.session.config.run.root)
         return results
 
 
@@ -177,6 +188,7 @@ def open_record(
     if config.run.deterministic:
         console.line("using deterministic algorithms (slower on a GPU)")
     record = FirstRecord(session, tracker, profile, comparison)
+    record.gallery.open()
     opened.callback(record.end_trace)
     return record
 

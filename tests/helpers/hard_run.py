@@ -74,7 +74,7 @@ def children(parent: int, word: str) -> list[int]:
 
 
 # what a clock measures, and how much memory was held
-TIMING = {"train/images_per_s", "train/waiting_percent", "system/peak_memory_mb"}
+TIMING = {"speed/images_per_s", "speed/waiting_percent", "system/peak_memory_mb"}
 
 
 def rows(folder: Path) -> list[dict]:

@@ -190,6 +190,8 @@ def _become(order: dict, handles: list[int]) -> None:
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["env"])
+    # W&B's, which each process removes as it ends
+    MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")
     sys.argv = order["words"]
     sys.path[:1] = [str(ROOT), *filter(None, order["env"].get("PYTHONPATH", "").split(os.pathsep))]
     runpy.run_path(order["words"][0], run_name="__main__")
@@ -197,6 +199,8 @@ def _become(order: dict, handles: list[int]) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(1, str(ROOT))
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
     import mobilenet_exp.deploy.job
     import mobilenet_exp.evaluation.job
     import mobilenet_exp.training.job  # noqa: F401

@@ -26,7 +26,8 @@ def server():
 
 
 def _epochs(stored) -> list[int]:
-    return [row["epoch"] for row in stored.history]
+    # a row without a loss is the confusion matrix's
+    return [row["epoch"] for row in stored.history if "train/loss" in row]
 
 
 def _stop_after_an_epoch(folder, *words, env, sent=signal.SIGINT):
@@ -51,6 +52,10 @@ def test_a_run_online_and_its_evaluation(tmp_path, server):
     assert KEY not in done.stdout + done.stderr
     assert _epochs(stored) == [1, 2]
     assert stored.exit_codes == [0]
+    shown = {name.rpartition("/")[0].removeprefix("media/") for name in stored.files}
+    assert shown >= {"table/model", "table/val", "table/paper", "images/val", "images/train"}
+    tables = {"model/blocks", "paper/table", "val/errors", "val/per_class", "val/confusion_table"}
+    assert tables | {"train/first_batch", "val/errors_sheet"} <= set(stored.summary)
     # its name says what the command varies
     assert stored.values["displayName"].startswith("tiny-w1-r32-fake-sgd-s0 batch_size=16 ")
     assert stored.values["displayName"].endswith(" epochs=2 lr=0.02")

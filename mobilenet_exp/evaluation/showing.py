@@ -1,0 +1,57 @@
+"""An evaluation's answers as pictures: a sheet in its folder, tables and a matrix in W&B."""
+
+import csv
+import io
+from collections import Counter
+
+from torch.utils.data import Dataset
+
+from mobilenet_exp.core.text import plural
+from mobilenet_exp.evaluation.mistakes import draw_sheet, worst_mistakes
+from mobilenet_exp.evaluation.results import PREDICTIONS
+from mobilenet_exp.tracking.tracker import Tracker
+
+ERRORS = "errors.png"
+# with more classes, W&B's matrix cannot be read any more
+MATRIX_CLASSES = 50
+
+
+def show_answers(
+    tracker: Tracker, place: str, section: str, images: Dataset, *, draws: bool = True
+) -> None:
+    """Show what a predictions.csv says, which lies in `place` of the tracker's folder.
+
+    `section` is that of W&B's panels. Images whose answers are worst are drawn beside the
+    file, if there are any and `draws` says so.
+    """
+    folder = tracker.folder / place
+    try:
+        text = (folder / PREDICTIONS).read_text(encoding="utf-8")
+    except OSError:
+        # a run that began before there were any
+        return
+    rows = list(csv.DictReader(io.StringIO(text)))
+    mistakes = worst_mistakes(text, images) if draws else []
+    if mistakes:
+        title = f"the worst {len(mistakes)} of {plural(len(rows), 'validation image')}"
+        sheet = f"{place}/{ERRORS}" if place else ERRORS
+        path = tracker.draw(sheet, lambda path: draw_sheet(mistakes, path, title))
+        tracker.picture(f"{section}/errors_sheet", path)
+        columns = ["picture", "image", "label", "answer", "percent", "loss"]
+        tracker.image_table(f"{section}/errors", columns, [list(each) for each in mistakes])
+    elif draws:
+        (folder / ERRORS).unlink(missing_ok=True)
+    _show_classes(tracker, section, rows)
+
+
+def _show_classes(tracker: Tracker, section: str, rows: list[dict[str, str]]) -> None:
+    images = Counter(row["label"] for row in rows)
+    right = Counter(row["label"] for row in rows if row["label"] == row["answer1"])
+    cells = [[name, count, 100 * right[name] / count] for name, count in sorted(images.items())]
+    tracker.table(f"{section}/per_class", ["class", "num_images", "top1"], cells)
+    classes = sorted(images | Counter(row["answer1"] for row in rows))
+    if len(classes) <= MATRIX_CLASSES:
+        numbers = {name: number for number, name in enumerate(classes)}
+        labels = [numbers[row["label"]] for row in rows]
+        answers = [numbers[row["answer1"]] for row in rows]
+        tracker.confusion_matrix(f"{section}/confusion", labels, answers, classes)
