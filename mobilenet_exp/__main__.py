@@ -31,6 +31,11 @@ COMMANDS = {
         "[diff A B|prune]",
         "list the runs of a folder; see runs --help",
     ),
+    "page": (
+        "mobilenet_exp.reports.page",
+        "[ROOT]",
+        "write the runs of a folder as one HTML page; see page --help",
+    ),
     "zoo": ("mobilenet_exp.reports.zoo", "", "write docs/MODEL_ZOO.md and its picture"),
     "latency": (
         "mobilenet_exp.reports.latency",
@@ -44,7 +49,7 @@ COMMANDS = {
     ),
 }
 # have options, and a --help of their own
-OWN_HELP = ("runs",)
+OWN_HELP = ("runs", "page")
 
 
 def usage() -> str:

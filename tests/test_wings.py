@@ -72,6 +72,7 @@ DOORS = {
         "reports.rmsprop",
     },
     "sklearn": {"datasets.builders"},
+    "plotly": {"reports.page"},
     "rich": {"core.console"},
     "yaml": {"command.reporting", "reports.reading", "reports.rmsprop"},
 }  # fmt: skip

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -119,6 +120,9 @@ def close_sweep(sweep: Sweep) -> int:
         from mobilenet_exp.tracking.terminal import print_sweep
 
         print_sweep(jobs, sweep.not_begun())
+        root = sweep.folder.parent
+        if root.name == "sweeps":
+            print(f"all runs on one page: python -m mobilenet_exp page {quote(str(root.parent))}")
     found = sweep.folder / "optimization_results.yaml"
     if found.exists():
         best = OmegaConf.load(found)

@@ -12,6 +12,7 @@ from mobilenet_exp.config.identity import learned_words
 from mobilenet_exp.config.schema import EvalConfig, EvalImages
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.files import write_file
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.evaluation import tables
 from mobilenet_exp.evaluation.photos import classify_photos, photos_csv
@@ -31,7 +32,7 @@ from mobilenet_exp.machine.device import describe_device, select_device
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.launched import place
 from mobilenet_exp.papers.comparison import compare
-from mobilenet_exp.tracking.tracker import Tracker, write_file
+from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.weights.exported import ExportedModel
 from mobilenet_exp.weights.loaded import LoadedModel, load_model
 

@@ -13,6 +13,7 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import duration, figure, plural, printable
 from mobilenet_exp.machine.lock import locked
+from mobilenet_exp.reports.options import Parser
 from mobilenet_exp.reports.reading import STATES, RunFolder, age, find_run, flat, number, read_runs
 
 ROOT = "runs"
@@ -62,7 +63,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         "go on from; with --state, of all runs in these states. Asks first, and never touches a "
         "run in progress.",
     }[name]
-    parser = _Parser(prog=f"python -m mobilenet_exp runs {name}".strip(), description=about)
+    parser = Parser(prog=f"python -m mobilenet_exp runs {name}".strip(), description=about)
     if name == "diff":
         parser.add_argument("runs", nargs=2, metavar="RUN")
         parser.add_argument("--root", default=ROOT, help="folder of the runs (default: runs)")
@@ -81,14 +82,6 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--json", action="store_true", help="print JSON")
         parser.add_argument("--csv", action="store_true", help="print CSV")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> Any:
-        print(f"error: {message}; {self.prog} --help lists the options", file=sys.stderr)
-        sys.exit(2)
 
 
 def _states(word: str) -> tuple[str, ...]:

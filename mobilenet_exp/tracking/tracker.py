@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +16,7 @@ import wandb
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError, first_line
+from mobilenet_exp.core.files import write_file, writing
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.machine.preemption import Preempted
 from mobilenet_exp.machine.provenance import command_line, provenance
@@ -199,7 +200,7 @@ class Tracker:
         row = {"epoch": epoch, **metrics}
         line = json.dumps(row, allow_nan=False) + "\n"
         path = self.folder / "metrics.jsonl"
-        with _writing(path):
+        with writing(path):
             if self._metrics is None:
                 self._metrics = path.open("a")
             self._metrics.write(line)
@@ -332,27 +333,3 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return [row for row in rows if isinstance(row, dict) and "epoch" in row]
-
-
-def write_file(path: Path, content: str | Callable[[Path], Any]) -> None:
-    """Write a small file whole or not at all: a text, or what `content(path)` saves there.
-
-    Raises RunError if that cannot be done.
-    """
-    partial = path.with_name(path.name + ".tmp")
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            partial.write_text(content, encoding="utf-8")
-        else:
-            content(partial)
-        os.replace(partial, path)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what a full disk raises into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror}") from error

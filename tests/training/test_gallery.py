@@ -13,10 +13,10 @@ from PIL import Image
 from mobilenet_exp import train
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.errors import RunError
+from mobilenet_exp.core.files import write_file
 from mobilenet_exp.evaluation.mistakes import MOST, draw_sheet, worst_mistakes
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.tracking.pictures import SHARE, Sparing, draw_curves
-from mobilenet_exp.tracking.tracker import write_file
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,33 @@
+"""Small files written whole or not at all. Knows no run."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mobilenet_exp.core.errors import RunError
+
+
+def write_file(path: Path, content: str | Callable[[Path], Any]) -> None:
+    """Write a small file whole or not at all: a text, or what `content(path)` saves there.
+
+    Raises RunError if that cannot be done.
+    """
+    partial = path.with_name(path.name + ".tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, str):
+            partial.write_text(content, encoding="utf-8")
+        else:
+            content(partial)
+        os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what a full disk raises into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror}") from error

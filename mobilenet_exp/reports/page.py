@@ -1,0 +1,290 @@
+"""`python -m mobilenet_exp page`: a folder of runs as one HTML file that needs no server.
+
+The file holds all it shows, the library that draws included, and asks nothing of any other
+host. `assets/` has its frame, style and script; here is what they are filled with.
+"""
+
+import base64
+import csv
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.files import write_file
+from mobilenet_exp.core.text import plural, printable
+from mobilenet_exp.papers.rows import paper_rows
+from mobilenet_exp.reports.options import Parser
+from mobilenet_exp.reports.reading import RunFolder, flat, number, read_csv, read_runs, text
+from mobilenet_exp.reports.runs import ROOT, row_of
+
+COLUMNS = (
+    "name", "kind", "state", "problem", "model", "width_mult", "data", "resolution", "top1",
+    "paper_top1", "gap", "madds", "params", "epochs", "seconds", "changed", "sweep", "command",
+)  # fmt: skip
+# curves that are shown, by what their keys begin with
+CURVES = ("train/loss", "train/top1", "train/lr", "train/grad_norm", "val/", "val_ema/", "speed/")
+NOT_CURVES = ("val/num_images", "val_ema/num_images", "val/ece", "val_ema/ece")
+# points of each curve, with as many runs as this; more runs have fewer
+MAX_POINTS, MANY_RUNS = 80, 1000
+# classes of a confusion matrix, and of the list of the worst ones where there are more
+MAX_CLASSES = 50
+# characters of the page that answers and pictures of runs may take, the newest first
+ANSWERS, PICTURES = 1_500_000, 3_000_000
+WIDTH = 960
+# stands for a key that a configuration does not have
+ABSENT = "-"
+
+
+def main(words: list[str]) -> None:
+    """Write the page of a folder of runs."""
+    parser = Parser(
+        prog="python -m mobilenet_exp page",
+        description="Write a page of the runs in a folder: one HTML file, to be opened from disk.",
+    )
+    parser.add_argument("root", nargs="?", default=ROOT, help="folder of the runs (default: runs)")
+    parser.add_argument("--out", help="the file to write (default: the folder's name with .html)")
+    arguments = parser.parse_args(words)
+    root = Path(arguments.root)
+    out = Path(arguments.out) if arguments.out else root.resolve().with_suffix(".html")
+    if out.is_dir():
+        raise InputError("--out", out, "is a folder")
+    runs = read_runs(root)
+    write_file(out, page(runs, root))
+    size = out.stat().st_size / 1e6
+    shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
+    console.line(f"{shown}: {plural(len(runs), 'run')}, {size:.1f} MB; open it in a browser")
+
+
+def page(runs: Sequence[RunFolder], root: Path) -> str:
+    """Return the page as HTML."""
+    shown = [(run, run.name) for run in runs]
+    for run in runs:
+        shown += [(each, f"{run.name}/eval/{each.name}") for each in run.evals]
+    configs = [_settings(run) for run, _ in shown]
+    common = _common(configs)
+    details = _details(shown, configs, common)
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+    data = {
+        "about": f"{plural(len(runs), 'run')} in {printable(str(root))}, read {now} UTC",
+        "columns": COLUMNS,
+        "rows": [_row(run, name) for run, name in shown],
+        "papers": _papers(),
+        "common": common,
+    }
+    blobs = [_blob("plotly", _plotly())]
+    blobs += [_blob(f"run-{index}", detail) for index, detail in enumerate(details)]
+    assets = files("mobilenet_exp.reports") / "assets"
+    parts = {
+        "css": (assets / "page.css").read_text(encoding="utf-8"),
+        "js": (assets / "page.js").read_text(encoding="utf-8"),
+        "blobs": "\n".join(blobs),
+        # no text of a run can end the script that holds it
+        "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+    }
+    frame = (assets / "page.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], frame)
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return _packed(get_plotlyjs())
+
+
+def _packed(content: str) -> str:
+    """Return a text compressed, as characters that HTML leaves alone."""
+    return base64.b64encode(gzip.compress(content.encode(), mtime=0)).decode()
+
+
+def _blob(name: str, content: str) -> str:
+    return f'<script type="text/plain" id="{name}">{content}</script>'
+
+
+def _row(run: RunFolder, name: str) -> list[Any]:
+    row = row_of(run) | {"changed": round(run.changed)}
+    cells = [row[key] for key in COLUMNS]
+    cells[0] = name
+    # what another version wrote may be anything
+    return [printable(cell) if isinstance(cell, str) else number(cell) for cell in cells]
+
+
+def _papers() -> dict[str, list[tuple[float, float, str]]]:
+    """Return for each generation what its paper publishes: madds in millions, top-1, the net."""
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    for row in paper_rows():
+        generation = row.model[:2].upper()
+        if row.source not in ("paper", "paper_appendix") or row.top1 is None or row.is_quantised:
+            continue
+        name = f"{row.model} {row.width_mult:g} at {row.resolution} px"
+        found.setdefault(generation, []).append((row.madds / 1e6, row.top1, name))
+    return {key: _front(points) for key, points in sorted(found.items())}
+
+
+def _front(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Return the points that no other one beats in both, by rising madds."""
+    front: list[tuple[float, float, str]] = []
+    for point in sorted(points, key=lambda each: (each[0], -each[1])):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front
+
+
+def _settings(run: RunFolder) -> dict[str, str]:
+    """Return a run's configuration as texts, by whole keys."""
+    return {
+        printable(str(key)): "null" if value is None else printable(str(value))
+        for key, value in flat(run.config).items()
+    }
+
+
+def _common(configs: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Return the most frequent value of each key: runs then only hold what differs."""
+    counts: dict[str, Counter] = {}
+    for config in configs:
+        for key, value in config.items():
+            counts.setdefault(key, Counter())[value] += 1
+    for values in counts.values():
+        values[ABSENT] += len(configs) - values.total()
+    return {key: values.most_common(1)[0][0] for key, values in counts.items()}
+
+
+def _details(
+    shown: Sequence[tuple[RunFolder, str]],
+    configs: Sequence[dict[str, str]],
+    common: dict[str, str],
+) -> list[str]:
+    """Return what is shown of each run once it is chosen, packed."""
+    found = []
+    answers_left, pictures_left = ANSWERS, PICTURES
+    points = max(10, round(MAX_POINTS * min(1.0, MANY_RUNS / max(len(shown), 1))))
+    for (run, _), config in zip(shown, configs, strict=True):
+        settled = {key: config.get(key, ABSENT) for key in common}
+        differs = {key: value for key, value in settled.items() if value != common[key]}
+        detail: dict[str, Any] = {
+            "config": differs if config else {},
+            "curves": _curves(run.rows, points),
+            "reason": printable(text(run.results.get("paper_reason"))),
+            "made_by": _made_by(run),
+        }
+        place = _place_of_answers(run)
+        if place:
+            answers = _answers(place, run) if answers_left > 0 else None
+            picture = _picture(place / "errors.png") if pictures_left > 0 else None
+            answers_left -= len(_packed(json.dumps(answers)))
+            pictures_left -= len(picture or "")
+            detail |= {"answers": answers, "errors": picture}
+            if answers is None or (picture is None and (place / "errors.png").exists()):
+                detail["left_out"] = (
+                    "The page holds answers and worst images of the newest runs only; those of "
+                    f"this one are in {printable(str(place))}."
+                )
+        found.append(_packed(json.dumps(detail, allow_nan=False)))
+    return found
+
+
+def _curves(rows: list[dict[str, Any]], points: int) -> dict[str, list[float | None]]:
+    """Return a run's curves, of at most `points` epochs and always the last one."""
+    step = -(-len(rows) // points) or 1
+    kept = [row for index, row in enumerate(reversed(rows)) if index % step == 0][::-1]
+    keys = dict.fromkeys(key for row in kept for key in row if key.startswith(CURVES))
+    found = {"epoch": [number(row.get("epoch")) for row in kept]}
+    for key in keys:
+        if key not in NOT_CURVES:
+            values = [number(row.get(key)) for row in kept]
+            found[printable(key)] = [None if each is None else _rounded(each) for each in values]
+    return found
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _made_by(run: RunFolder) -> str:
+    made_by = run.provenance
+    versions = made_by.get("versions")
+    torch = text(versions.get("torch")) if isinstance(versions, dict) else ""
+    commit = text(made_by.get("git_commit"))
+    words = [
+        f"started {text(made_by.get('started'))}",
+        f"commit {commit[:12]}{'-dirty' if commit.endswith('-dirty') else ''}" if commit else "",
+        f"torch {torch}" if torch else "",
+        text(made_by.get("processor")),
+    ]
+    return printable(", ".join(filter(None, words))) if made_by else ""
+
+
+def _place_of_answers(run: RunFolder) -> Path | None:
+    """Return the folder with a run's answers: its best epoch's, or its last evaluation's."""
+    places = [run.path / "best", run.path, *(each.path for each in run.evals[::-1])]
+    return next((place for place in places if (place / "per_class.csv").exists()), None)
+
+
+def _answers(place: Path, run: RunFolder) -> dict[str, Any] | None:
+    """Return accuracy by class and what was confused; of many classes, the worst ones."""
+    rows = [
+        (row["class"], float(row["top1"]))
+        for row in read_csv(place / "per_class.csv")
+        if (row.get("top1") or "").replace(".", "", 1).isdigit()
+    ]
+    if not rows:
+        return None
+    is_small = len(rows) <= MAX_CLASSES
+    pairs = _confusions(place / "confusion.csv")
+    worst = sorted(((n, i, j) for i, j, n in pairs if i != j), reverse=True)[:5]
+    names = [printable(name) for name, _ in rows]
+    kept = rows if is_small else sorted(rows, key=lambda row: row[1])[:MAX_CLASSES]
+    what = "of the best epoch" if place.name == "best" else f"of {place.name}"
+    if not is_small:
+        what += f"; the worst {MAX_CLASSES} of {len(rows)} classes"
+    return {
+        "of": f"Answers to the validation images {printable(what)}.",
+        "classes": [printable(name) for name, _ in kept],
+        "top1": [round(top1, 2) for _, top1 in kept],
+        "matrix": pairs if is_small and pairs and _fits(pairs, len(names)) else None,
+        "most_confused": [(names[i], names[j], n) for n, i, j in worst if i < len(names) > j],
+    }
+
+
+def _fits(pairs: list[tuple[int, int, int]], num_classes: int) -> bool:
+    return all(max(label, answer) < num_classes for label, answer, _ in pairs)
+
+
+def _confusions(path: Path) -> list[tuple[int, int, int]]:
+    """Return label, answer and images of each pair that happened, from a square table."""
+    found: list[tuple[int, int, int]] = []
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = list(csv.reader(file))[1:]
+    except (OSError, csv.Error):
+        return []
+    for label, row in enumerate(rows):
+        if len(row) != len(rows) + 1:
+            # very many classes are listed, not laid out in a square; or the file was cut off
+            return []
+        found += [(label, at, int(n)) for at, n in enumerate(row[1:]) if n.isdigit() and n != "0"]
+    return found
+
+
+def _picture(path: Path) -> str | None:
+    """Return a picture as an address that holds it, or None where there is none to read."""
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except (OSError, ValueError):
+        return None
+    if small.width > WIDTH:
+        small.thumbnail((WIDTH, 10 * WIDTH))
+    content = BytesIO()
+    small.save(content, "WEBP", quality=60)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
