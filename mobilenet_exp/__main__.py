@@ -6,7 +6,7 @@ Each command's module is imported when it is asked for.
 import sys
 from importlib import import_module
 
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, RunError
 
 # composed by Hydra, with a --help and errors of its own
 PROGRAMS = {
@@ -36,6 +36,11 @@ COMMANDS = {
         "[ROOT]",
         "write the runs of a folder as one HTML page; see page --help",
     ),
+    "workspace": (
+        "mobilenet_exp.reports.workspace",
+        "",
+        "build W&B's workspace and report; see workspace --help",
+    ),
     "zoo": ("mobilenet_exp.reports.zoo", "", "write docs/MODEL_ZOO.md and its picture"),
     "latency": (
         "mobilenet_exp.reports.latency",
@@ -49,7 +54,7 @@ COMMANDS = {
     ),
 }
 # have options, and a --help of their own
-OWN_HELP = ("runs", "page")
+OWN_HELP = ("runs", "page", "workspace")
 
 
 def usage() -> str:
@@ -64,7 +69,10 @@ def usage() -> str:
 
 
 def main(words: list[str]) -> int:
-    """Run a command and return its exit code; 2 for bad input, answered in one line."""
+    """Run a command and return its exit code: 2 for bad input, 1 for what could not be done.
+
+    Both are answered in one line.
+    """
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -91,9 +99,9 @@ def main(words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    except InputError as error:
+    except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     return 0
 
 

@@ -53,7 +53,7 @@ COMMAND = {"command.reporting", "command.sweeping", "command.running"}
 DOORS = {
     "hydra": {"cli", *COMMAND, "command.programs"},
     "omegaconf": {"cli", "config.convert", *COMMAND},
-    "wandb": {"tracking.tracker", "tracking.environment"},
+    "wandb": {"tracking.tracker", "tracking.environment", "tracking.published"},
     "timm": {
         "datasets.imagenet", "data.transforms", "data.mixing", "deploy.nets", "training.optim",
         "training.ema", "training.losses", "weights.published",
@@ -73,6 +73,7 @@ DOORS = {
     },
     "sklearn": {"datasets.builders"},
     "plotly": {"reports.page"},
+    "wandb_workspaces": {"reports.workspace"},
     "rich": {"core.console"},
     "yaml": {"command.reporting", "reports.reading", "reports.rmsprop"},
 }  # fmt: skip

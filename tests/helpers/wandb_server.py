@@ -7,6 +7,7 @@ the loopback; `record` holds every call, `runs` what was kept.
 
 import gzip
 import json
+import re
 import socket
 import threading
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class WandbServer:
         self.record: list[tuple[str, str]] = []
         self.runs: dict[str, StoredRun] = {}
         self.unknown: list[str] = []
+        # workspaces and reports
+        self.views: list[dict[str, Any]] = []
         # what each artifact is: tables are artifacts, too
         self.artifacts: list[dict[str, Any]] = []
         with socket.socket() as found:
@@ -65,7 +68,8 @@ class WandbServer:
         self._http.server_close()
 
     def graphql(self, asked: dict[str, Any]) -> dict[str, Any]:
-        name = asked.get("operationName") or asked["query"].split("(")[0].split()[-1]
+        named = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
+        name = asked.get("operationName") or (named[1] if named else asked["query"])
         self.record.append(("graphql", name))
         answer = getattr(self, f"_answer_{name}", None)
         if answer is None:
@@ -77,6 +81,17 @@ class WandbServer:
         viewer = {"id": "VXNlcjox", "entity": "me", "username": "me", "email": "me@here"}
         viewer |= {"flags": "{}", "teams": {"edges": []}, "admin": False, "name": "me"}
         return {"viewer": viewer}
+
+    def _answer_GetDefaultEntity(self, _: dict) -> dict:
+        return {"viewer": {"id": "VXNlcjox", "entity": "me"}}
+
+    def _answer_GetProjects(self, _: dict) -> dict:
+        info = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": info, "edges": []}}
+
+    def _answer_CreateProject(self, variables: dict) -> dict:
+        project = {"id": "UHJvamVjdDox", "name": variables.get("name"), "entityName": "me"}
+        return {"upsertModel": {"model": project, "project": project, "inserted": True}}
 
     def _answer_ServerFeaturesQuery(self, _: dict) -> dict:
         return {"serverInfo": {"features": []}}
@@ -131,6 +146,19 @@ class WandbServer:
         sequence = {"latestArtifact": None}
         artifact = {"id": "QXJ0aWZhY3Q6MQ==", "state": "COMMITTED", "artifactSequence": sequence}
         return {"createArtifact": {"artifact": artifact}}
+
+    def _answer_UpsertView2(self, variables: dict) -> dict:
+        """Keep a workspace or a report."""
+        self.views.append(variables)
+        view = {key: variables.get(key) for key in ("name", "displayName", "description", "type")}
+        view |= {"id": f"Vmlldzo{len(self.views)}", "spec": variables["spec"]}
+        view |= {"project": {"id": "UHJvamVjdDox", "name": variables["projectName"],
+                             "entityName": variables["entityName"]}}  # fmt: skip
+        return {
+            "upsertView": {"view": view | {"updatedAt": "2026-01-01T00:00:00"}, "inserted": True}
+        }
+
+    _answer_upsertView = _answer_UpsertView2
 
     def _answer_ArtifactType(self, _: dict) -> dict:
         return {"project": None}
