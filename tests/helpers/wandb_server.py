@@ -41,6 +41,9 @@ class WandbServer:
         self.record: list[tuple[str, str]] = []
         self.runs: dict[str, StoredRun] = {}
         self.unknown: list[str] = []
+        # a sweep's configuration, and the runs that an agent is still to be given
+        self.sweep = ""
+        self.drawn: list[tuple[str, dict[str, Any]]] = []
         # workspaces and reports
         self.views: list[dict[str, Any]] = []
         # what each artifact is: tables are artifacts, too
@@ -159,6 +162,34 @@ class WandbServer:
         }
 
     _answer_upsertView = _answer_UpsertView2
+
+    def _answer_UpsertSweep(self, variables: dict) -> dict:
+        self.sweep = variables["config"]
+        project = {"id": "UHJvamVjdDox", "name": variables["projectName"], "entity": {"name": "me"}}
+        sweep = {"id": "U3dlZXA6MQ==", "name": "abcd1234", "project": project}
+        return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+
+    def _answer_SweepWithRuns(self, _: dict) -> dict:
+        sweep = {"id": "U3dlZXA6MQ==", "name": "abcd1234", "method": "bayes", "state": "RUNNING",
+                 "config": self.sweep, "createdAt": "2026-01-01T00:00:00", "runs": {"edges": []},
+                 "description": "", "heartbeatAt": None, "updatedAt": None, "earlyStopJobRunning":
+                 False, "controller": None, "scheduler": None}  # fmt: skip
+        return {"project": {"sweep": sweep}}
+
+    def _answer_CreateAgent(self, _: dict) -> dict:
+        return {"createAgent": {"agent": {"id": "QWdlbnQ6MQ=="}}}
+
+    def _answer_Heartbeat(self, _: dict) -> dict:
+        """Hand out the runs that were drawn, one by one; stop the agent when all have ended."""
+        commands: list[dict[str, Any]] = []
+        if self.drawn:
+            name, words = self.drawn.pop(0)
+            args = {key: {"value": value} for key, value in words.items()}
+            commands = [{"type": "run", "run_id": name, "args": args, "program": "train.py"}]
+        elif self.runs and all(run.exit_codes for run in self.runs.values()):
+            commands = [{"type": "exit"}]
+        agent = {"id": "QWdlbnQ6MQ=="}
+        return {"agentHeartbeat": {"agent": agent, "commands": json.dumps(commands)}}
 
     def _answer_ArtifactType(self, _: dict) -> dict:
         return {"project": None}
