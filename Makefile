@@ -12,7 +12,10 @@ STORY := rmsprop_story/sgd,rmsprop_story/torch_at_sgd_rate,rmsprop_story/tensorf
 # what docs/LATENCY.md shows
 LATENCY := runtimes=[eager,folded,compiled,onnxruntime,openvino,executorch] method=one_call layers=v3_large
 
-.PHONY: help setup demo test lint format zoo rmsprop latency levers images nightly bench clean
+# what docs/RESULTS.md is made of: two runs at a time, each with a thread of its own
+RESULTS := data=digits,photos train.seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2 run.threads=1 run.root=runs/results run.wandb=disabled
+
+.PHONY: help setup demo test lint format zoo rmsprop results latency levers images nightly bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -46,6 +49,12 @@ zoo: $(SETUP)  ## write docs/MODEL_ZOO.md and its picture anew
 rmsprop: $(SETUP)  ## run the RMSprop story on digits and write docs/RMSPROP.md (minutes)
 	$(PYTHON) train.py -m experiment=$(STORY) hydra.sweep.dir=runs/sweeps/rmsprop_story
 	$(PYTHON) -m mobilenet_exp rmsprop runs/sweeps/rmsprop_story
+
+results: $(SETUP)  ## train every generation on real images, three seeds, and write docs/RESULTS.md (half an hour)
+	$(PYTHON) -m mobilenet_exp photos data/photos
+	$(PYTHON) train.py -m model=v1,v2,v3_small,v3_large,v4_conv_small $(RESULTS) hydra.sweep.dir=runs/results/sweeps/generations
+	$(PYTHON) train.py -m model.width_mult=0.35,0.5,0.75 $(RESULTS) hydra.sweep.dir=runs/results/sweeps/widths
+	$(PYTHON) -m mobilenet_exp results runs/results
 
 latency: $(SETUP)  ## time networks in every runtime and write docs/LATENCY.md (15 minutes)
 	$(PYTHON) bench.py $(LATENCY) run.root=runs/latency run.wandb=disabled

@@ -61,7 +61,7 @@ def odd_lines(row: dict[str, float], left_out: Mapping[str, str]) -> list[str]:
 def print_next(folder: Path, root: str) -> None:
     """Name the commands that go on from a finished run."""
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    console.line(f"curves, first batch, best/ (worst images, classes) in {shown}")
+    console.line(f"curves, what the best epoch answered, worst images: {shown}")
     console.line(f"next: python eval.py checkpoint={quote(f'{shown}/checkpoints/best.pt')}")
     console.line(f"      python -m mobilenet_exp page {quote(root)}")
 
