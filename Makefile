@@ -51,7 +51,7 @@ rmsprop: $(SETUP)  ## run the RMSprop story on digits and write docs/RMSPROP.md 
 	$(PYTHON) -m mobilenet_exp rmsprop runs/sweeps/rmsprop_story
 
 results: $(SETUP)  ## train every generation on real images, three seeds, and write docs/RESULTS.md (half an hour)
-	$(PYTHON) -m mobilenet_exp photos data/photos
+	test -d data/photos || $(PYTHON) -m mobilenet_exp photos data/photos
 	$(PYTHON) train.py -m model=v1,v2,v3_small,v3_large,v4_conv_small $(RESULTS) hydra.sweep.dir=runs/results/sweeps/generations
 	$(PYTHON) train.py -m model.width_mult=0.35,0.5,0.75 $(RESULTS) hydra.sweep.dir=runs/results/sweeps/widths
 	$(PYTHON) -m mobilenet_exp results runs/results

@@ -42,6 +42,11 @@ COMMANDS = {
         "build W&B's workspace and report; see workspace --help",
     ),
     "zoo": ("mobilenet_exp.reports.zoo", "", "write docs/MODEL_ZOO.md and its picture"),
+    "results": (
+        "mobilenet_exp.reports.results",
+        "[RUNS_FOLDER]",
+        "write docs/RESULTS.md and its picture from the runs of make results",
+    ),
     "latency": (
         "mobilenet_exp.reports.latency",
         "[LATENCY_JSON]",

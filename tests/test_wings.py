@@ -69,7 +69,7 @@ DOORS = {
     "safetensors": {"weights.files", "datasets.arrays"},
     "matplotlib": {
         "deploy.pictures", "evaluation.mistakes", "tracking.pictures", "reports.zoo",
-        "reports.rmsprop",
+        "reports.rmsprop", "reports.results",
     },
     "sklearn": {"datasets.builders"},
     "plotly": {"reports.page"},

@@ -12,7 +12,7 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.deploy import pictures
 from mobilenet_exp.deploy.by_layer import LayerTime
-from mobilenet_exp.reports.pages import DOCS, check_checkout
+from mobilenet_exp.reports.pages import DOCS, check_checkout, markdown_table
 
 RECORD, PAGE = DOCS / "latency.json", DOCS / "LATENCY.md"
 MADDS, TOP1, LAYERS = (DOCS / f"latency_{name}.svg" for name in ("madds", "top1", "layers"))
@@ -140,11 +140,6 @@ def _best(rows: list[dict[str, Any]], size: int, model: str) -> dict[str, Any]:
     return min(here, key=lambda row: row["latency_ms"])
 
 
-def _markdown(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _table(rows: list[dict[str, Any]], size: int) -> str:
     """Return the ms of a batch size: networks by runtimes."""
     here = [row for row in rows if row["batch_size"] == size]
@@ -159,7 +154,7 @@ def _table(rows: list[dict[str, Any]], size: int) -> str:
             times = f" ({first['latency_ms'] / ms:.1f})" if runtime != runtimes[0] else ""
             line.append(f"{ms:.1f}{times}")
         lines.append(line)
-    return f"## Batch {size}, ms\n\n" + _markdown(
+    return f"## Batch {size}, ms\n\n" + markdown_table(
         ["network", "madds M", "params M", *runtimes], lines
     )
 
@@ -184,7 +179,7 @@ def _promises(rows: list[dict[str, Any]]) -> str:
             line.append(f"{min(faster):.1f} to {max(faster):.1f}")
         lines.append(line)
     titles = [f"times as fast, batch {size}" for size in sizes]
-    return _markdown(["network", "times fewer madds", *titles], lines)
+    return markdown_table(["network", "times fewer madds", *titles], lines)
 
 
 def _kinds(found: dict[str, Any]) -> str:
@@ -197,7 +192,7 @@ def _kinds(found: dict[str, Any]) -> str:
         counted = 100 * sum(each.madds for each in own) / madds
         lines.append((spent, [kind, f"{spent:.0f}", f"{counted:.0f}"]))
     ordered = [line for _, line in sorted(lines, reverse=True)]
-    return _markdown(["kind of layer", "time %", "madds %"], ordered)
+    return markdown_table(["kind of layer", "time %", "madds %"], ordered)
 
 
 def _calls(found: dict[str, Any]) -> str:
@@ -216,7 +211,7 @@ def _calls(found: dict[str, Any]) -> str:
         if call["published_ms"]
     ]
     first = found["rows"][0]["runtime"]
-    return _markdown(
+    return markdown_table(
         ["network", "batch", "one call in training mode, ms", f"median, {first}, ms",
          "printed for a Titan X, ms"],
         lines,

@@ -11,3 +11,8 @@ def check_checkout() -> None:
     """Raise InputError for an installed package, which has no pages to write."""
     if not (DOCS.parent / "conf").is_dir():
         raise InputError("docs", DOCS, "is written in a checkout of the repository only")
+
+
+def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

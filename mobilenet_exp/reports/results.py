@@ -1,0 +1,310 @@
+"""Writes docs/RESULTS.md and its picture from the runs of `make results`.
+
+Every figure on the page comes from docs/results.json, which is read off those runs.
+"""
+
+import hashlib
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mobilenet_exp.core import console
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.text import figure, plural
+from mobilenet_exp.deploy.pictures import COLOURS, STYLE
+from mobilenet_exp.papers.rows import paper_row
+from mobilenet_exp.reports.pages import DOCS, check_checkout, markdown_table
+from mobilenet_exp.reports.reading import RunFolder, read_runs
+
+RECORD, PAGE, PICTURE = (DOCS / name for name in ("results.json", "RESULTS.md", "results.svg"))
+# what is trained, and how often
+SETS, SEEDS = ("digits", "photos"), 3
+SWEPT = "v3_small"
+
+TEXT = """# What these networks reach here
+
+Every generation, and a width sweep of {swept}, trained from scratch on the two sets of real
+images that come without a download, {seeds} seeds each: top-1 in percent of the held-out
+images, as the mean of the best epochs, with the lowest and the highest in brackets. Written by
+
+```
+make results
+```
+
+from [results.json](results.json): {runs}, {minutes} minutes of training in all, two at a
+time with one thread each, on {processor} ({versions}), commit `{commit}`.
+`digits` are the 1,797 handwritten digits of scikit-learn, enlarged to 32 px, 360 of them held
+out; `photos` are crops of {photos} at 96 px, 240 held out. One held-out image is {digit:.2f}
+points of `digits` and {photo:.2f} of `photos`.
+
+![top-1 over multiply-adds on both sets](results.svg)
+
+## The generations
+
+{generations}
+
+{reading}
+
+## Width
+
+{swept} at four widths:
+
+{widths}
+
+{slopes}
+
+## What this page is, and is not
+
+These sets are tiny, and a MobileNet learns them in minutes: the page shows that each network
+trains here as it should, how much a seed moves a figure, and what a width costs on a small
+problem. It does not say which generation is better at ImageNet; that is in the
+[model zoo](MODEL_ZOO.md). Every run is repeated by its own command: `python train.py` followed
+by `model=NAME data=SET train.seed=SEED run.threads=1`, and `model.width_mult=` for the sweep.
+"""
+
+PHOTOGRAPHS = "a dozen photographs that installed packages ship"
+
+
+def read(root: Path) -> dict[str, Any]:
+    """Return the record of the runs in a folder.
+
+    Raises ValueError if one is missing or unfinished, or if they were not all made by the same
+    committed code, libraries and processor.
+    """
+    runs = [run for run in read_runs(root) if run.kind == "train"]
+    odd = [f"{run.name} is {run.state}" for run in runs if run.state != "finished"]
+    if odd:
+        raise ValueError(odd[0])
+    if not runs:
+        raise ValueError("holds no runs")
+    made_by = [_made_by(run) for run in runs]
+    if any(each != made_by[0] for each in made_by):
+        raise ValueError("its runs were made by several commits, libraries or processors")
+    if str(made_by[0]["git_commit"]).endswith("-dirty"):
+        raise ValueError("its runs were made by code that is not committed")
+    keys = ("model", "width_mult", "data", "top1", "best_epoch", "epochs", "madds", "params")
+    rows = [
+        {"seed": run.setting("train.seed")} | {key: run.results[key] for key in (*keys, "seconds")}
+        for run in runs
+    ]
+    order = sorted(
+        rows, key=lambda row: (row["data"], row["model"], row["width_mult"], row["seed"])
+    )
+    return {"made_by": made_by[0], "rows": order}
+
+
+def _made_by(run: RunFolder) -> dict[str, Any]:
+    return {key: run.provenance.get(key) for key in ("git_commit", "versions", "processor")}
+
+
+class Cell:
+    """The runs of one network on one set, one for each seed."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.top1 = [row["top1"] for row in rows]
+        self.madds, self.params = rows[0]["madds"], rows[0]["params"]
+        self.mean = statistics.mean(self.top1)
+
+    def words(self) -> str:
+        """Return the mean and the range."""
+        return f"{self.mean:.2f} ({min(self.top1):.2f} - {max(self.top1):.2f})"
+
+
+def cells_of(found: dict[str, Any]) -> dict[tuple[str, float, str], Cell]:
+    """Return the cells by network, width and set. Raises ValueError if a seed is missing."""
+    rows = defaultdict(list)
+    for row in found["rows"]:
+        rows[row["model"], row["width_mult"], row["data"]].append(row)
+    for (model, width, data), each in rows.items():
+        if len({row["seed"] for row in each}) != SEEDS or len(each) != SEEDS:
+            raise ValueError(f"{model} {width:g} on {data} has {len(each)} runs, not {SEEDS}")
+    nets = {key[:2] for key in rows}
+    for model, width in nets:
+        missing = [data for data in SETS if (model, width, data) not in rows]
+        if missing:
+            raise ValueError(f"{model} {width:g} was not trained on {missing[0]}")
+    return {key: Cell(each) for key, each in rows.items()}
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the page as Markdown. Raises ValueError where figures are missing."""
+    cells = cells_of(found)
+    made_by, rows = found["made_by"], found["rows"]
+    versions = ", ".join(f"{name} {number}" for name, number in made_by["versions"].items())
+    return TEXT.format(
+        swept=SWEPT,
+        seeds=SEEDS,
+        runs=plural(len(rows), "run"),
+        minutes=round(sum(row["seconds"] for row in rows) / 60),
+        processor=made_by["processor"],
+        versions=versions,
+        commit=made_by["git_commit"][:12],
+        photos=PHOTOGRAPHS,
+        digit=100 / 360,
+        photo=100 / 240,
+        generations=_generations(cells),
+        reading=_reading(cells),
+        widths=_widths(cells),
+        slopes=_slopes(cells),
+    )
+
+
+def _full(cells: dict) -> list[str]:
+    """Return the networks at width 1, by their madds on the first set."""
+    names = {model for model, width, _ in cells if width == 1}
+    return sorted(names, key=lambda name: cells[name, 1.0, SETS[0]].madds)
+
+
+def _generations(cells: dict) -> str:
+    lines = []
+    for name in _full(cells):
+        pair = [cells[name, 1.0, data] for data in SETS]
+        row = paper_row(name)
+        lines.append(
+            [
+                name,
+                f"{pair[0].params / 1e6:.2f}",
+                *(word for cell in pair for word in (f"{cell.madds / 1e6:.1f}", cell.words())),
+                figure(row.top1 if row else None, 1),
+            ]
+        )
+    columns = ["network", "params M"]
+    columns += [word for data in SETS for word in (f"madds M, {data}", f"top-1 %, {data}")]
+    return markdown_table([*columns, "its paper, ImageNet"], lines)
+
+
+def _reading(cells: dict) -> str:
+    """Say which differences are larger than what a seed makes."""
+    parts = []
+    for data in SETS:
+        here = {name: cells[name, 1.0, data] for name in _full(cells)}
+        best = max(here, key=lambda name: here[name].mean)
+        alike = [
+            name
+            for name, cell in here.items()
+            if name != best and max(cell.top1) >= min(here[best].top1)
+        ]
+        words = f"On `{data}` {best} has the highest mean"
+        if alike:
+            verb = "overlaps" if len(alike) == 1 else "overlap"
+            words += f", and the seeds of {_listed(alike)} {verb} with its own"
+        parts.append(words + ".")
+    return " ".join(parts) + " Where seeds overlap, three of them tell no difference."
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _swept(cells: dict) -> list[float]:
+    return sorted(width for model, width, data in cells if model == SWEPT and data == SETS[0])
+
+
+def _widths(cells: dict) -> str:
+    lines = []
+    for width in _swept(cells):
+        pair = [cells[SWEPT, width, data] for data in SETS]
+        row = paper_row(SWEPT, width_mult=width)
+        lines.append(
+            [
+                f"{width:g}",
+                f"{pair[0].params / 1e6:.2f}",
+                *(word for cell in pair for word in (f"{cell.madds / 1e6:.1f}", cell.words())),
+                figure(row.top1 if row else None, 1),
+            ]
+        )
+    columns = ["width", "params M"]
+    columns += [word for data in SETS for word in (f"madds M, {data}", f"top-1 %, {data}")]
+    return markdown_table([*columns, "its paper, ImageNet"], lines)
+
+
+def _slopes(cells: dict) -> str:
+    """Say what the widest costs and gains against the narrowest."""
+    narrow, *_, wide = _swept(cells)
+    parts = []
+    for data in SETS:
+        small, large = cells[SWEPT, narrow, data], cells[SWEPT, wide, data]
+        parts.append(f"{large.mean - small.mean:+.2f} points on `{data}`")
+    times = cells[SWEPT, wide, SETS[0]].madds / cells[SWEPT, narrow, SETS[0]].madds
+    return (
+        f"From width {narrow:g} to {wide:g}, {times:.1f} times the multiply-adds, the mean moves "
+        f"by {_listed(parts)}."
+    )
+
+
+def digest(found: dict[str, Any]) -> str:
+    """Return what tells the figures of one series of runs from those of another."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Draw top-1 over multiply-adds, a panel for each set; bars reach from lowest to highest."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    cells = cells_of(found)
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "results"}):
+        drawn = Figure(figsize=(10.5, 4.2), layout="constrained")
+        for axes, data in zip(drawn.subplots(1, len(SETS)), SETS, strict=True):
+            _panel(axes, data, cells)
+        about = {"Date": None, "Description": f"figures sha256 {digest(found)}"}
+        drawn.savefig(path, format="svg", metadata=about)
+
+
+def _panel(axes: Any, data: str, cells: dict) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    swept = [cells[SWEPT, width, data] for width in _swept(cells)]
+    _bars(axes, swept, COLOURS[1], "-", f"{SWEPT}, by width")
+    for width, cell in zip(_swept(cells), swept, strict=True):
+        _label(axes, cell, f"{width:g}")
+    for number, name in enumerate(each for each in _full(cells) if each != SWEPT):
+        cell = cells[name, 1.0, data]
+        _bars(axes, [cell], COLOURS[(0, 2, 3, 4, 5)[number % 5]], "", name)
+        _label(axes, cell, name)
+    axes.set(xscale="log", title=f"{data}, {SEEDS} seeds", ylabel="top-1 %")
+    axes.set_xlabel("multiply-adds of an image, millions")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.legend(frameon=False, loc="lower right")
+
+
+def _bars(axes: Any, cells: Iterable[Cell], colour: str, line: str, label: str) -> None:
+    cells = list(cells)
+    means = [cell.mean for cell in cells]
+    reach = [
+        [cell.mean - min(cell.top1) for cell in cells],
+        [max(cell.top1) - cell.mean for cell in cells],
+    ]
+    madds = [cell.madds / 1e6 for cell in cells]
+    axes.errorbar(
+        madds, means, reach, color=colour, linestyle=line, marker="o", markersize=4, capsize=3,
+        label=label,
+    )  # fmt: skip
+
+
+def _label(axes: Any, cell: Cell, name: str) -> None:
+    place = {"xytext": (5, -10), "textcoords": "offset points", "fontsize": 7}
+    axes.annotate(name, (cell.madds / 1e6, cell.mean), **place)
+
+
+def main(words: list[str]) -> None:
+    """Write the page and its picture, from a folder of runs or from the last record."""
+    if len(words) > 1:
+        raise InputError("results", " ".join(words), "takes one argument, a folder of runs")
+    check_checkout()
+    source = Path(words[0]) if words else RECORD
+    try:
+        found = read(source) if words else json.loads(RECORD.read_text())
+        text = page(found)
+    except (OSError, ValueError) as error:
+        raise InputError("results", source, str(error)) from error
+    RECORD.write_text(json.dumps(found, indent=1) + "\n")
+    draw(found, PICTURE)
+    PAGE.write_text(text)
+    console.line(f"wrote {PAGE} and its picture")
