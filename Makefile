@@ -15,7 +15,7 @@ LATENCY := runtimes=[eager,folded,compiled,onnxruntime,openvino,executorch] meth
 # what docs/RESULTS.md is made of: two runs at a time, each with a thread of its own
 RESULTS := data=digits,photos train.seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2 run.threads=1 run.root=runs/results run.wandb=disabled
 
-.PHONY: help setup demo test lint format zoo rmsprop results latency levers images nightly bench clean
+.PHONY: help setup demo test lint format zoo rmsprop results tour latency levers images nightly bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
@@ -55,6 +55,10 @@ results: $(SETUP)  ## train every generation on real images, three seeds, and wr
 	$(PYTHON) train.py -m model=v1,v2,v3_small,v3_large,v4_conv_small $(RESULTS) hydra.sweep.dir=runs/results/sweeps/generations
 	$(PYTHON) train.py -m model.width_mult=0.35,0.5,0.75 $(RESULTS) hydra.sweep.dir=runs/results/sweeps/widths
 	$(PYTHON) -m mobilenet_exp results runs/results
+
+tour: $(SETUP)  ## run the notebook docs/tour.ipynb and keep what it prints
+	rm -rf docs/tour
+	$(PYTHON) -m jupyter execute --inplace docs/tour.ipynb
 
 latency: $(SETUP)  ## time networks in every runtime and write docs/LATENCY.md (15 minutes)
 	$(PYTHON) bench.py $(LATENCY) run.root=runs/latency run.wandb=disabled

@@ -36,9 +36,9 @@ make results
 
 from [results.json](results.json): {runs}, {minutes} minutes of training in all, two at a
 time with one thread each, on {processor} ({versions}), commit `{commit}`.
-`digits` are the 1,797 handwritten digits of scikit-learn, enlarged to 32 px, 360 of them held
-out; `photos` are crops of {photos} at 96 px, 240 held out. One held-out image is {digit:.2f}
-points of `digits` and {photo:.2f} of `photos`.
+`digits` are scikit-learn's handwritten digits, enlarged to {digits[resolution]} px:
+{digits[sizes]}. `photos` are crops of photographs that installed packages ship, at
+{photos[resolution]} px: {photos[sizes]}.
 
 ![top-1 over multiply-adds on both sets](results.svg)
 
@@ -65,7 +65,11 @@ problem. It does not say which generation is better at ImageNet; that is in the
 by `model=NAME data=SET train.seed=SEED run.threads=1`, and `model.width_mult=` for the sweep.
 """
 
-PHOTOGRAPHS = "a dozen photographs that installed packages ship"
+# of a run's results
+KEYS = (
+    "model", "width_mult", "data", "resolution", "num_classes", "top1", "best_epoch", "epochs",
+    "seconds", "madds", "params",
+)  # fmt: skip
 
 
 def read(root: Path) -> dict[str, Any]:
@@ -85,9 +89,10 @@ def read(root: Path) -> dict[str, Any]:
         raise ValueError("its runs were made by several commits, libraries or processors")
     if str(made_by[0]["git_commit"]).endswith("-dirty"):
         raise ValueError("its runs were made by code that is not committed")
-    keys = ("model", "width_mult", "data", "top1", "best_epoch", "epochs", "madds", "params")
     rows = [
-        {"seed": run.setting("train.seed")} | {key: run.results[key] for key in (*keys, "seconds")}
+        {key: run.results[key] for key in KEYS}
+        | {key: run.results["images"][key] for key in ("num_train", "num_val")}
+        | {"seed": run.setting("train.seed")}
         for run in runs
     ]
     order = sorted(
@@ -142,14 +147,23 @@ def page(found: dict[str, Any]) -> str:
         processor=made_by["processor"],
         versions=versions,
         commit=made_by["git_commit"][:12],
-        photos=PHOTOGRAPHS,
-        digit=100 / 360,
-        photo=100 / 240,
+        digits=_set(rows, "digits"),
+        photos=_set(rows, "photos"),
         generations=_generations(cells),
         reading=_reading(cells),
         widths=_widths(cells),
         slopes=_slopes(cells),
     )
+
+
+def _set(rows: list[dict[str, Any]], data: str) -> dict[str, Any]:
+    """Return what the page says of a set."""
+    row = next(row for row in rows if row["data"] == data)
+    sizes = (
+        f"{row['num_classes']} classes, {row['num_train']:,} images to learn from and "
+        f"{row['num_val']} held out, of which each is {100 / row['num_val']:.2f} points"
+    )
+    return {"resolution": row["resolution"], "sizes": sizes}
 
 
 def _full(cells: dict) -> list[str]:
