@@ -50,7 +50,9 @@ def _tracker(folder: Path, **options) -> tracking.Tracker:
 @pytest.fixture(scope="module")
 def logged(quick_in, tmp_path_factory):
     """One short offline run: its config, results and W&B folder."""
-    config = quick_in(tmp_path_factory.mktemp("logged"), "run.wandb=offline")
+    folder = tmp_path_factory.mktemp("logged")
+    words = ("run.wandb=offline", "run.wandb_artifacts=true", "run.pictures=true")
+    config = quick_in(folder, *words)
     words = ("model.width_mult=0.35", "run.root=somewhere")
     results = train(config, overrides=words, group="a sweep")
     (folder,) = _offline_runs(Path(config.run.root))
@@ -100,6 +102,41 @@ def test_the_summary_sets_the_run_beside_the_paper(logged):
     assert summary["delta/madds_m"] == pytest.approx(0.81584)
     assert summary["paper/comparable"] is False
     assert "delta/top1" not in summary
+
+
+def test_what_lies_in_the_folder_is_shown(logged):
+    _, _, folder = logged
+    summary = _summary(folder)["summary"]
+    kinds = {key: value["_type"] for key, value in summary.items() if isinstance(value, dict)}
+    assert kinds.items() >= {
+        "model/blocks": "table-file",
+        "paper/table": "table-file",
+        "val/per_class": "table-file",
+        "val/errors": "table-file",
+        "val/errors_sheet": "image-file",
+        "train/first_batch": "image-file",
+    }.items()
+
+
+def test_checkpoints_are_artifacts_where_that_is_asked_for(logged):
+    _, results, folder = logged
+    found = [r["artifact"] for r in _records(folder) if r["type"] == "artifact"]
+    models = [each for each in found if each["type"] == "model"]
+    assert {each["name"] for each in models} == {f"model-{results['name']}"}
+    assert [each["aliases"][0] for each in models] == ["best", "last"]
+
+
+def test_what_cannot_be_shown_costs_no_curve(tmp_path, capsys):
+    with _tracker(tmp_path / "run") as tracker:
+        tracker.picture("train/first_batch", tmp_path / "none.png")
+        tracker.artifact(tmp_path / "none.pt", "best")
+        tracker.log(1, {"val/top1": 1.0})
+    printed = capsys.readouterr().out
+    assert printed.count("W&B did not take ") == 2
+    assert "W&B did not take train/first_batch" in printed
+    assert "W&B did not take none.pt as an artifact" in printed
+    (folder,) = _offline_runs(tmp_path)
+    assert [row["epoch"] for row in _history(folder)] == [1]
 
 
 def test_a_failed_run_is_marked_failed_and_leaves_its_traceback(tmp_path):
