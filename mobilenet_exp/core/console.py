@@ -1,8 +1,10 @@
 """What a person sees in the terminal: lines, a progress bar, tables. Knows only text."""
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich import box
@@ -12,6 +14,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mobilenet_exp.core.errors import first_line
 from mobilenet_exp.core.streams import discard_output
 
 T = TypeVar("T")
@@ -48,6 +51,24 @@ def is_terminal() -> bool:
 def line(text: str) -> None:
     """Print one line as it is."""
     _terminal().print(escape(text), highlight=False, soft_wrap=True)
+
+
+def raw(text: str) -> None:
+    """Print what another program reads, as JSON or CSV."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+
+
+@contextlib.contextmanager
+def sparing(what: str) -> Iterator[None]:
+    """Make something that a run can do without: an error costs one line, not the run."""
+    try:
+        yield
+    except Exception as error:
+        line(f"{what}: could not be made ({first_line(error)}); the rest goes on")
 
 
 def progress(batches: Iterable[T], label: Label, total: int) -> Iterable[T]:

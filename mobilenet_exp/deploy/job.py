@@ -25,6 +25,7 @@ from mobilenet_exp.deploy.runtimes import Place, check_place, check_runtimes, la
 from mobilenet_exp.machine.arithmetic import select_precision, set_tf32
 from mobilenet_exp.machine.cores import keeping_threads, settle_cpu
 from mobilenet_exp.machine.device import describe_device, select_device
+from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.machine.provenance import installed, processor_name, versions
 from mobilenet_exp.tracking.tracker import Tracker
 
@@ -45,7 +46,8 @@ def bench(config: BenchConfig, *, overrides: tuple[str, ...] | None = None) -> d
             check_place("models", net.name, place)
     layers_of = _find(nets, config.layers)
     # before what takes minutes: a folder or a W&B that is not to be had is refused now
-    with _tracker(config, nets, place, overrides) as tracker:
+    tracker = _tracker(config, nets, place, overrides)
+    with locked(tracker.folder), tracker:
         found = _measure(config, nets, layers_of, place)
         _record(tracker, found)
     console.line(f"{tracker.folder}: latency.json, latency.csv, pictures; {tracker.status}")
@@ -179,8 +181,9 @@ def _record(tracker: Tracker, found: dict[str, Any]) -> None:
     columns = list(found["rows"][0])
     cells = [[row[column] for column in columns] for row in found["rows"]]
     tracker.table("bench/latency", columns, cells)
-    for path in _pictures(found, tracker.folder):
-        tracker.picture(f"bench/{path.stem}", path)
+    with console.sparing("pictures"):
+        for path in _pictures(found, tracker.folder):
+            tracker.picture(f"bench/{path.stem}", path)
 
 
 def _new_folder(root: Path) -> Path:

@@ -6,8 +6,9 @@ from collections import Counter
 
 from torch.utils.data import Dataset
 
+from mobilenet_exp.core import console
 from mobilenet_exp.core.text import plural
-from mobilenet_exp.evaluation.mistakes import draw_sheet, worst_mistakes
+from mobilenet_exp.evaluation.mistakes import Mistake, draw_sheet, worst_mistakes
 from mobilenet_exp.evaluation.results import PREDICTIONS
 from mobilenet_exp.tracking.tracker import Tracker
 
@@ -31,17 +32,27 @@ def show_answers(
         # a run that began before there were any
         return
     rows = list(csv.DictReader(io.StringIO(text)))
-    mistakes = worst_mistakes(text, images) if draws else []
-    if mistakes:
-        title = f"the worst {len(mistakes)} of {plural(len(rows), 'validation image')}"
-        sheet = f"{place}/{ERRORS}" if place else ERRORS
-        path = tracker.draw(sheet, lambda path: draw_sheet(mistakes, path, title))
-        tracker.picture(f"{section}/errors_sheet", path)
-        columns = ["picture", "image", "label", "answer", "percent", "loss"]
-        tracker.image_table(f"{section}/errors", columns, [list(each) for each in mistakes])
-    elif draws:
-        (folder / ERRORS).unlink(missing_ok=True)
-    _show_classes(tracker, section, rows)
+    sheet = f"{place}/{ERRORS}" if place else ERRORS
+    if draws:
+        with console.sparing(sheet):
+            mistakes = worst_mistakes(text, images)
+            title = f"the worst {len(mistakes)} of {plural(len(rows), 'validation image')}"
+            _show_mistakes(tracker, sheet, section, mistakes, title)
+    with console.sparing(f"{section}/per_class"):
+        _show_classes(tracker, section, rows)
+
+
+def _show_mistakes(
+    tracker: Tracker, sheet: str, section: str, mistakes: list[Mistake], title: str
+) -> None:
+    if not mistakes:
+        # of an earlier epoch or evaluation
+        (tracker.folder / sheet).unlink(missing_ok=True)
+        return
+    path = tracker.draw(sheet, lambda path: draw_sheet(mistakes, path, title))
+    tracker.picture(f"{section}/errors_sheet", path)
+    columns = ["picture", "image", "label", "answer", "percent", "loss"]
+    tracker.image_table(f"{section}/errors", columns, [list(each) for each in mistakes])
 
 
 def _show_classes(tracker: Tracker, section: str, rows: list[dict[str, str]]) -> None:

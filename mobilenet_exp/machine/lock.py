@@ -1,6 +1,7 @@
 """A run's folder, locked by one process at a time. Knows nothing of what is in it."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,10 @@ MOMENT = 0.2
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, wait: float = MOMENT) -> Iterator[None]:
     """Create the folder if needed, and keep other processes from running in it.
+
+    `wait` are the seconds to wait for one that does.
 
     The lock belongs to the operating system and is released when the process ends,
     however it ends. A folder that was made for nothing is removed again. Raises InputError
@@ -28,7 +31,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         problem = f"cannot hold the run's folder: {error.strerror}"
         raise InputError("run.root", folder.parent, problem) from error
-    lock = FileLock(folder / ".lock", timeout=MOMENT)
+    lock = FileLock(folder / ".lock", timeout=wait)
     try:
         lock.acquire()
     except Timeout as error:
@@ -48,7 +51,8 @@ def locked(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Return whether a process holds the folder, without changing anything in it."""
     path = folder / ".lock"
-    if not path.exists():
+    # not Path.exists, which raises where a folder may not be looked into
+    if not os.path.exists(path):
         return False
     try:
         import fcntl

@@ -8,6 +8,7 @@ import base64
 import csv
 import gzip
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -53,10 +54,13 @@ def main(words: list[str]) -> None:
         description="Write a page of the runs in a folder: one HTML file, to be opened from disk.",
     )
     parser.add_argument("root", nargs="?", default=ROOT, help="folder of the runs (default: runs)")
-    parser.add_argument("--out", help="the file to write (default: the folder's name with .html)")
+    parser.add_argument("--out", help="the file to write (default: FOLDER.html, here)")
     arguments = parser.parse_args(words)
     root = Path(arguments.root)
-    out = Path(arguments.out) if arguments.out else root.resolve().with_suffix(".html")
+    name = root.resolve().name
+    if not (name or arguments.out):
+        raise InputError("--out", "", "is needed: the folder has no name of its own")
+    out = Path(arguments.out or f"{name}.html")
     if out.is_dir():
         raise InputError("--out", out, "is a folder")
     runs = read_runs(root)
@@ -151,11 +155,12 @@ def _settings(run: RunFolder) -> dict[str, str]:
 def _common(configs: Sequence[dict[str, str]]) -> dict[str, str]:
     """Return the most frequent value of each key: runs then only hold what differs."""
     counts: dict[str, Counter] = {}
-    for config in configs:
+    known = [config for config in configs if config]
+    for config in known:
         for key, value in config.items():
             counts.setdefault(key, Counter())[value] += 1
     for values in counts.values():
-        values[ABSENT] += len(configs) - values.total()
+        values[ABSENT] += len(known) - values.total()
     return {key: values.most_common(1)[0][0] for key, values in counts.items()}
 
 
@@ -172,7 +177,8 @@ def _details(
         settled = {key: config.get(key, ABSENT) for key in common}
         differs = {key: value for key, value in settled.items() if value != common[key]}
         detail: dict[str, Any] = {
-            "config": differs if config else {},
+            # None where it is not known
+            "config": differs if config else None,
             "curves": _curves(run.rows, points),
             "reason": printable(text(run.results.get("paper_reason"))),
             "made_by": _made_by(run),
@@ -184,7 +190,8 @@ def _details(
             answers_left -= len(_packed(json.dumps(answers)))
             pictures_left -= len(picture or "")
             detail |= {"answers": answers, "errors": picture}
-            if answers is None or (picture is None and (place / "errors.png").exists()):
+            has_picture = os.path.exists(place / "errors.png")
+            if answers_left <= 0 or (pictures_left <= 0 and has_picture):
                 detail["left_out"] = (
                     "The page holds answers and worst images of the newest runs only; those of "
                     f"this one are in {printable(str(place))}."
@@ -227,33 +234,42 @@ def _made_by(run: RunFolder) -> str:
 def _place_of_answers(run: RunFolder) -> Path | None:
     """Return the folder with a run's answers: its best epoch's, or its last evaluation's."""
     places = [run.path / "best", run.path, *(each.path for each in run.evals[::-1])]
-    return next((place for place in places if (place / "per_class.csv").exists()), None)
+    return next((each for each in places if os.path.exists(each / "per_class.csv")), None)
 
 
 def _answers(place: Path, run: RunFolder) -> dict[str, Any] | None:
     """Return accuracy by class and what was confused; of many classes, the worst ones."""
-    rows = [
-        (row["class"], float(row["top1"]))
-        for row in read_csv(place / "per_class.csv")
-        if (row.get("top1") or "").replace(".", "", 1).isdigit()
-    ]
-    if not rows:
+    rows = read_csv(place / "per_class.csv")
+    names = [printable(row.get("class") or "") for row in rows]
+    # a class without images has none
+    top1 = [_percent(row.get("top1")) for row in rows]
+    scored = sorted((value, index) for index, value in enumerate(top1) if value is not None)
+    if not scored:
         return None
     is_small = len(rows) <= MAX_CLASSES
     pairs = _confusions(place / "confusion.csv")
+    if not _fits(pairs, len(names)):
+        pairs = []
     worst = sorted(((n, i, j) for i, j, n in pairs if i != j), reverse=True)[:5]
-    names = [printable(name) for name, _ in rows]
-    kept = rows if is_small else sorted(rows, key=lambda row: row[1])[:MAX_CLASSES]
+    worst_first = [index for _, index in scored][:MAX_CLASSES]
+    kept = list(range(len(rows))) if is_small else worst_first
     what = "of the best epoch" if place.name == "best" else f"of {place.name}"
     if not is_small:
         what += f"; the worst {MAX_CLASSES} of {len(rows)} classes"
     return {
         "of": f"Answers to the validation images {printable(what)}.",
-        "classes": [printable(name) for name, _ in kept],
-        "top1": [round(top1, 2) for _, top1 in kept],
-        "matrix": pairs if is_small and pairs and _fits(pairs, len(names)) else None,
-        "most_confused": [(names[i], names[j], n) for n, i, j in worst if i < len(names) > j],
+        "classes": [names[index] for index in kept],
+        "top1": [top1[index] for index in kept],
+        "matrix": pairs if is_small and pairs else None,
+        "most_confused": [(names[i], names[j], n) for n, i, j in worst],
     }
+
+
+def _percent(word: str | None) -> float | None:
+    try:
+        return number(round(float(word or ""), 2))
+    except ValueError:
+        return None
 
 
 def _fits(pairs: list[tuple[int, int, int]], num_classes: int) -> bool:

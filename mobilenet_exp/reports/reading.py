@@ -6,6 +6,7 @@ missing. Every other report starts from what is read here.
 
 import csv
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,10 +22,16 @@ from mobilenet_exp.tracking.sweeps import Sweep
 
 # in the order in which a list of runs shows them
 STATES = ("running", "finished", "stopped", "failed", "damaged")
+KINDS = ("train", "eval", "bench")
 # folders of `runs/` that hold no runs
 OTHER_FOLDERS = ("sweeps", "wandb")
-# what a run's folder has at least one of
-MARKS = ("config.yaml", "results.json", "metrics.jsonl", "latency.json", "provenance.json")
+# what only a run's folder has: at least one of them
+OWN = ("metrics.jsonl", "provenance.json", "wandb.json", ".lock")
+# what tells when a run was last written to; a lock is taken by who looks, too
+WRITTEN = (
+    "config.yaml", "metrics.jsonl", "provenance.json", "wandb.json", "results.json", "latency.json",
+    "error.txt", "checkpoints", "best",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,19 +68,18 @@ class RunFolder:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """Return what the last start was made by: command, commit, versions, processor."""
-        starts = _read_json(self.path / "provenance.json").get("starts")
-        last = starts[-1] if isinstance(starts, list) and starts else {}
-        return last if isinstance(last, dict) else {}
+        return starts[-1] if (starts := _starts(self.path)) else {}
 
     @property
     def command(self) -> str:
-        """Return the command that repeats the run, or ""."""
-        return text(self.provenance.get("command"))
+        """Return the last command that made the run and so repeats it, or ""."""
+        commands = (text(start.get("command")) for start in reversed(_starts(self.path)))
+        return next(filter(None, commands), "")
 
     @cached_property
     def changed(self) -> float:
         """Return when a file of the run was last written, in seconds since 1970."""
-        times = [_time(self.path / name) for name in ("error.txt", *MARKS)]
+        times = [_time(self.path / name) for name in WRITTEN]
         return max(times) or _time(self.path)
 
     def setting(self, key: str) -> Any:
@@ -140,7 +146,7 @@ def read_runs(root: Path) -> list[RunFolder]:
 
     Raises InputError if there is no such folder; a folder without runs gives none.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError("ROOT", root, "no such folder; training writes runs/ where it is started")
     sweeps = sweeps_of(root)
     folders = (path for path in _folders(root) if path.name not in OTHER_FOLDERS)
@@ -150,21 +156,39 @@ def read_runs(root: Path) -> list[RunFolder]:
 
 def is_run(path: Path) -> bool:
     """Return whether a folder is a run's."""
-    return any((path / mark).exists() for mark in (*MARKS, "checkpoints"))
+    return is_own(path) or bool(_read_json(path / "results.json").keys() & {"top1", "top5"})
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a folder has a mark that no other program leaves."""
+    # not Path.exists, which raises where a folder may not be looked into
+    return any(os.path.exists(path / mark) for mark in OWN)
 
 
 def read_run(path: Path, sweep: str = "") -> RunFolder:
     """Read one run's folder, and its evaluations'."""
     evals = tuple(read_run(each) for each in _folders(path / "eval") if is_run(each))
-    if (path / "latency.json").exists():
-        kind, results, problem = "bench", *_results(path / "latency.json")
-    else:
-        results, problem = _results(path / "results.json")
-        is_eval = path.parent.name == "eval" or path.name.startswith("eval-")
-        kind = "eval" if is_eval or "weights_notes" in results else "train"
+    kind = _kind(path)
+    results, problem = _results(path / ("latency.json" if kind == "bench" else "results.json"))
     state, problem = _state(path, results, problem)
     group = text(_read_json(path / "wandb.json").get("group"))
     return RunFolder(path, kind, state, problem, results, group or sweep, evals)
+
+
+def _kind(path: Path) -> str:
+    """Return what a folder is of: as its first start says, or by its name."""
+    if path.parent.name == "eval":
+        return "eval"
+    starts = _starts(path)
+    told = starts[0].get("job_type") if starts else None
+    by_name = next((kind for kind in KINDS if path.name.startswith(f"{kind}-")), "train")
+    return told if told in KINDS else by_name
+
+
+def _starts(path: Path) -> list[dict[str, Any]]:
+    """Return what each start of a run was made by, the first one first."""
+    starts = _read_json(path / "provenance.json").get("starts")
+    return [each for each in starts if isinstance(each, dict)] if isinstance(starts, list) else []
 
 
 def _state(path: Path, results: dict[str, Any], problem: str) -> tuple[str, str]:
@@ -175,7 +199,7 @@ def _state(path: Path, results: dict[str, Any], problem: str) -> tuple[str, str]
     if results:
         return "finished", ""
     error = path / "error.txt"
-    if error.exists():
+    if os.path.exists(error):
         return "failed", _last_line(error)
     return "stopped", ""
 
@@ -184,14 +208,15 @@ def sweeps_of(root: Path) -> dict[str, str]:
     """Return the sweep that each run belongs to, by the run's name, from the sweeps' records."""
     found: dict[str, str] = {}
     for folder in _folders(root / "sweeps"):
-        sweep = Sweep(folder)
         try:
-            found |= {
-                text(job["results"]["name"]): sweep.group for job in sweep.jobs() if job["results"]
-            }
-        except (OSError, ValueError, KeyError, TypeError):
-            # a record that is being written, or is no sweep's
+            group, jobs = Sweep(folder).group, sorted(folder.glob("job-*.json"))
+        except (OSError, KeyError, TypeError):
+            # no sweep's
             continue
+        for job in jobs:
+            results = _read_json(job).get("results")
+            if isinstance(results, dict):
+                found[text(results.get("name"))] = text(group)
     return found
 
 
@@ -201,7 +226,7 @@ def find_run(root: Path, word: str) -> RunFolder:
     Raises InputError where there is none, or more than one.
     """
     for path in (Path(word), root / word):
-        if path.is_dir() and is_run(path):
+        if os.path.isdir(path) and is_run(path):
             return read_run(path, sweeps_of(root).get(path.name, ""))
     names = [path.name for path in _folders(root) if is_run(path)]
     fitting = [name for name in names if word in name]
@@ -239,15 +264,19 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _folders(root: Path) -> Iterator[Path]:
+    """Pass on the folders of a folder, but hidden ones and what may not be looked at."""
     try:
-        yield from sorted(path for path in root.iterdir() if path.is_dir())
+        names = sorted(os.listdir(root))
     except OSError:
         return
+    for name in names:
+        if not name.startswith(".") and os.path.isdir(root / name):
+            yield root / name
 
 
 def _results(path: Path) -> tuple[dict[str, Any], str]:
     """Return the content of a results file, and what is wrong with it."""
-    if not path.exists():
+    if not os.path.exists(path):
         return {}, ""
     found = _read_json(path)
     return found, "" if found else f"{path.name} is damaged"

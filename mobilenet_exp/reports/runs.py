@@ -1,8 +1,8 @@
 """`python -m mobilenet_exp runs`: lists runs, says how two differ, removes left-overs."""
 
 import argparse
-import csv
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -11,10 +11,20 @@ from typing import Any
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.text import duration, figure, plural, printable
+from mobilenet_exp.core.text import as_csv, duration, figure, plural, printable
 from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.reports.options import Parser
-from mobilenet_exp.reports.reading import STATES, RunFolder, age, find_run, flat, number, read_runs
+from mobilenet_exp.reports.reading import (
+    STATES,
+    RunFolder,
+    age,
+    find_run,
+    flat,
+    is_own,
+    number,
+    read_run,
+    read_runs,
+)
 
 ROOT = "runs"
 # what a list can be sorted by; the first of each is the default direction's first
@@ -46,7 +56,7 @@ def main(words: list[str]) -> None:
     elif name == "prune":
         runs = _chosen(arguments)
         if not arguments.state:
-            runs = [run for run in runs if run.state != "finished" and not _can_go_on(run)]
+            runs = [run for run in runs if run.state != "finished" and not _holds_work(run)]
         prune(runs, may_ask=not arguments.yes)
     else:
         show = print_json if arguments.json else print_csv if arguments.csv else print_list
@@ -59,8 +69,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
         "`runs prune` removes those that led to nothing.",
         "diff": "Say what differs between two runs: their configurations, results, versions. "
         "A run is named by its folder, its name, or a part of that.",
-        "prune": "Remove the folders of runs that ended without results and left no checkpoint to "
-        "go on from; with --state, of all runs in these states. Asks first, and never touches a "
+        "prune": "Remove the folders of runs that ended without results and left no "
+        "checkpoint; with --state, of all runs in these states. Asks first, and never touches a "
         "run in progress.",
     }[name]
     parser = Parser(prog=f"python -m mobilenet_exp runs {name}".strip(), description=about)
@@ -178,17 +188,14 @@ def print_list(runs: Sequence[RunFolder]) -> None:
 
 def print_json(runs: Sequence[RunFolder]) -> None:
     """Print a list of objects, one for each run."""
-    print(json.dumps([_sendable(row_of(run)) for run in runs], indent=2))
+    console.raw(json.dumps([_sendable(row_of(run)) for run in runs], indent=2) + "\n")
 
 
 def print_csv(runs: Sequence[RunFolder]) -> None:
     """Print a table with a header."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
     rows = [_sendable(row_of(run)) for run in runs]
-    for index, row in enumerate(rows):
-        if not index:
-            writer.writerow(row)
-        writer.writerow(["" if cell is None else cell for cell in row.values()])
+    cells = [["" if cell is None else cell for cell in row.values()] for row in rows]
+    console.raw(as_csv([list(row) for row in rows[:1]] + cells))
 
 
 def _sendable(row: dict[str, Any]) -> dict[str, Any]:
@@ -242,32 +249,58 @@ def prune(runs: Sequence[RunFolder], *, may_ask: bool) -> None:
 
     Raises InputError where nobody can be asked.
     """
-    going = [run for run in runs if run.state != "running"]
+    # folders without a mark of ours may be anybody's
+    going = [run for run in runs if run.state != "running" and is_own(run.path)]
     if not going:
         console.line("nothing to remove")
         return
     for run in going:
         words = f"{run.state}, {duration(age(run))} old, {_size(run.path) / MEGABYTE:.1f} MB"
         console.line(f"{printable(str(run.path))}  {words}")
-    if may_ask:
-        if not sys.stdin.isatty():
-            raise InputError("--yes", "", "is needed where nobody can be asked")
-        if input(f"remove {plural(len(going), 'folder')}? [y/N] ").strip().lower() != "y":
-            console.line("nothing removed")
-            return
-    for run in going:
+    if may_ask and not _agreed(f"remove {plural(len(going), 'folder')}?"):
+        console.line("nothing removed")
+        return
+    left = {run.name: why for run in going if (why := _remove(run))}
+    for name, why in left.items():
+        console.line(f"{printable(name)} stays: {why}")
+    console.line(f"removed {plural(len(going) - len(left), 'folder')}")
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise InputError("--yes", "", "is needed where nobody can be asked")
+    try:
+        return input(f"{question} [y/N] ").strip().lower() == "y"
+    except EOFError:
+        return False
+
+
+def _remove(run: RunFolder) -> str:
+    """Remove a run's folder, and return "" or why it stays."""
+    away = run.path.with_name(f".removed-{run.name}-{os.getpid()}")
+    try:
         with locked(run.path):
-            # out of the way at once, so that a run that starts now has a folder of its own
-            away = run.path.rename(run.path.with_name(f".removed-{run.name}"))
-            if away.is_symlink():
-                away.unlink()
-            else:
-                shutil.rmtree(away)
-    console.line(f"removed {plural(len(going), 'folder')}")
+            now = read_run(run.path)
+            # while a person thought about it
+            if now.changed != run.changed:
+                return "it was written to meanwhile"
+            # out of the way at once: a run that starts now has a folder of its own
+            run.path.rename(away)
+        if away.is_symlink():
+            away.unlink()
+        else:
+            shutil.rmtree(away)
+    except InputError as error:
+        return error.problem
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return ""
 
 
-def _can_go_on(run: RunFolder) -> bool:
-    return (run.path / "checkpoints" / "last.pt").exists()
+def _holds_work(run: RunFolder) -> bool:
+    """Return whether a run has a checkpoint, or evaluations that are done."""
+    checkpoints = any((run.path / "checkpoints").glob("*.pt"))
+    return checkpoints or any(each.state == "finished" for each in run.evals)
 
 
 def _size(folder: Path) -> int:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mobilenet_exp.core.files import write_file
+
 MAX_NAME = 100
 PLAN = "sweep.json"
 
@@ -48,7 +50,7 @@ class Sweep:
             path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"group": group, "planned": planned}, indent=2)
-        (self.folder / PLAN).write_text(text + "\n")
+        write_file(self.folder / PLAN, text + "\n")
 
     @property
     def group(self) -> str:
@@ -86,7 +88,7 @@ class Sweep:
             "is_bad_input": is_bad_input,
             "is_stopped": is_stopped,
         }
-        (self.folder / f"job-{number}.json").write_text(json.dumps(job, indent=2) + "\n")
+        write_file(self.folder / f"job-{number}.json", json.dumps(job, indent=2) + "\n")
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the records by job number."""

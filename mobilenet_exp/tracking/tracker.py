@@ -40,7 +40,8 @@ class Tracker:
 
     `folder` is the run's folder and its name W&B's id, but for `run_id`; W&B's own files
     go to `root/wandb`, the folder's parent by default. `job_type` is train, eval or bench,
-    and `overrides` are the words of its command, None for a job that Python called.
+    and `overrides` are the words of its command, None for a job that Python called;
+    with `is_start=False` nothing is added to what says how the run was made.
     `mode` is auto, online, offline or disabled: auto is online where there is a key and a
     network, else offline, with the reason in `status`. Raises InputError if `online`
     is asked for and not available.
@@ -60,6 +61,7 @@ class Tracker:
         job_type: str = "train",
         run_id: str | None = None,
         root: Path | None = None,
+        is_start: bool = True,
     ) -> None:
         self.folder = folder
         self._metrics: TextIO | None = None
@@ -68,7 +70,8 @@ class Tracker:
         self.status = ""
         self._mode = mode
         command = None if overrides is None else command_line(f"{job_type}.py", overrides)
-        self._provenance = provenance(command)
+        self._provenance = {"job_type": job_type, **provenance(command)}
+        self._is_start = is_start
         self._own_id = run_id or folder.name
         self._init_args: dict[str, Any] = {
             "project": project,
@@ -102,7 +105,8 @@ class Tracker:
             if mode != "disabled" and self._init_args["id"] == self._own_id:
                 group = self._init_args["group"]
                 self.write(environment.KEPT, environment.kept_text(self._run, group))
-            self._add_provenance()
+            if self._is_start:
+                self._add_provenance()
             (self.folder / "error.txt").unlink(missing_ok=True)
         except BaseException:
             self._run.finish(exit_code=1)

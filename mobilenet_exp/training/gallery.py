@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
 from mobilenet_exp.config.identity import run_title
+from mobilenet_exp.core import console
 from mobilenet_exp.core.text import as_csv
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.results import answer_files, class_titles
@@ -23,7 +24,7 @@ from mobilenet_exp.training.session import Session
 
 # the folder, in the run's, of what the best epoch answered
 BEST = "best"
-CURVES, FIRST_BATCH = "curves.png", "first_batch.png"
+BLOCKS, CURVES, FIRST_BATCH = "blocks.csv", "curves.png", "first_batch.png"
 # images of the first batch that are shown, in rows of ROW, of at most SIDE pixels
 SHOWN, ROW, SIDE = 32, 8, 160
 # standard deviations of the network's input that are shown as black and as white
@@ -39,34 +40,38 @@ class Gallery:
         self.session, self.tracker, self.comparison = session, tracker, comparison
         self._draws = session.config.run.pictures
         self._curves = Sparing(self._draw_curves)
-        self._first: Tensor | None = None
 
     def looking(self, batches: Iterable) -> Iterator:
-        """Pass training batches on, and keep the first images of the run."""
+        """Pass training batches on, and draw the first one of the run."""
         progress = self.session.progress
         wanted = self._draws and not (progress.epoch or progress.update)
         for batch in batches:
             if wanted:
-                self._first, wanted = batch[0][:SHOWN].detach().float().cpu(), False
+                # now: the reader uses its memory again
+                self._draw_first(batch[0][:SHOWN].float().cpu())
+                wanted = False
             yield batch
+
+    def _draw_first(self, images: Tensor) -> None:
+        with console.sparing(FIRST_BATCH):
+            path = self.tracker.draw(FIRST_BATCH, lambda path: _draw_batch(images, path))
+            self.tracker.picture("train/first_batch", path)
 
     def open(self) -> None:
         """Write what each block of the network costs."""
         model, side = self.session.model, self.session.config.data.resolution
-        blocks = [list(row) for row in profile_blocks(model, side)]
-        columns = ["block", "madds", "params"]
-        self.tracker.write("blocks.csv", as_csv([columns, *blocks]))
-        self.tracker.table("model/blocks", columns, blocks)
+        with console.sparing(BLOCKS):
+            blocks = [list(row) for row in profile_blocks(model, side)]
+            columns = ["block", "madds", "params"]
+            self.tracker.write(BLOCKS, as_csv([columns, *blocks]))
+            self.tracker.table("model/blocks", columns, blocks)
 
     def epoch(self, best: Predictions | None) -> None:
         """Write the answers of the best epoch so far, and draw the curves if it is time."""
-        if self._first is not None:
-            images, self._first = self._first, None
-            path = self.tracker.draw(FIRST_BATCH, lambda path: _draw_batch(images, path))
-            self.tracker.picture("train/first_batch", path)
         if best is not None:
-            for name, text in answer_files(self._images, best, self._titles()).items():
-                self.tracker.write(f"{BEST}/{name}", text)
+            with console.sparing(f"{BEST}/"):
+                for name, text in answer_files(self._images, best, self._titles()).items():
+                    self.tracker.write(f"{BEST}/{name}", text)
         if self._draws:
             self._curves.do()
 
@@ -74,7 +79,8 @@ class Gallery:
         row = self.comparison.paper if isinstance(self.comparison, Comparison) else None
         paper = (f"{row.source}, {row.top1:g} %", row.top1) if row and row.top1 else None
         rows, title = self.tracker.rows(), run_title(self.session.config)
-        self.tracker.draw(CURVES, lambda path: draw_curves(rows, path, title, paper))
+        with console.sparing(CURVES):
+            self.tracker.draw(CURVES, lambda path: draw_curves(rows, path, title, paper))
 
     @property
     def _images(self) -> Dataset:

@@ -138,8 +138,8 @@ class FirstRecord(Record):
 
     def close(self) -> dict[str, Any]:
         results = _results(self.session, self.tracker.folder.name, self.profile, self.comparison)
-        self.gallery.close(self.profile)
         self.tracker.write("results.json", json.dumps(results, indent=2) + "\n")
+        self.gallery.close(self.profile)
         terminal.print_comparison(results)
         terminal.print_next(self.tracker.folder, self.session.config.run.root)
         return results
@@ -253,6 +253,8 @@ def show_finished(results: dict[str, Any], config: Config, folder: Path) -> None
             title=run_label(config, ()),
             mode=config.run.wandb,
             project=config.run.wandb_project,
+            # nothing is computed
+            is_start=False,
         )
         with tracker:
             tracker.repeat(tracker.rows())

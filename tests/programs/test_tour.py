@@ -5,8 +5,8 @@ import shutil
 
 import nbformat
 import pytest
-from helpers.programs import ROOT
 from nbclient import NotebookClient
+from programs import ROOT
 
 TOUR = ROOT / "docs" / "tour.ipynb"
 

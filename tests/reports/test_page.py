@@ -47,6 +47,9 @@ def runs(quick_in, tmp_path_factory):
     (evil / "wandb.json").write_text(json.dumps({"group": EVIL}))
     (evil / "best" / "per_class.csv").write_text(f'class,num_images,top1\n"{EVIL}",5,50.0\n')
     (root / "empty").mkdir()
+    # begun a moment ago
+    (root / "young").mkdir()
+    (root / "young" / "provenance.json").write_text(json.dumps({"starts": [{"command": "c"}]}))
     return root
 
 
@@ -136,13 +139,46 @@ def test_evaluations_are_rows_of_their_own(runs, tmp_path):
     assert sorted(kinds) == ["eval", "train"]
 
 
-def test_a_page_of_no_runs_and_of_no_folder(tmp_path, capsys):
+def _with_answers(folder: Path, classes: str, confusion: str) -> dict:
+    (folder / "best").mkdir(parents=True)
+    (folder / "metrics.jsonl").touch()
+    (folder / "best" / "per_class.csv").write_text(f"class,num_images,top1\n{classes}")
+    (folder / "best" / "confusion.csv").write_text(confusion)
+    html = pages.page(read_runs(folder.parent), folder.parent)
+    return _detail(html, _numbers(html)[folder.name])
+
+
+def test_a_class_without_images_moves_no_other(tmp_path):
+    classes = "a,2,50.0\nb,0,\nc,3,33.333333\nd,1,100.0\n"
+    confusion = ",a,b,c,d\na,1,0,1,0\nb,0,0,0,0\nc,2,0,1,0\nd,0,0,0,1\n"
+    answers = _with_answers(tmp_path / "run", classes, confusion)["answers"]
+    assert answers["classes"] == ["a", "b", "c", "d"]
+    assert answers["top1"] == [50.0, None, 33.33, 100.0]
+    assert answers["most_confused"] == [["c", "a", 2], ["a", "c", 1]]
+    assert [0, 2, 1] in answers["matrix"]
+
+
+def test_what_is_not_known_of_a_run_is_not_told(tmp_path):
+    detail = _with_answers(tmp_path / "run", "a,broken\n", "")
+    assert detail["config"] is None
+    assert detail["answers"] is None
+    # damaged, not left out for want of room
+    assert "left_out" not in detail
+
+
+def test_a_page_of_no_runs_and_of_no_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     assert main(["page", str(tmp_path / "runs")]) == 0
     assert "0 runs" in capsys.readouterr().out
     assert _data((tmp_path / "runs.html").read_text())["rows"] == []
     assert main(["page", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "runs.v2").mkdir()
+    assert main(["page", "runs.v2"]) == 0
+    assert (tmp_path / "runs.v2.html").exists()
+    with pytest.raises(InputError, match="--out: is needed: the folder has no name"):
+        pages.main(["/"])
     with pytest.raises(InputError, match="is a folder"):
         pages.main([str(tmp_path / "runs"), "--out", str(tmp_path)])
 
@@ -209,8 +245,8 @@ def test_sorting(browser, file):
             assert values == sorted(values, reverse=falls == "descending")
         assert falls == "ascending"
         # those without a value stay last
-        missing = opened.column("Top-1 %").index("-") if "-" in opened.column("Top-1 %") else None
-        assert missing is None or set(opened.column("Top-1 %")[missing:]) == {"-"}
+        assert opened.column("Top-1 %")[-1] == "-"
+        assert opened.names()[-1] == "young"
 
 
 def test_filtering_by_keyboard_and_lists(browser, file):

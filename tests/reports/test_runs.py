@@ -1,5 +1,6 @@
 """`python -m mobilenet_exp runs` over folders as runs leave them, whole or broken."""
 
+import contextlib
 import csv
 import io
 import json
@@ -10,6 +11,7 @@ import sys
 import time
 
 import pytest
+from programs import ROOT
 
 from mobilenet_exp import train
 from mobilenet_exp.__main__ import main
@@ -40,6 +42,13 @@ def runs(finished, tmp_path):
     (root / "wandb").mkdir()
     (root / os.fsdecode(b"caf\xe9")).mkdir()
     (root / os.fsdecode(b"caf\xe9") / "config.yaml").write_text("model: {name: v2}\n")
+    (root / os.fsdecode(b"caf\xe9") / "provenance.json").write_text('{"star')
+    # not of a run, though its files have such names
+    (root / "foreign").mkdir()
+    (root / "foreign" / "config.yaml").write_text("site: docs\n")
+    (root / "foreign" / "latency.json").write_text("{}")
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "metrics.jsonl").touch()
     return root
 
 
@@ -196,6 +205,90 @@ def test_prune_asks_and_leaves_what_counts(runs, capsys, monkeypatch):
     assert main([*words, "--state", "stopped,damaged", "--yes"]) == 0
     assert set(_state(runs)) == {"whole", "of_a_later_version"}
     assert not list(runs.glob(".removed*"))
+    assert (runs / "foreign" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("kept", ["checkpoints/previous.pt", "checkpoints/best.pt", "eval"])
+def test_prune_leaves_what_took_work(runs, kept):
+    folder = runs / "stopped"
+    shutil.rmtree(folder / "checkpoints")
+    assert "/stopped " in _pruned(runs)
+    if kept == "eval":
+        shutil.copytree(runs / "whole", folder / "eval" / "best-digits")
+    else:
+        (folder / "checkpoints").mkdir()
+        (folder / kept).touch()
+    assert "/stopped " not in _pruned(runs)
+
+
+def _pruned(runs) -> str:
+    """Return what a prune would remove, as it prints it."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        patch.setattr("builtins.input", lambda question: "n")
+        assert main(["runs", "prune", str(runs)]) == 0
+    return out.getvalue()
+
+
+def test_prune_looks_again_after_the_question(runs, monkeypatch, capsys):
+    folder = runs / "stopped"
+    shutil.rmtree(folder / "checkpoints")
+
+    def answer(question):
+        # the run begins, saves and ends while a person thinks
+        os.utime(folder / "metrics.jsonl", (time.time() + 5,) * 2)
+        return "y"
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", answer)
+    assert main(["runs", "prune", str(runs), "--state", "stopped,failed"]) == 0
+    printed = capsys.readouterr().out
+    assert "stopped stays: it was written to meanwhile" in printed
+    assert folder.exists()
+    assert not (runs / "failed").exists()
+
+
+def test_prune_that_fails_or_is_left_is_one_line(runs, monkeypatch, capsys):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.rename", refuse)
+        assert main(["runs", "prune", str(runs), "--state", "failed", "--yes"]) == 0
+    printed = capsys.readouterr().out
+    assert "failed stays: Permission denied" in printed
+    assert "removed 0 folders" in printed
+
+    def end(question):
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", end)
+    assert main(["runs", "prune", str(runs), "--state", "failed"]) == 0
+    assert "nothing removed" in capsys.readouterr().out
+    assert (runs / "failed").exists()
+
+
+def test_a_folder_that_may_not_be_looked_into_is_passed_over(runs, monkeypatch):
+    before = _state(runs)
+    (runs / "lost+found").mkdir()
+    real = os.stat
+
+    def stat(path, *words, **options):
+        if "lost+found/" in os.fsdecode(path):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *words, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert _state(runs) == before
+
+
+def test_a_reader_that_goes_away_brings_nothing_down(runs):
+    command = f"{sys.executable} -m mobilenet_exp runs {runs} --json | true"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stderr == ""
 
 
 def test_prune_does_not_follow_links(runs, tmp_path):
@@ -247,3 +340,19 @@ def test_each_start_leaves_what_made_it(quick, tmp_path):
     train(quick(*words))
     starts = json.loads((run.path / "provenance.json").read_text())["starts"]
     assert [start["command"] for start in starts] == [run.command, None]
+    assert [start["job_type"] for start in starts] == ["train", "train"]
+    # of a start from Python, the command of the one before
+    assert read_run(run.path).command == run.command
+
+
+def test_kinds(tmp_path):
+    start = {"job_type": "bench"}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "provenance.json").write_text(json.dumps({"starts": [start]}))
+    for name in ("bench-20260101-000000", "eval-v2-fake", "v2-w1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "wandb.json").write_text("{}")
+    kinds = {run.name: run.kind for run in read_runs(tmp_path)}
+    assert kinds == {
+        "mine": "bench", "bench-20260101-000000": "bench", "eval-v2-fake": "eval", "v2-w1": "train",
+    }  # fmt: skip

@@ -4,19 +4,24 @@ import csv
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mobilenet_exp import train
+from mobilenet_exp import compose, evaluate, train
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.core.files import write_file
+from mobilenet_exp.evaluation import showing
 from mobilenet_exp.evaluation.mistakes import MOST, draw_sheet, worst_mistakes
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.tracking.pictures import SHARE, Sparing, draw_curves
+from mobilenet_exp.tracking.tracker import Tracker
+from mobilenet_exp.training import gallery
+from mobilenet_exp.training.gallery import Gallery
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,45 @@ def test_the_first_batch_is_what_the_network_gets(quick, tmp_path):
         with Image.open(Path(config.run.root) / run_name(config) / "first_batch.png") as image:
             pictures[mean] = np.asarray(image).mean()
     assert pictures["0.9"] < pictures["0.36"] - 20
+
+
+def test_the_first_batch_is_drawn_before_its_memory_is_used_again(tmp_path):
+    progress = SimpleNamespace(epoch=0, update=0)
+    config = SimpleNamespace(run=SimpleNamespace(pictures=True))
+    session = SimpleNamespace(progress=progress, config=config)
+    memory = torch.empty(4, 3, 8, 8)
+
+    def batches():
+        for value in (0.0, 2.5):
+            yield memory.fill_(value), None
+
+    with Tracker(tmp_path / "run", config={}, title="t", mode="disabled") as tracker:
+        for _ in Gallery(session, tracker, None).looking(batches()):
+            with Image.open(tmp_path / "run" / "first_batch.png") as image:
+                # grey is zero, white 2.5; the border is white
+                assert abs(np.asarray(image)[80, 80] - 127.5).max() <= 1
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_run(quick, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise ValueError("no font\nand more")
+
+    monkeypatch.setattr(gallery, "draw_curves", fail)
+    monkeypatch.setattr(showing, "draw_sheet", fail)
+    config = quick("run.pictures=true", "train.epochs=1", f"run.root={tmp_path}")
+    results = train(config)
+    folder = tmp_path / results["name"]
+    assert (folder / "results.json").exists()
+    assert (folder / "best" / "per_class.csv").exists()
+    printed = capsys.readouterr().out
+    for name in ("curves.png", "best/errors.png"):
+        assert f"{name}: could not be made (no font); the rest goes on" in printed
+        assert not (folder / name).exists()
+    scored = evaluate(
+        compose(f"checkpoint={folder}/checkpoints/best.pt", "run.wandb=disabled", program="eval")
+    )
+    assert scored["top1"] == results["top1"]
+    assert "errors.png: could not be made" in capsys.readouterr().out
 
 
 def test_metrics_know_the_gradient_and_sections(drawn):

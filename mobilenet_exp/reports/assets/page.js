@@ -152,6 +152,13 @@ function ready() {
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
 const short = (text) => (text.length > 46 ? `${text.slice(0, 43)}...` : text);
 
+// labels that are alike, with their number: Plotly would draw them as one
+function apart(labels) {
+  const counts = new Map();
+  for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1);
+  return labels.map((label, index) => (counts.get(label) > 1 ? `${label} (${index + 1})` : label));
+}
+
 function layout(more) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
@@ -257,8 +264,10 @@ async function drawChosen() {
 
 function drawDifferences(runs, details) {
   const table = $("differences");
-  const keys = [...new Set(details.flatMap((each) => Object.keys(each.config)))].sort();
-  const value = (detail, key) => (key in detail.config ? detail.config[key] : DATA.common[key] ?? "-");
+  // a run whose configuration is not known has none
+  const keys = [...new Set(details.flatMap((each) => Object.keys(each.config ?? {})))].sort();
+  const value = (detail, key) => (detail.config === null ? "-" : detail.config[key] ?? DATA.common[key] ?? "-");
+  const isKnown = details.every((each) => each.config !== null);
   const rows = keys
     .map((key) => [key, ...details.map((each) => String(value(each, key)))])
     .filter(([, ...cells]) => new Set(cells).size > 1);
@@ -274,7 +283,7 @@ function drawDifferences(runs, details) {
   }
   if (!rows.length) {
     const row = element("tr");
-    row.append(element("td", runs.length < 2 ? "Choose a second run." : "Nothing: the configurations are alike."));
+    row.append(element("td", runs.length < 2 ? "Choose a second run." : isKnown ? "Nothing: the configurations are alike." : "Not known: a run has no configuration here."));
     body.append(row);
   }
   table.replaceChildren(thead, body);
@@ -324,7 +333,7 @@ function detailCard(run, detail) {
 function drawAnswers(run, detail) {
   if (!detail.answers || !ready()) return;
   const { classes, top1, matrix } = detail.answers;
-  const names = classes.map((each) => plain(short(each)));
+  const names = apart(classes.map(short)).map(plain);
   const bars = [{ type: "bar", orientation: "h", y: names, x: top1, marker: { color: COLOURS[0] }, hovertemplate: "%{y}: %{x:.1f} %<extra></extra>" }];
   const axes = { xaxis: { title: { text: "top-1 % by class" }, range: [0, 100] }, yaxis: { type: "category", autorange: "reversed" } };
   Plotly.react(`classes-${run.number}`, bars, layout(axes), OPTIONS);
