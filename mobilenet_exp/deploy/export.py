@@ -18,10 +18,12 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError, first_line, in_plain_words
 from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.registry import import_modules
+from mobilenet_exp.core.text import plural
 from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.loaders import build_eval_loader
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.data.transforms import EvalTransform
+from mobilenet_exp.data.views import name_of
 from mobilenet_exp.datasets.images import open_file
 from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.deploy.folding import folded
@@ -228,15 +230,24 @@ def calibration_images(config: ExportConfig, loaded: LoadedModel) -> list[Tensor
     They are prepared as for an evaluation. Raises InputError where no data is known.
     """
     data = replace(eval_data(config.data, loaded), batch_size=1)
-    feed, _ = build_eval_loader(data, split="train", most=config.calibration_images)
-    found = [
-        images.contiguous()
-        for images, labels, _ in feed
+    feed, share = build_eval_loader(data, split="train", most=config.calibration_images)
+    total = len(share.images)
+    count = min(config.calibration_images, total)
+    found, left_out = [], []
+    for index, (images, labels, (note,)) in enumerate(feed):
         # one that cannot be read has no label
-        if labels.item() >= 0
-    ]
+        if labels.item() >= 0:
+            found.append(images.contiguous())
+        else:
+            left_out.append(f"{name_of(share.images, index * total // count)} {note}")
+        if left_out and data.on_bad_image == "fail":
+            problem = f"{data.root}: {left_out[0]}; data.on_bad_image=skip leaves it out"
+            raise InputError("data.on_bad_image", "fail", problem)
     if not found:
         raise InputError("data.root", data.root, "holds no image that can be read")
+    if left_out:
+        words = f"{plural(len(left_out), 'image')} of {count} left out: {left_out[0]}"
+        console.line(f"calibration: {words}" + (", ..." if len(left_out) > 1 else ""))
     return found
 
 

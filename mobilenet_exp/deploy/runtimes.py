@@ -75,7 +75,7 @@ def prepare(runtime: str, model: nn.Module, images: Tensor, place: Place) -> For
     """
     if isinstance(model, ExportedModel):
         # it has its own
-        return model
+        return _opened(model, images, place)
     model = copy.deepcopy(model).to(place.device).eval()
     try:
         with torch.no_grad():
@@ -87,6 +87,15 @@ def prepare(runtime: str, model: nn.Module, images: Tensor, place: Place) -> For
             raise
         # libraries refuse networks in as many ways as there are
         raise RunError(f"does not take it: {first_line(error)}") from error
+
+
+def _opened(model: ExportedModel, images: Tensor, place: Place) -> Forward:
+    try:
+        return model.for_shape(images.shape, place.threads)
+    except Exception as error:
+        if isinstance(error, InputError) or in_plain_words(error) is not error:
+            raise
+        raise RunError(f"does not take such images: {first_line(error)}") from error
 
 
 def layered(

@@ -32,6 +32,7 @@ from mobilenet_exp.machine.device import describe_device, select_device
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.launched import place
 from mobilenet_exp.machine.lock import locked
+from mobilenet_exp.models.rounding import check_device
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.weights.exported import ExportedModel
@@ -64,9 +65,9 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
     settled = {"precision": precision.value, "device": device.type}
     config = replace(config, run=replace(config.run, **settled))
     if config.image is not None:
-        return _classify(_load(config, precision), config.image, config, device, precision)
+        return _classify(_load(config, precision, device), config.image, config, device, precision)
     with joined(device) as team:
-        loaded = team.together(lambda: _load(config, precision))
+        loaded = team.together(lambda: _load(config, precision, device))
         data = team.together(lambda: eval_data(config.data, loaded))
         show = console.progress if team.is_first else console.no_progress
         if team.is_first:
@@ -79,11 +80,19 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
     return results
 
 
-def _load(config: EvalConfig, precision: Precision) -> LoadedModel:
+def _load(config: EvalConfig, precision: Precision, device: torch.device) -> LoadedModel:
     loaded = load_model(config)
     if isinstance(loaded.model, ExportedModel) and precision is not Precision.FLOAT32:
         raise InputError(
             "run.precision", str(precision), "an exported file has a precision of its own"
+        )
+    if loaded.rounding:
+        check_device(device)
+    if loaded.rounding and precision in (Precision.BFLOAT16, Precision.FLOAT16):
+        raise InputError(
+            "run.precision",
+            str(precision),
+            "the network learned with train.quantise, which rounds float32 alone",
         )
     return loaded
 
@@ -126,6 +135,7 @@ def _record(
         loaded.num_classes,
         source=loaded.source,
         num_images=int(found.scores["num_images"]),
+        is_rounded=loaded.is_rounded,
     )
     results = eval_results(loaded, data, found, profile)
     results |= {"name": name, "precision": config.run.precision} | comparison.to_results(

@@ -92,6 +92,7 @@ class MultiQueryAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
+        self.has_shortcut = True
         self.drop_branch: nn.Module = nn.Identity()
         self.bn = norm(channels)
         self.query = nn.Conv2d(channels, heads * head_dim, 1, bias=False)

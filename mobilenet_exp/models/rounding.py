@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.libraries import library
 from mobilenet_exp.models.layers import ConvBNAct
 
@@ -18,6 +19,8 @@ LAYERS = (nn.Conv2d, nn.Linear)
 # activations that runtimes compute in one step with the convolution before them
 FUSED = (nn.ReLU, nn.ReLU6, nn.Identity)
 WEIGHT_MAX = 127
+# what 8 bits of an activation can be
+LEAST, MOST = -128, 127
 # share that a batch has in a range: it follows a network that learns within tens of updates
 AVERAGING = 0.1
 
@@ -30,20 +33,32 @@ class Rounding(nn.Module):
     goes into a layer, what comes out of it (after BatchNorm, and after an activation that
     runtimes fuse), and the sums of shortcuts: each with a range of its own, a moving average of
     the least and the greatest value of the batches that it learned from. The network itself
-    stays as it is. Raises InputError if torchao is missing.
+    stays as it is. Raises InputError, under the key `asked_by`, if torchao is missing.
     """
 
-    def __init__(self, network: nn.Module, ranges: nn.ModuleDict | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        ranges: nn.ModuleDict | None = None,
+        asked_by: tuple[str, str] = ("train.quantise", "int8"),
+    ) -> None:
         super().__init__()
         self.network = network
         # those of another network are looked at, not changed
         self.observes = ranges is None
         names = [name.replace(".", "/") for name, _ in _points(network)]
-        self.ranges = _new_ranges(names) if ranges is None else ranges
+        self.ranges = _new_ranges(names, asked_by) if ranges is None else ranges
 
     def around(self, network: nn.Module) -> "Rounding":
         """Return other weights of the same network, rounded by this one's ranges."""
         return Rounding(network, self.ranges)
+
+    @torch.no_grad()
+    def fit_steps(self) -> None:
+        """Fit the steps of each range to its least and greatest value, which were changed."""
+        for each in self.ranges.values():
+            seen = each.activation_post_process
+            each.scale[:], each.zero_point[:] = steps_of(seen.min_val, seen.max_val)
 
     def forward(self, images: Tensor) -> Tensor:
         for each in self.ranges.values():
@@ -119,14 +134,31 @@ def _rounded_weight(weight: Tensor) -> Tensor:
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -WEIGHT_MAX, WEIGHT_MAX)
 
 
-def _new_ranges(names: list[str]) -> nn.ModuleDict:
-    pt2e: Any = library("torchao.quantization.pt2e", "train.quantise", "int8")
+def steps_of(least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the size of a step, and the step that is zero, of a range in 8 bits.
+
+    The range is widened to hold zero, which is exact.
+    """
+    below, above = least.clamp(max=0), greatest.clamp(min=0)
+    scale = ((above - below) / (MOST - LEAST)).clamp(min=torch.finfo(torch.float32).eps)
+    zero = (LEAST - torch.round(below / scale)).clamp(LEAST, MOST)
+    return scale, zero.to(torch.int32)
+
+
+def check_device(device: torch.device) -> None:
+    """Raise InputError for a device for which torch has no kernels that round."""
+    if device.type not in ("cpu", "cuda"):
+        raise InputError("run.device", device.type, "cannot round to 8 bits; cpu and cuda can")
+
+
+def _new_ranges(names: list[str], asked_by: tuple[str, str]) -> nn.ModuleDict:
+    pt2e: Any = library("torchao.quantization.pt2e", *asked_by)
     return nn.ModuleDict(
         {
             name: pt2e.FusedMovingAvgObsFakeQuantize(
                 pt2e.MovingAverageMinMaxObserver,
-                quant_min=-128,
-                quant_max=127,
+                quant_min=LEAST,
+                quant_max=MOST,
                 dtype=torch.int8,
                 averaging_constant=AVERAGING,
                 qscheme=torch.per_tensor_affine,

@@ -157,17 +157,20 @@ def compare(
     *,
     source: str | None = None,
     num_images: int | None = None,
+    is_rounded: bool = False,
 ) -> Comparison | Unpublished:
     """Find the published row for a network and its images, and say whether it is its own.
 
     `source` is the row's, for weights that someone published; `num_images` how many
-    were scored, where that is known.
+    were scored, where that is known; `is_rounded` whether its answers are in 8 bits.
     """
     options = telling_options(model.args)
     if options.get("activation") in PUBLISHED_ACTIVATIONS:
         del options["activation"]
     row = _find(model, data.resolution, options, source)
     reason = _reason(model, data, options, row, num_classes, num_images)
+    if reason is None and is_rounded:
+        reason = "its answers are rounded to 8 bits, those of the row are not"
     row = row or _find(model, 224, options, source)
     if row is None:
         unpublished = _unpublished(model, data, options)

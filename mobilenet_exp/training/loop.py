@@ -77,6 +77,8 @@ def make_updates(session: Session, show: Show) -> Iterator[None]:
         if learner.rounding:
             # all round alike, whichever process's ranges are saved
             session.team.average_buffers(learner.rounding.ranges)
+            if session.team.size > 1:
+                learner.rounding.fit_steps()
         progress.update += 1
         if progress.update == sampler.num_updates:
             session.meter.grad_norm = engine.gradient_norm(learner)

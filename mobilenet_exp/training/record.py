@@ -163,6 +163,7 @@ def open_record(
         config.data,
         session.num_classes,
         num_images=session.loaders.num_val,
+        is_rounded=config.train.quantise is not None,
     )
     tracker = Tracker(
         folder,
@@ -313,5 +314,6 @@ def _results(
         "left_out": progress.left_out,
         "passed_over": session.loaders.others,
         "precision": session.learner.precision.value,
+        "quantise": config.train.quantise,
         **comparison.to_results(progress.top1, progress.top5),
     }

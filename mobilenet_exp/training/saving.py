@@ -30,7 +30,12 @@ from mobilenet_exp.training.session import (
 from mobilenet_exp.training.signals import Flags, LossWatch
 from mobilenet_exp.training.writing import Writer, host_copy
 from mobilenet_exp.weights.averaging import forget_all_but, kept_path
-from mobilenet_exp.weights.checkpoint import load_latest, restore_model, save_checkpoint
+from mobilenet_exp.weights.checkpoint import (
+    load_latest,
+    restore_model,
+    restore_ranges,
+    save_checkpoint,
+)
 
 # how often one epoch may go back to a checkpoint
 MAX_ROLLBACKS = 3
@@ -287,7 +292,7 @@ def _restore(session: Session, state: dict[str, Any], path: Path) -> None:
     if learner.average:
         restore_model(learner.average.model, state | {"model": state["model_ema"]}, path)
     if learner.rounding:
-        learner.rounding.ranges.load_state_dict(state["rounding"])
+        restore_ranges(learner.rounding, state, path)
 
 
 def _own_meter(session: Session, meters: list[dict[str, Any]]) -> TrainMeter:

@@ -16,7 +16,7 @@ from mobilenet_exp.machine.arithmetic import Precision, memory_format, select_pr
 from mobilenet_exp.machine.device import select_device
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.models import MobileNet
-from mobilenet_exp.models.rounding import Rounding
+from mobilenet_exp.models.rounding import Rounding, check_device
 from mobilenet_exp.training.distillation import build_teacher
 from mobilenet_exp.training.ema import Average
 from mobilenet_exp.training.engine import Learner, TrainMeter
@@ -266,7 +266,10 @@ def _build_learner(
     # what is rounded to 8 bits is not rounded to 16 before
     in_half = train.quantise is None
     precision = select_precision(config.run.precision, device, is_training=in_half)
-    rounding = Rounding(model).to(device) if train.quantise else None
+    rounding = None
+    if train.quantise:
+        check_device(device)
+        rounding = Rounding(model).to(device)
     scaler = torch.amp.GradScaler(device.type) if precision.needs_scaler else None
     return Learner(
         model=model,

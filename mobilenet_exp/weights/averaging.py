@@ -9,11 +9,15 @@ from torch import Tensor
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import plural
+from mobilenet_exp.models.rounding import steps_of
 from mobilenet_exp.weights.checkpoint import load_checkpoint, save_checkpoint
 
 AVERAGED = "averaged.pt"
 # what is needed to go on training, and is not of a mean
 LEFT_OUT = ("optimizer", "scaler", "meters")
+# of a range of 8 bits, after the name of its point
+LEAST_VALUE = ".activation_post_process.min_val"
+GREATEST_VALUE = ".activation_post_process.max_val"
 
 
 def kept_path(folder: Path, epoch: int) -> Path:
@@ -35,9 +39,9 @@ def forget_all_but(folder: Path, count: int) -> None:
 def average(folder: Path, count: int | None = None) -> Path:
     """Write the mean of the last `count` kept checkpoints of `folder`; None: of all.
 
-    Weights and BatchNorm's statistics are averaged in float64, and so is the running average
-    of the weights where there is one. Returns the path, `averaged.pt`. Raises InputError if
-    fewer are kept, or if one cannot be read.
+    Weights, BatchNorm's statistics and ranges of 8 bits are averaged in float64, and so is the
+    running average of the weights where there is one. Returns the path, `averaged.pt`.
+    Raises InputError if fewer are kept, or if one cannot be read.
     """
     paths = kept(folder)
     wanted = len(paths) if count is None else count
@@ -51,9 +55,10 @@ def average(folder: Path, count: int | None = None) -> Path:
         raise InputError("RUN", folder.parent, f"{problem}; train with run.keep_best={least}")
     states = [load_checkpoint(path) for path in paths[-wanted:]]
     found: dict[str, Any] = {k: v for k, v in states[-1].items() if k not in LEFT_OUT}
-    for key in ("model", "model_ema"):
+    for key in ("model", "model_ema", "rounding"):
         if key in found:
             found[key] = _mean([state[key] for state in states])
+    _fit_steps(found.get("rounding", {}))
     found["averaged"] = [state["epoch"] for state in states]
     del found["format"]
     save_checkpoint(folder / AVERAGED, found)
@@ -70,6 +75,16 @@ def _mean(weights: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         else:
             found[name] = last
     return found
+
+
+def _fit_steps(ranges: dict[str, Tensor]) -> None:
+    """Fit the steps of 8 bits to the mean of the ranges."""
+    for name in [name for name in ranges if name.endswith(LEAST_VALUE)]:
+        point = name.removesuffix(LEAST_VALUE)
+        least, greatest = ranges[name], ranges[point + GREATEST_VALUE]
+        ranges[f"{point}.scale"], ranges[f"{point}.zero_point"] = (
+            each.view(-1) for each in steps_of(least, greatest)
+        )
 
 
 def main(words: list[str]) -> None:

@@ -15,6 +15,7 @@ import torch
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.dialect import Dialect, adopt
+from mobilenet_exp.models.rounding import Rounding
 
 FORMAT = 1
 
@@ -133,6 +134,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT or "model" not in state:
         raise InputError("checkpoint", path, f"not a checkpoint of train.py, format {FORMAT}")
     return state
+
+
+def restore_ranges(rounding: Rounding, state: dict[str, Any], path: str | Path) -> None:
+    """Load the ranges of 8 bits that a checkpoint's network learned with, all and no others."""
+    try:
+        rounding.ranges.load_state_dict(state["rounding"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        problem = f"its ranges of 8 bits do not fit its model: {reason}"
+        raise InputError("checkpoint", path, problem) from error
 
 
 def restore_model(model: MobileNet, state: dict[str, Any], path: str | Path) -> None:

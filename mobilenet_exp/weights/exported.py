@@ -60,9 +60,9 @@ class ExportedModel(nn.Module):
     `like` is the network that it was made of, without weights: it tells counts and answers.
     """
 
-    def __init__(self, forward: Forward, record: Record, like: MobileNet) -> None:
+    def __init__(self, forward: Forward, record: Record, like: MobileNet, path: str) -> None:
         super().__init__()
-        self._forward, self.record = forward, record
+        self._forward, self.record, self.path = forward, record, path
         self.dialect = Dialect(**record.dialect)
         # not a part of this module, which has no weights to move
         self._like = (like,)
@@ -76,6 +76,13 @@ class ExportedModel(nn.Module):
     def classifier(self) -> nn.Linear:
         """Return the last layer of `like`, for its size."""
         return self.like.classifier
+
+    def for_shape(self, shape: torch.Size, threads: int) -> "ExportedModel":
+        """Return it opened anew for images of one shape alone, where that is faster."""
+        if runtime_of(self.path) != "openvino":
+            return self
+        forward, _ = open_openvino(self.path, "models", threads, shape)
+        return ExportedModel(forward, self.record, self.like, self.path)
 
     def forward(self, images: Tensor) -> Tensor:
         answers = self._forward(images.float().cpu().contiguous())

@@ -4,6 +4,7 @@ From a run's checkpoint, or from weights of any known layout.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mobilenet_exp.models import MobileNet, build_model
 from mobilenet_exp.models.dialect import adopt
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.models.rounding import Rounding
-from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model
+from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model, restore_ranges
 from mobilenet_exp.weights.exported import (
     ExportedModel,
     is_exported,
@@ -47,8 +48,8 @@ class LoadedModel:
     `classes` are names by label, None if the weights have none; `source` is the source of
     published weights' rows; `folder` is the folder of the run that trained them, and
     `trained_by` its configuration and `epoch` the epochs completed, None without a run;
-    `notes` say where settings are from; `rounding` is the network as it answers in 8 bits, of a
-    run that learned to.
+    `notes` say where settings are from; `rounding` has the ranges of 8 bits, of a run that
+    learned to answer in them.
     """
 
     model: MobileNet | ExportedModel
@@ -62,12 +63,26 @@ class LoadedModel:
     folder: Path | None = None
     trained_by: Config | None = None
     epoch: int | None = None
-    rounding: Rounding | None = None
+    rounding: dict[str, Any] | None = None
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """Return what answers: the network, rounded as it was when it learned.
+
+        Raises InputError if that needs a library that is missing.
+        """
+        if self.rounding is None:
+            return self.model
+        rounding = Rounding(self.model, asked_by=("checkpoint", self.origin))
+        restore_ranges(rounding, {"rounding": self.rounding}, self.origin)
+        return rounding.eval()
 
     @property
-    def network(self) -> nn.Module:
-        """Return what answers: the network, rounded as it was when it learned."""
-        return self.rounding or self.model
+    def is_rounded(self) -> bool:
+        """Return whether it answers in 8 bits."""
+        if isinstance(self.model, ExportedModel):
+            return self.model.record.form.startswith("int8")
+        return self.rounding is not None
 
     @property
     def num_classes(self) -> int:
@@ -182,11 +197,7 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
             ) from None
         raise
     restore_model(model, state, path)
-    rounding = None
     if "rounding" in state:
-        rounding = Rounding(model)
-        rounding.ranges.load_state_dict(state["rounding"])
-        rounding.eval()
         notes.append("rounded as in 8 bits")
     folder = Path(path).resolve().parent
     return LoadedModel(
@@ -200,7 +211,7 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
         folder=folder.parent if folder.name == "checkpoints" else folder,
         trained_by=trained,
         epoch=state["epoch"],
-        rounding=rounding,
+        rounding=state.get("rounding"),
     )
 
 
@@ -211,7 +222,7 @@ def load_exported(path: str) -> LoadedModel:
     with torch.device("meta"):
         like = config_model(config, record.num_classes)
     return LoadedModel(
-        ExportedModel(forward, record, like),
+        ExportedModel(forward, record, like, path),
         config,
         preprocessing,
         origin=path,

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from mobilenet_exp import compose, train
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.deploy.export import calibration_images, export
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import FORMATS
@@ -97,3 +99,29 @@ def test_one_scale_for_all_channels_ruins_a_folded_depthwise_convolution(run):
 
 def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups > 1
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named_or_end_it(
+    run, quick_in, tmp_path, capsys
+):
+    for number, name in enumerate("ab"):
+        for split in ("train", "val"):
+            folder = tmp_path / "set" / split / name
+            folder.mkdir(parents=True)
+            for index in range(4):
+                Image.new("RGB", (40, 40), (60 * index, 90 * number, 0)).save(
+                    folder / f"{index}.png"
+                )
+    whole = (tmp_path / "set/train/a/0.png").read_bytes()
+    (tmp_path / "set/train/a/2.png").write_bytes(whole[:60])
+    words = ("data=imagefolder", f"data.root={tmp_path}/set", "data.resolution=32")
+    config = quick_in(tmp_path, *words, "data.on_bad_image=skip", "train.epochs=1")
+    checkpoint = f"{config.run.root}/{train(config)['name']}/checkpoints/best.pt"
+    loaded, words = load_run(checkpoint), (f"checkpoint={checkpoint}", "int8=true")
+    capsys.readouterr()
+    skipping = compose(*words, "data.on_bad_image=skip", program="export")
+    assert len(calibration_images(skipping, loaded)) == 7
+    assert "calibration: 1 image of 8 left out: a/2.png" in capsys.readouterr().out
+    strict = compose(*words, "data.on_bad_image=fail", program="export")
+    with pytest.raises(InputError, match=r"a/2.png.*; data.on_bad_image=skip leaves it out"):
+        calibration_images(strict, loaded)

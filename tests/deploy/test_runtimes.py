@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from mobilenet_exp import compose, train
 from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.deploy import runtimes
+from mobilenet_exp.deploy.export import export
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.nets import build_nets
 from mobilenet_exp.deploy.runtimes import LIBRARIES, Place, layered, prepare
 from mobilenet_exp.models import MODELS, build_model
 from mobilenet_exp.models.layers import ConvBNAct
+from mobilenet_exp.weights import exported
 
 PLACE = Place(torch.device("cpu"), 1)
 
@@ -124,3 +127,28 @@ def test_many_networks_of_a_class_are_all_compiled(monkeypatch):
         with pytest.raises(RunError, match="cannot be compiled: "):
             prepare("compiled", model, images, PLACE)
     torch._dynamo.reset()
+
+
+def test_an_openvino_file_is_timed_for_the_shape_of_the_batch_as_networks_are(
+    quick_in, tmp_path, monkeypatch
+):
+    pytest.importorskip("openvino")
+    config = quick_in(tmp_path, "data=fake", "data.resolution=32", "train.epochs=1")
+    run = f"checkpoint={config.run.root}/{train(config)['name']}/checkpoints/best.pt"
+    path = f"{tmp_path}/net.xml"
+    export(compose(run, "format=openvino", f"out={path}", program="export"))
+    (net,) = build_nets([path], 32)
+    shapes = []
+    opening = exported.open_openvino
+
+    def opened(file, key, threads, shape=None):
+        shapes.append(shape)
+        return opening(file, key, threads, shape)
+
+    monkeypatch.setattr(exported, "open_openvino", opened)
+    images = torch.rand(3, 3, 32, 32)
+    forward = prepare("openvino", net.model, images, PLACE)
+    assert shapes == [images.shape]
+    torch.testing.assert_close(forward(images), net.model(images), rtol=1e-4, atol=1e-5)
+    with pytest.raises(RunError, match="does not take such images"):
+        prepare("openvino", net.model, torch.rand(3, 3, 48, 40, 2), PLACE)

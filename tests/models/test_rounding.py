@@ -51,6 +51,17 @@ def test_every_layer_s_numbers_are_rounded_and_every_weight_learns(name):
     assert not any(each._forward_pre_hooks for each in model.modules())
 
 
+@pytest.mark.parametrize("name", ["v2", "v3_small", "v4_hybrid_medium"])
+def test_sums_of_shortcuts_are_rounded(name):
+    model = build_model(name, num_classes=5)
+    blocks = [key for key, each in model.named_modules() if hasattr(each, "drop_branch")]
+    adds = [key for key in blocks if model.get_submodule(key).has_shortcut]
+    assert len(adds) > 3
+    points = Rounding(model).ranges.keys()
+    for key in adds:
+        assert f"{key.replace('.', '/')}:out" in points
+
+
 def test_rounded_answers_are_near_the_network_s_own():
     model, rounding, images = _settled("v3_small")
     with torch.inference_mode():

@@ -106,3 +106,10 @@ def test_an_ablation_finds_its_row_and_an_8_bit_row_no_gap(compose_config):
     found = _compare(compose_config(*IMAGENET, "model=v3_edgetpu"), 1000)
     assert found.reason == "published for its 8-bit form only"
     assert found.summary(70.0, 90.0)["delta/madds_m"] == pytest.approx(0.669184)
+
+
+def test_answers_in_8_bits_are_not_set_against_a_row_in_float(compose_config):
+    found = _compare(compose_config(*IMAGENET, "model=v2"), 1000, is_rounded=True)
+    assert found.reason == "its answers are rounded to 8 bits, those of the row are not"
+    assert found.paper is None
+    assert found.row.top1 == 72.0

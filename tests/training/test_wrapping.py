@@ -121,6 +121,7 @@ def _on_cuda(session):
     [
         ((), ""),
         (("train.accumulate=2",), "needs train.accumulate=1"),
+        (("train.quantise=int8",), "needs train.quantise=null"),
         (("data.progressive_from=32", "data.resolution=64"), "needs images of one side"),
     ],
 )
