@@ -1,12 +1,14 @@
 """The benchmarks of the step, at their smallest and on a CPU."""
 
 import argparse
+import statistics
+import tempfile
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import gpu, step
+from benchmarks import gpu, record, step
 from benchmarks.traffic import bandwidth, bytes_per_image
 from mobilenet_exp import build_model
 
@@ -67,3 +69,16 @@ def test_a_lever_is_measured_beside_the_others():
     ((seconds, _, held),) = found[title]
     assert seconds > 0
     assert held > 100
+
+
+def test_what_a_record_costs(capsys):
+    words = ["data=fake", "data.resolution=32", "data.args.num_images=16", "data.batch_size=16"]
+    words += ["model.width_mult=0.35", "train.epochs=3", "run.device=cpu", "run.wandb=disabled"]
+    with tempfile.TemporaryDirectory() as folder:
+        spent = record.measure([*words, "run.pictures=true", f"run.root={folder}"])
+    assert len(spent.epochs) == len(spent.ended) == 3
+    # what is written takes some of the time, and not all
+    assert 0 < statistics.mean(spent.epochs) < spent.epoch
+    assert min(spent.opening, spent.closing) > 0
+    record.report({"with": [spent], "without": [spent]})
+    assert "an epoch with it, to one without: 1.000 (1.000 - 1.000)" in capsys.readouterr().out
