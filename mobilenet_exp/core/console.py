@@ -37,9 +37,11 @@ class _Terminal(Console):
 
 @functools.cache
 def _terminal() -> Console:
-    found = _Terminal()
+    # a notebook's output says of itself that it is a terminal
+    is_notebook = type(sys.stdout).__module__.startswith("ipykernel")
+    found = _Terminal(force_jupyter=False, force_terminal=False if is_notebook else None)
     if not found.is_terminal and "COLUMNS" not in os.environ:
-        return _Terminal(width=FILE_WIDTH)
+        return _Terminal(width=FILE_WIDTH, force_jupyter=False, force_terminal=False)
     return found
 
 

@@ -6,8 +6,9 @@ Every figure on the page comes from docs/results.json, which is read off those r
 import hashlib
 import json
 import statistics
+import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ make results
 ```
 
 from [results.json](results.json): {runs}, {minutes} minutes of training in all, two at a
-time with one thread each, on {processor} ({versions}), commit `{commit}`.
+time with one thread each, on {processor}, commit `{commit}`, {versions}.
 `digits` are scikit-learn's handwritten digits, enlarged to {digits[resolution]} px:
 {digits[sizes]}. `photos` are crops of photographs that installed packages ship, at
 {photos[resolution]} px: {photos[sizes]}.
@@ -61,8 +62,12 @@ time with one thread each, on {processor} ({versions}), commit `{commit}`.
 These sets are tiny, and a MobileNet learns them in minutes: the page shows that each network
 trains here as it should, how much a seed moves a figure, and what a width costs on a small
 problem. It does not say which generation is better at ImageNet; that is in the
-[model zoo](MODEL_ZOO.md). Every run is repeated by its own command: `python train.py` followed
-by `model=NAME data=SET train.seed=SEED run.threads=1`, and `model.width_mult=` for the sweep.
+[model zoo](MODEL_ZOO.md). A single run is repeated by
+
+```
+python train.py model=v2 data=photos train.seed=0 run.threads=1
+python train.py model.width_mult=0.5 data=digits train.seed=0 run.threads=1
+```
 """
 
 # of a run's results
@@ -139,7 +144,7 @@ def page(found: dict[str, Any]) -> str:
     cells = cells_of(found)
     made_by, rows = found["made_by"], found["rows"]
     versions = ", ".join(f"{name} {number}" for name, number in made_by["versions"].items())
-    return TEXT.format(
+    text = TEXT.format(
         swept=SWEPT,
         seeds=SEEDS,
         runs=plural(len(rows), "run"),
@@ -154,6 +159,15 @@ def page(found: dict[str, Any]) -> str:
         widths=_widths(cells),
         slopes=_slopes(cells),
     )
+    return "\n\n".join(_filled(block) for block in text.rstrip("\n").split("\n\n")) + "\n"
+
+
+def _filled(block: str) -> str:
+    """Return a paragraph in lines of one length; tables, headings and commands as they are."""
+    if block.startswith(("#", "|", "!", "```")):
+        return block
+    words = " ".join(block.split())
+    return textwrap.fill(words, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _set(rows: list[dict[str, Any]], data: str) -> dict[str, Any]:
@@ -195,18 +209,21 @@ def _reading(cells: dict) -> str:
     parts = []
     for data in SETS:
         here = {name: cells[name, 1.0, data] for name in _full(cells)}
-        best = max(here, key=lambda name: here[name].mean)
+        # as far as it is printed
+        means = {name: round(cell.mean, 2) for name, cell in here.items()}
+        best = [name for name in here if means[name] == max(means.values())]
+        lowest = min(min(here[name].top1) for name in best)
         alike = [
-            name
-            for name, cell in here.items()
-            if name != best and max(cell.top1) >= min(here[best].top1)
+            name for name, cell in here.items() if name not in best and max(cell.top1) >= lowest
         ]
-        words = f"On `{data}` {best} has the highest mean"
+        have, own = ("has", "its own") if len(best) == 1 else ("have", "theirs")
+        words = f"On `{data}` {_listed(best)} {have} the highest mean"
         if alike:
+            ranges = "range" if len(alike) == 1 else "ranges"
             verb = "overlaps" if len(alike) == 1 else "overlap"
-            words += f", and the seeds of {_listed(alike)} {verb} with its own"
+            words += f", and the {ranges} of {_listed(alike)} {verb} with {own}"
         parts.append(words + ".")
-    return " ".join(parts) + " Where seeds overlap, three of them tell no difference."
+    return " ".join(parts) + " Where ranges overlap, three seeds tell no difference."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -262,34 +279,40 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
     cells = cells_of(found)
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "results"}):
-        drawn = Figure(figsize=(10.5, 4.2), layout="constrained")
-        for axes, data in zip(drawn.subplots(1, len(SETS)), SETS, strict=True):
+        drawn = Figure(figsize=(10.5, 4.0), layout="constrained")
+        panels = drawn.subplots(1, len(SETS), sharey=True)
+        for axes, data in zip(panels, SETS, strict=True):
             _panel(axes, data, cells)
+        panels[0].set_ylabel("top-1 %")
         about = {"Date": None, "Description": f"figures sha256 {digest(found)}"}
         drawn.savefig(path, format="svg", metadata=about)
 
 
 def _panel(axes: Any, data: str, cells: dict) -> None:
+    from matplotlib.ticker import LogLocator
+
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92")
     axes.set_axisbelow(True)
     swept = [cells[SWEPT, width, data] for width in _swept(cells)]
-    _bars(axes, swept, COLOURS[1], "-", f"{SWEPT}, by width")
+    _bars(axes, swept, COLOURS[1], "-")
     for width, cell in zip(_swept(cells), swept, strict=True):
-        _label(axes, cell, f"{width:g}")
+        name = f"{SWEPT} {width:g}" if cell is swept[0] else f"{width:g}"
+        _label(axes, cell, name, COLOURS[1])
     for number, name in enumerate(each for each in _full(cells) if each != SWEPT):
-        cell = cells[name, 1.0, data]
-        _bars(axes, [cell], COLOURS[(0, 2, 3, 4, 5)[number % 5]], "", name)
-        _label(axes, cell, name)
-    axes.set(xscale="log", title=f"{data}, {SEEDS} seeds", ylabel="top-1 %")
+        cell, colour = cells[name, 1.0, data], COLOURS[(0, 2, 3, 4, 5)[number % 5]]
+        _bars(axes, [cell], colour, "")
+        # neighbours leave no room for names side by side
+        _label(axes, cell, name, colour, rotation=90)
+    axes.margins(x=0.1, y=0.12)
+    axes.set(xscale="log", title=f"{data}, {SEEDS} seeds, lowest to highest")
     axes.set_xlabel("multiply-adds of an image, millions")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
-    axes.legend(frameon=False, loc="lower right")
 
 
-def _bars(axes: Any, cells: Iterable[Cell], colour: str, line: str, label: str) -> None:
-    cells = list(cells)
+def _bars(axes: Any, cells: Sequence[Cell], colour: str, line: str) -> None:
     means = [cell.mean for cell in cells]
     reach = [
         [cell.mean - min(cell.top1) for cell in cells],
@@ -297,14 +320,15 @@ def _bars(axes: Any, cells: Iterable[Cell], colour: str, line: str, label: str) 
     ]
     madds = [cell.madds / 1e6 for cell in cells]
     axes.errorbar(
-        madds, means, reach, color=colour, linestyle=line, marker="o", markersize=4, capsize=3,
-        label=label,
-    )  # fmt: skip
+        madds, means, reach, color=colour, linestyle=line, marker="o", markersize=4, capsize=3
+    )
 
 
-def _label(axes: Any, cell: Cell, name: str) -> None:
-    place = {"xytext": (5, -10), "textcoords": "offset points", "fontsize": 7}
-    axes.annotate(name, (cell.madds / 1e6, cell.mean), **place)
+def _label(axes: Any, cell: Cell, name: str, colour: str, rotation: int = 0) -> None:
+    """Write a name below a cell's bar."""
+    place = {"xytext": (0, -5), "textcoords": "offset points", "ha": "center", "va": "top"}
+    below = cell.madds / 1e6, min(cell.top1)
+    axes.annotate(name, below, color=colour, fontsize=8, rotation=rotation, **place)
 
 
 def main(words: list[str]) -> None:
