@@ -91,7 +91,7 @@ def measure_rounds(words: list[str], epochs: int, rounds: int) -> dict[str, list
         # who comes first takes turns, too
         for side in sorted(SIDES, reverse=bool(number % 2)):
             with tempfile.TemporaryDirectory() as folder, context.Pool(1) as pool:
-                places = [f"train.epochs={epochs}", f"run.root={folder}", "run.device=cpu"]
+                places = [f"train.epochs={epochs}", f"run.root={folder}"]
                 found[side].append(pool.apply(measure, ([*words, *places, *SIDES[side]],)))
     return found
 
@@ -112,7 +112,7 @@ def report(found: dict[str, list[Spent]]) -> None:
                 f"{statistics.median(spent.closing for spent in rounds):.2f}",
             )
         )
-    columns = ("record", "epoch s", "record ms (largest)", "% of it", "opening s", "closing s")
+    columns = ("record", "epoch s", "record ms (largest)", "mean %", "opening s", "closing s")
     pairs = zip(found["with"], found["without"], strict=True)
     ratios = sorted(one.epoch / other.epoch for one, other in pairs)
     spread = f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} - {ratios[-1]:.3f})"
@@ -126,6 +126,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.epochs < 2 or arguments.rounds < 1:
+        parser.error("--epochs must be at least 2, of which the first warms up, and --rounds 1")
     report(measure_rounds(arguments.words, arguments.epochs, arguments.rounds))
 
 

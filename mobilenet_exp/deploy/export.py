@@ -60,6 +60,9 @@ def export(config: ExportConfig) -> dict[str, Any]:
     loaded = load_chosen(config)
     if isinstance(loaded.model, ExportedModel):
         raise InputError("weights", config.weights, "is an exported file already")
+    if config.int8:
+        # what the file is compared with; said before anything is calibrated
+        _ = loaded.network
     if config.resolution:
         sized = replace(loaded.preprocessing, resolution=config.resolution)
         loaded = replace(loaded, preprocessing=sized)

@@ -31,15 +31,11 @@ from mobilenet_exp.machine.cores import keeping_threads, settle_cpu
 from mobilenet_exp.machine.device import describe_device, select_device
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.launched import place
-from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.models.rounding import check_device
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.weights.exported import ExportedModel
 from mobilenet_exp.weights.loaded import LoadedModel, load_model
-
-# seconds that an evaluation waits for another one of the same to be written
-WAIT = 60
 
 
 @keeping_threads()
@@ -159,8 +155,7 @@ def _record(
         run_id=f"{loaded.folder.name}-{name}" if loaded.folder else name,
         root=Path(config.run.root),
     )
-    # another evaluation of the same may be writing
-    with locked(folder, wait=WAIT), tracker:
+    with tracker:
         figures = {f"eval/{key}": value for key, value in found.scores.items()}
         figures |= {f"eval/real_{key}": value for key, value in (found.real or {}).items()}
         figures["eval/num_left_out"] = results["num_left_out"]

@@ -15,10 +15,8 @@ MOMENT = 0.2
 
 
 @contextmanager
-def locked(folder: Path, *, wait: float = MOMENT) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Create the folder if needed, and keep other processes from running in it.
-
-    `wait` are the seconds to wait for one that does.
 
     The lock belongs to the operating system and is released when the process ends,
     however it ends. A folder that was made for nothing is removed again. Raises InputError
@@ -31,7 +29,7 @@ def locked(folder: Path, *, wait: float = MOMENT) -> Iterator[None]:
     except OSError as error:
         problem = f"cannot hold the run's folder: {error.strerror}"
         raise InputError("run.root", folder.parent, problem) from error
-    lock = FileLock(folder / ".lock", timeout=wait)
+    lock = FileLock(folder / ".lock", timeout=MOMENT)
     try:
         lock.acquire()
     except Timeout as error:

@@ -185,13 +185,13 @@ def _details(
         }
         place = _place_of_answers(run)
         if place:
-            answers = _answers(place, run) if answers_left > 0 else None
-            picture = _picture(place / "errors.png") if pictures_left > 0 else None
+            has_room = answers_left > 0, pictures_left > 0
+            answers = _answers(place, run) if has_room[0] else None
+            picture = _picture(place / "errors.png") if has_room[1] else None
             answers_left -= len(_packed(json.dumps(answers)))
             pictures_left -= len(picture or "")
             detail |= {"answers": answers, "errors": picture}
-            has_picture = os.path.exists(place / "errors.png")
-            if answers_left <= 0 or (pictures_left <= 0 and has_picture):
+            if not has_room[0] or (not has_room[1] and os.path.exists(place / "errors.png")):
                 detail["left_out"] = (
                     "The page holds answers and worst images of the newest runs only; those of "
                     f"this one are in {printable(str(place))}."

@@ -25,8 +25,8 @@ STATES = ("running", "finished", "stopped", "failed", "damaged")
 KINDS = ("train", "eval", "bench")
 # folders of `runs/` that hold no runs
 OTHER_FOLDERS = ("sweeps", "wandb")
-# what only a run's folder has: at least one of them
-OWN = ("metrics.jsonl", "provenance.json", "wandb.json", ".lock")
+# sections of a run's configuration
+SECTIONS = {"model", "data", "run"}
 # what tells when a run was last written to; a lock is taken by who looks, too
 WRITTEN = (
     "config.yaml", "metrics.jsonl", "provenance.json", "wandb.json", "results.json", "latency.json",
@@ -160,9 +160,13 @@ def is_run(path: Path) -> bool:
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a folder has a mark that no other program leaves."""
-    # not Path.exists, which raises where a folder may not be looked into
-    return any(os.path.exists(path / mark) for mark in OWN)
+    """Return whether a folder holds what no other program writes there."""
+    return (
+        bool(_starts(path))
+        or _read_json(path / "wandb.json").keys() >= {"name", "group"}
+        or any("train/loss" in row for row in _read_lines(path / "metrics.jsonl"))
+        or _read_yaml(path / "config.yaml").keys() >= SECTIONS
+    )
 
 
 def read_run(path: Path, sweep: str = "") -> RunFolder:

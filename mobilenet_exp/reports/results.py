@@ -61,10 +61,13 @@ time with one thread each, on {processor}, commit `{commit}`, {versions}.
 
 These sets are tiny, and a MobileNet learns them in minutes: the page shows that each network
 trains here as it should, how much a seed moves a figure, and what a width costs on a small
-problem. It does not say which generation is better at ImageNet; that is in the
-[model zoo](MODEL_ZOO.md). A single run is repeated by
+problem. A class of `photos` is a part of one photograph, and the crops held out overlap those that
+were learned from: 100 % says nothing about other photographs. Nor does the page say which
+generation is better at ImageNet; that is in the [model zoo](MODEL_ZOO.md). A single run is
+repeated by
 
 ```
+python -m mobilenet_exp photos data/photos
 python train.py model=v2 data=photos train.seed=0 run.threads=1
 python train.py model.width_mult=0.5 data=digits train.seed=0 run.threads=1
 ```
@@ -92,18 +95,27 @@ def read(root: Path) -> dict[str, Any]:
     made_by = [_made_by(run) for run in runs]
     if any(each != made_by[0] for each in made_by):
         raise ValueError("its runs were made by several commits, libraries or processors")
+    if None in made_by[0].values():
+        raise ValueError(
+            f"{runs[0].name} does not say which commit, libraries and processor made it"
+        )
     if str(made_by[0]["git_commit"]).endswith("-dirty"):
         raise ValueError("its runs were made by code that is not committed")
-    rows = [
-        {key: run.results[key] for key in KEYS}
-        | {key: run.results["images"][key] for key in ("num_train", "num_val")}
-        | {"seed": run.setting("train.seed")}
-        for run in runs
-    ]
+    rows = [_row(run) for run in runs]
     order = sorted(
         rows, key=lambda row: (row["data"], row["model"], row["width_mult"], row["seed"])
     )
     return {"made_by": made_by[0], "rows": order}
+
+
+def _row(run: RunFolder) -> dict[str, Any]:
+    """Return what the page says of a run."""
+    try:
+        images = {key: run.results["images"][key] for key in ("num_train", "num_val")}
+        found = {key: run.results[key] for key in KEYS}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{run.name} has no {error} in its results; of another version") from error
+    return found | images | {"seed": run.setting("train.seed")}
 
 
 def _made_by(run: RunFolder) -> dict[str, Any]:
@@ -136,6 +148,8 @@ def cells_of(found: dict[str, Any]) -> dict[tuple[str, float, str], Cell]:
         missing = [data for data in SETS if (model, width, data) not in rows]
         if missing:
             raise ValueError(f"{model} {width:g} was not trained on {missing[0]}")
+    if sum(model == SWEPT for model, _ in nets) < 2:
+        raise ValueError(f"has no sweep of {SWEPT}'s width")
     return {key: Cell(each) for key, each in rows.items()}
 
 
@@ -342,6 +356,8 @@ def main(words: list[str]) -> None:
         text = page(found)
     except (OSError, ValueError) as error:
         raise InputError("results", source, str(error)) from error
+    except (KeyError, TypeError) as error:
+        raise InputError("results", source, "is no record of such runs") from error
     RECORD.write_text(json.dumps(found, indent=1) + "\n")
     draw(found, PICTURE)
     PAGE.write_text(text)

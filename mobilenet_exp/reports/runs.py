@@ -40,6 +40,8 @@ SORTS: dict[str, Callable[[RunFolder], Any]] = {
 # the results that two runs are compared by
 FIGURES = ("top1", "top5", "best_epoch", "epochs", "seconds", "madds", "params", "peak_memory_mb")
 MEGABYTE = 1e6
+# how the folder of a run is called while it is removed
+AWAY = ".removed-"
 
 
 def _falling(value: float | None) -> tuple[bool, float]:
@@ -55,6 +57,10 @@ def main(words: list[str]) -> None:
         print_differences(*(find_run(Path(arguments.root), word) for word in arguments.runs))
     elif name == "prune":
         runs = _chosen(arguments)
+        # what an earlier one could not remove
+        for away in Path(arguments.root).glob(f"{AWAY}*"):
+            if why := _clear(away):
+                console.line(f"{printable(away.name)} stays: {why}")
         if not arguments.state:
             runs = [run for run in runs if run.state != "finished" and not _holds_work(run)]
         prune(runs, may_ask=not arguments.yes)
@@ -277,7 +283,7 @@ def _agreed(question: str) -> bool:
 
 def _remove(run: RunFolder) -> str:
     """Remove a run's folder, and return "" or why it stays."""
-    away = run.path.with_name(f".removed-{run.name}-{os.getpid()}")
+    away = run.path.with_name(f"{AWAY}{run.name}-{os.getpid()}")
     try:
         with locked(run.path):
             now = read_run(run.path)
@@ -286,14 +292,23 @@ def _remove(run: RunFolder) -> str:
                 return "it was written to meanwhile"
             # out of the way at once: a run that starts now has a folder of its own
             run.path.rename(away)
-        if away.is_symlink():
-            away.unlink()
-        else:
-            shutil.rmtree(away)
     except InputError as error:
         return error.problem
     except OSError as error:
         return error.strerror or type(error).__name__
+    return _clear(away)
+
+
+def _clear(away: Path) -> str:
+    """Remove a folder that is out of the way, and return "" or what is left of it."""
+    try:
+        if away.is_symlink():
+            away.unlink()
+        else:
+            shutil.rmtree(away)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        return f"in part, as {away.name}: {why}; the next prune tries again"
     return ""
 
 

@@ -79,7 +79,7 @@ class TrainMeter:
     seconds: float = 0.0
     waiting: float = 0.0
     # of the epoch's last update
-    grad_norm: float = math.nan
+    grad_norm: float | None = None
     # images that could not be read, with the reason, and those left on their side
     left_out: dict[str, str] = field(default_factory=dict)
     num_unturned: int = 0

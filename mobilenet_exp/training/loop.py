@@ -229,8 +229,9 @@ def _train_metrics(session: Session) -> dict[str, float]:
             "speed/images_per_s": num_images / max(meters[0]["seconds"], 1e-9),
             "speed/waiting_percent": 100 * meters[0]["waiting"] / max(meters[0]["seconds"], 1e-9),
         }
-    if math.isfinite(session.meter.grad_norm):
-        found["train/grad_norm"] = session.meter.grad_norm
+    norm = session.meter.grad_norm
+    if norm is not None and math.isfinite(norm):
+        found["train/grad_norm"] = norm
     if session.learner.skips_nonfinite:
         found["train/num_skipped"] = meters[0]["num_skipped"]
     return found

@@ -138,8 +138,9 @@ class FirstRecord(Record):
 
     def close(self) -> dict[str, Any]:
         results = _results(self.session, self.tracker.folder.name, self.profile, self.comparison)
-        self.tracker.write("results.json", json.dumps(results, indent=2) + "\n")
+        # before the run counts as finished: one that is cut off here does it again
         self.gallery.close(self.profile)
+        self.tracker.write("results.json", json.dumps(results, indent=2) + "\n")
         terminal.print_comparison(results)
         terminal.print_next(self.tracker.folder, self.session.config.run.root)
         return results

@@ -86,7 +86,8 @@ def test_other_commands_have_a_door_with_help():
         (
             ("zo",),
             "error: zo: not a command; "
-            "there are: average, photos, zoo, latency, rmsprop, pack, export\n",
+            "there are: average, photos, runs, page, workspace, zoo, results, latency, rmsprop, "
+            "pack, export\n",
         ),
         (("rmsprop",), "error: rmsprop=: takes one argument, the sweep's folder\n"),
     ):

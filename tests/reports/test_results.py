@@ -55,7 +55,7 @@ def _write_run(root, name, **changes):
     row = dict.fromkeys(results.KEYS, 1) | {"model": "v1", "data": "digits", "name": name}
     images = {"num_train": 3, "num_val": 2}
     (folder / "results.json").write_text(json.dumps(row | {"images": images}))
-    (folder / "config.yaml").write_text("train: {seed: 0}\nmodel: {name: v1}\n")
+    (folder / "config.yaml").write_text("train: {seed: 0}\nmodel: {}\ndata: {}\nrun: {}\n")
     start = {"git_commit": "0" * 40, "versions": {"torch": "2"}, "processor": "P"} | changes
     (folder / "provenance.json").write_text(json.dumps({"starts": [start]}))
     return folder
@@ -73,6 +73,27 @@ def test_runs_of_several_origins_are_refused(tmp_path):
     (_write_run(tmp_path, "c") / "results.json").unlink()
     with pytest.raises(ValueError, match="c is "):
         results.read(tmp_path)
+
+
+def test_runs_of_another_version_are_refused(tmp_path):
+    folder = _write_run(tmp_path, "a")
+    found = json.loads((folder / "results.json").read_text())
+    for key in ("images", "madds"):
+        less = {name: value for name, value in found.items() if name != key}
+        (folder / "results.json").write_text(json.dumps(less))
+        with pytest.raises(ValueError, match=f"a has no '{key}' in its results"):
+            results.read(tmp_path)
+    (folder / "results.json").write_text(json.dumps(found))
+    (folder / "provenance.json").unlink()
+    with pytest.raises(ValueError, match="a does not say which commit"):
+        results.read(tmp_path)
+
+
+def test_a_page_needs_a_sweep_of_width(found):
+    narrow = copy.deepcopy(found)
+    narrow["rows"] = [row for row in narrow["rows"] if row["width_mult"] == 1]
+    with pytest.raises(ValueError, match="has no sweep of v3_small's width"):
+        results.page(narrow)
 
 
 def test_code_that_is_not_committed_is_refused(tmp_path):

@@ -41,12 +41,17 @@ def runs(finished, tmp_path):
     (root / "empty").mkdir()
     (root / "wandb").mkdir()
     (root / os.fsdecode(b"caf\xe9")).mkdir()
-    (root / os.fsdecode(b"caf\xe9") / "config.yaml").write_text("model: {name: v2}\n")
+    (root / os.fsdecode(b"caf\xe9") / "config.yaml").write_text(
+        "model: {name: v2}\ndata: {}\nrun: {}\n"
+    )
     (root / os.fsdecode(b"caf\xe9") / "provenance.json").write_text('{"star')
     # not of a run, though its files have such names
     (root / "foreign").mkdir()
     (root / "foreign" / "config.yaml").write_text("site: docs\n")
     (root / "foreign" / "latency.json").write_text("{}")
+    # as a package manager's environment has one
+    (root / "foreign" / ".lock").touch()
+    (root / "foreign" / "metrics.jsonl").write_text('{"epoch": 1, "cost": 2}\n')
     (root / ".hidden").mkdir()
     (root / ".hidden" / "metrics.jsonl").touch()
     return root
@@ -259,6 +264,15 @@ def test_prune_that_fails_or_is_left_is_one_line(runs, monkeypatch, capsys):
     assert "failed stays: Permission denied" in printed
     assert "removed 0 folders" in printed
 
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", refuse)
+        assert main(["runs", "prune", str(runs), "--state", "damaged", "--yes"]) == 0
+    assert "damaged stays: in part, as .removed-damaged-" in capsys.readouterr().out
+    assert list(runs.glob(".removed-damaged-*"))
+    assert main(["runs", "prune", str(runs), "--state", "running", "--yes"]) == 0
+    assert not list(runs.glob(".removed-*"))
+    capsys.readouterr()
+
     def end(question):
         raise EOFError
 
@@ -351,7 +365,7 @@ def test_kinds(tmp_path):
     (tmp_path / "mine" / "provenance.json").write_text(json.dumps({"starts": [start]}))
     for name in ("bench-20260101-000000", "eval-v2-fake", "v2-w1"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "wandb.json").write_text("{}")
+        (tmp_path / name / "wandb.json").write_text('{"name": null, "group": null}')
     kinds = {run.name: run.kind for run in read_runs(tmp_path)}
     assert kinds == {
         "mine": "bench", "bench-20260101-000000": "bench", "eval-v2-fake": "eval", "v2-w1": "train",

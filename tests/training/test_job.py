@@ -32,7 +32,8 @@ from mobilenet_exp.weights.checkpoint import load_checkpoint
 # read by scripts and by later tools: names and types are a promise
 RESULTS = {
     "name": str, "images": dict, "model": str, "width_mult": float, "data": str, "resolution": int,
-    "num_classes": int, "data_root": type(None), "precision": str, "madds": int, "params": int,
+    "num_classes": int, "data_root": type(None), "precision": str, "quantise": type(None),
+    "madds": int, "params": int,
     "left_out": dict, "passed_over": dict, "top1": float, "top5": float,
     "best_epoch": int, "last_top1": float, "epochs": int, "seconds": float,
     "peak_memory_mb": float,
@@ -40,7 +41,7 @@ RESULTS = {
 }  # fmt: skip
 
 METRICS = {
-    "epoch", "train/loss", "train/top1", "train/lr", "speed/images_per_s", "val/loss",
+    "train/grad_norm", "epoch", "train/loss", "train/top1", "train/lr", "speed/images_per_s", "val/loss",
     "speed/waiting_percent", "system/peak_memory_mb",
     "val/top1", "val/top5", "val/ece", "val/num_images",
 }  # fmt: skip
