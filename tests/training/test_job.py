@@ -41,8 +41,8 @@ RESULTS = {
 }  # fmt: skip
 
 METRICS = {
-    "train/grad_norm", "epoch", "train/loss", "train/top1", "train/lr", "speed/images_per_s", "val/loss",
-    "speed/waiting_percent", "system/peak_memory_mb",
+    "epoch", "train/loss", "train/top1", "train/lr", "train/grad_norm", "val/loss",
+    "speed/images_per_s", "speed/waiting_percent", "system/peak_memory_mb",
     "val/top1", "val/top5", "val/ece", "val/num_images",
 }  # fmt: skip
 
