@@ -10,7 +10,7 @@ endif
 STORY := rmsprop_story/sgd,rmsprop_story/torch_at_sgd_rate,rmsprop_story/tensorflow,rmsprop_story/from_sgd,rmsprop_story/torch_at_sane_rate
 
 # what docs/LATENCY.md shows
-LATENCY := runtimes=[eager,folded,compiled,onnxruntime,openvino,executorch] method=one_call layers=v3_large
+LATENCY := runtimes=[eager,folded,compiled,onnxruntime,openvino,executorch,onnxruntime_int8,openvino_int8,executorch_int8] method=one_call layers=v3_large
 
 # what docs/RESULTS.md is made of: two runs at a time, each with a thread of its own
 RESULTS := data=digits,photos train.seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2 run.threads=1 run.root=runs/results run.wandb=disabled

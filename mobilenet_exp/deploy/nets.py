@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 from torchvision import models
 
@@ -21,6 +22,8 @@ from mobilenet_exp.weights.loaded import config_model, load_exported, load_run
 TORCHVISION, TIMM = "torchvision:", "timm:"
 CHECKPOINT_ENDINGS = (".pt", ".pth", ".tar")
 NUM_CLASSES = 1000
+# from whose values random networks get BatchNorm's statistics
+SETTLING_IMAGES = 8
 # what an entry of `models` may say beside its name, of all networks and of ours alone
 SIDE = "resolution"
 OPTIONS = tuple(entry.name for entry in fields(ModelConfig) if entry.name != "name")
@@ -32,7 +35,8 @@ class Net:
 
     `name` is what it was asked by; `side` is that of its input in pixels; `top1` is what was
     published for it on ImageNet at that side, in percent, None where nothing was;
-    `own_runtime` is the one that an exported file runs in, whatever is asked for.
+    `own_runtime` is the one that an exported file runs in, whatever is asked for; `is_random`
+    whether its weights are.
     """
 
     title: str
@@ -42,6 +46,7 @@ class Net:
     profile: Profile
     top1: float | None = None
     own_runtime: str | None = None
+    is_random: bool = False
 
 
 def build_nets(entries: Sequence[str | Mapping[str, Any]], resolution: int) -> list[Net]:
@@ -63,7 +68,7 @@ def _build(entry: str | Mapping[str, Any], resolution: int) -> Net:
     if asked is not None and not isinstance(asked, int):
         raise InputError("models", name, f"{SIDE}: {asked} is no whole number of pixels")
     check_range(SIDE, asked)
-    side, top1 = asked or resolution, None
+    side, top1, is_random = asked or resolution, None, True
     if is_exported(name):
         return _exported(name, {**options, **({SIDE: asked} if asked else {})}, resolution)
     if name.startswith((TORCHVISION, TIMM)) or name.endswith(CHECKPOINT_ENDINGS):
@@ -75,12 +80,33 @@ def _build(entry: str | Mapping[str, Any], resolution: int) -> Net:
         else:
             loaded = load_run(name)
             model, side = loaded.model, asked or loaded.preprocessing.resolution
+            is_random = False
     else:
         config = _config(name, options)
         model = config_model(config, config.num_classes or NUM_CLASSES)
         top1 = _published_top1(config, side)
     title = " ".join([_short(name), *_words(options, side if side != resolution else None)])
-    return Net(title, name, model.eval(), side, _profile(name, model, side), top1)
+    profile = _profile(name, model, side)
+    return Net(title, name, model.eval(), side, profile, top1, is_random=is_random)
+
+
+@torch.no_grad()
+def settle_statistics(model: nn.Module, side: int) -> None:
+    """Give BatchNorm the statistics of its inputs, as training would, for random weights.
+
+    Without, values shrink from layer to layer until 8 bits cannot tell them from zero.
+    """
+    norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+    momenta = [each.momentum for each in norms]
+    # images that differ as a whole, for what comes after pooling
+    coarse = torch.randn(SETTLING_IMAGES, 3, 4, 4)
+    images = nn.functional.interpolate(coarse, size=side) + torch.randn(len(coarse), 3, side, side)
+    for each in norms:
+        each.momentum = 1.0
+    model.train()(images)
+    model.eval()
+    for each, momentum in zip(norms, momenta, strict=True):
+        each.momentum = momentum
 
 
 def _exported(name: str, options: dict[str, Any], resolution: int) -> Net:

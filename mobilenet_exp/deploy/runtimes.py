@@ -7,6 +7,7 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import to_executorch, to_onnx
+from mobilenet_exp.deploy.quantise import with_nncf, with_torchao
 from mobilenet_exp.machine.arithmetic import Precision, autocast
 from mobilenet_exp.weights.exported import (
     ExportedModel,
@@ -31,7 +33,14 @@ LIBRARIES = {
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
     "openvino": ("openvino", "onnx", "onnxscript"),
     "executorch": ("executorch",),
+    "onnxruntime_int8": ("onnxruntime", "onnx", "onnxscript", "nncf"),
+    "openvino_int8": ("openvino", "onnx", "onnxscript", "nncf"),
+    "executorch_int8": ("executorch", "torchao"),
 }
+# how runtimes in 8 bits are called, after the one in float32
+INT8 = "_int8"
+# images that one in 8 bits is calibrated on, of those that are timed
+CALIBRATION_IMAGES = 8
 
 # networks of one class that are compiled side by side
 MOST_COMPILED = 200
@@ -190,6 +199,35 @@ def executorch(model: nn.Module, images: Tensor, place: Place) -> Forward:
     """ExecuTorch with XNNPACK's kernels, on the CPU."""
     file = to_executorch(_folded_if_it_can_be(model), images)
     return open_executorch(file, "runtimes", place.threads)[0]
+
+
+@RUNTIMES.register(f"onnxruntime{INT8}")
+def onnxruntime_int8(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """ONNX Runtime in 8 bits, with scales from the images that are timed."""
+    onnx: Any = library("onnx", "runtimes", f"onnxruntime{INT8}")
+    network = onnx.load_from_string(to_onnx(_folded_if_it_can_be(model), images))
+    file = with_nncf(network, _calibration(images)).SerializeToString()
+    return open_onnx(file, "runtimes", place.threads)[0]
+
+
+@RUNTIMES.register(f"openvino{INT8}")
+def openvino_int8(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """OpenVINO in 8 bits, with scales from the images that are timed, of their shape alone."""
+    openvino: Any = library("openvino", "runtimes", f"openvino{INT8}")
+    network = openvino.Core().read_model(to_onnx(_folded_if_it_can_be(model), images))
+    quantised = with_nncf(network, _calibration(images))
+    return open_openvino(quantised, "runtimes", place.threads, images.shape)[0]
+
+
+@RUNTIMES.register(f"executorch{INT8}")
+def executorch_int8(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """ExecuTorch in 8 bits, with scales from the images that are timed."""
+    quantised = with_torchao(_folded_if_it_can_be(model), images, [images])
+    return open_executorch(to_executorch(quantised, images), "runtimes", place.threads)[0]
+
+
+def _calibration(images: Tensor) -> list[Tensor]:
+    return list(images[:CALIBRATION_IMAGES].split(1))
 
 
 def _folded(model: nn.Module) -> nn.Module:

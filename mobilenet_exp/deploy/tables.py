@@ -7,6 +7,7 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.text import figure
 from mobilenet_exp.deploy.by_layer import LayerTime
 from mobilenet_exp.deploy.one_call import OneCall
+from mobilenet_exp.deploy.runtimes import INT8
 
 MILLION = 1e6
 # layers that are printed, of those that take longest
@@ -34,10 +35,24 @@ def print_latency(
         f"ms of one batch's forward: median of {rounds} interleaved rounds after warm-up; x: times "
         "as fast as the same network in the first runtime; madds of one image"
     )
-    worst = max((row["difference"] for row in rows if row["difference"] is not None), default=0.0)
+    words = f"{_worst(rows, is_int8=False):.0e} of the largest at most"
+    if any(row["runtime"].endswith(INT8) for row in rows):
+        words += f", in 8 bits by {_worst(rows, is_int8=True):.0e}"
     console.line(
         f"peak: a matrix product's {peak:.0f} GMAC/s here; MB: weights and all that a forward "
-        f"holds; answers differ from torch's by {worst:.0e} of the largest at most"
+        f"holds; answers differ from torch's by {words}"
+    )
+
+
+def _worst(rows: Sequence[dict[str, Any]], *, is_int8: bool) -> float:
+    """Return the largest difference of an answer from torch's own."""
+    return max(
+        (
+            row["difference"]
+            for row in rows
+            if row["difference"] is not None and row["runtime"].endswith(INT8) == is_int8
+        ),
+        default=0.0,
     )
 
 

@@ -14,6 +14,8 @@ from mobilenet_exp.deploy import pictures
 from mobilenet_exp.deploy.by_layer import LayerTime
 from mobilenet_exp.reports.pages import DOCS, check_checkout, markdown_table
 
+# how runtimes in 8 bits are called, after the one in float32
+INT8 = "_int8"
 RECORD, PAGE = DOCS / "latency.json", DOCS / "LATENCY.md"
 MADDS, TOP1, LAYERS = (DOCS / f"latency_{name}.svg" for name in ("madds", "top1", "layers"))
 # what the networks of mobile phones are compared with, and those that are
@@ -36,9 +38,12 @@ NCHW, as torchvision's examples do. Each answer was compared with torch's before
 
 ![published top-1 over latency](latency_top1.svg)
 
+{int8}
+
 ## Fewer multiply-adds, less time, but not as much less
 
-Every MobileNet here is faster than {reference} in every runtime. Their multiply-adds promise more:
+Every MobileNet here is faster than {reference} in every runtime in float32. Their multiply-adds
+promise more:
 
 {promises}
 
@@ -79,9 +84,19 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def in_float(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of runtimes in float32."""
+    return [row for row in rows if not row["runtime"].endswith(INT8)]
+
+
 def check_conclusions(found: dict[str, Any]) -> None:
-    """Raise ValueError for the first statement of the page that the figures contradict."""
-    rows = {(row["batch_size"], row["runtime"], row["model"]): row for row in found["rows"]}
+    """Raise ValueError for the first statement of the page that the figures contradict.
+
+    Those about 8 bits are made of their figures, whatever these are.
+    """
+    rows = {
+        (row["batch_size"], row["runtime"], row["model"]): row for row in in_float(found["rows"])
+    }
     if not any(model == REFERENCE for _, _, model in rows):
         raise ValueError(f"the page compares with {REFERENCE}, which was not timed")
     for (_, runtime, model), row in rows.items():
@@ -108,7 +123,7 @@ def page(found: dict[str, Any]) -> str:
     Raises ValueError if they do not bear out what the text concludes from them.
     """
     check_conclusions(found)
-    machine, rows = found["machine"], found["rows"]
+    machine, rows = found["machine"], in_float(found["rows"])
     large, example = max(row["batch_size"] for row in rows), found["layers_of"]
     rounds, versions = found["config"]["rounds"], machine["versions"]
     named = ("torch", "onnxruntime", "openvino", "executorch")
@@ -118,6 +133,7 @@ def page(found: dict[str, Any]) -> str:
         versions=", ".join(f"{name} {versions[name]}" for name in named if name in versions),
         time=f"Times are medians of {rounds} interleaved rounds.",
         tables="\n\n".join(_table(rows, size) for size in _sizes(rows)),
+        int8=_int8(found["rows"]),
         reference=REFERENCE,
         promises=_promises(rows),
         reference_peak=100 * _best(rows, large, REFERENCE)["peak_share"],
@@ -134,6 +150,10 @@ def _sizes(rows: list[dict[str, Any]]) -> list[int]:
     return list(dict.fromkeys(row["batch_size"] for row in rows))
 
 
+def _runtimes(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["runtime"] for row in rows))
+
+
 def _best(rows: list[dict[str, Any]], size: int, model: str) -> dict[str, Any]:
     """Return a network's row in its fastest runtime."""
     here = (row for row in rows if (row["batch_size"], row["model"]) == (size, model))
@@ -143,7 +163,7 @@ def _best(rows: list[dict[str, Any]], size: int, model: str) -> dict[str, Any]:
 def _table(rows: list[dict[str, Any]], size: int) -> str:
     """Return the ms of a batch size: networks by runtimes."""
     here = [row for row in rows if row["batch_size"] == size]
-    runtimes = list(dict.fromkeys(row["runtime"] for row in here))
+    runtimes = _runtimes(here)
     cells = {(row["model"], row["runtime"]): row for row in here}
     lines = []
     for model in dict.fromkeys(row["model"] for row in here):
@@ -159,10 +179,64 @@ def _table(rows: list[dict[str, Any]], size: int) -> str:
     )
 
 
+def _int8(rows: list[dict[str, Any]]) -> str:
+    """Return the ms in 8 bits, beside the same runtime's in float32."""
+    cells = {(row["batch_size"], row["model"], row["runtime"]): row for row in rows}
+    runtimes = [each for each in _runtimes(rows) if each.endswith(INT8)]
+    if not runtimes:
+        return ""
+    titles = [each.removesuffix(INT8) for each in runtimes]
+    parts = [
+        "## In 8 bits, ms",
+        "Weights and activations in 8 bits, with scales from the images that were timed. In "
+        "brackets: how many times as fast as the same runtime in float32. What 8 bits cost in "
+        "accuracy is a question of trained weights: see [Time and export](deploy.md#in-8-bits).",
+    ]
+    for size in _sizes(rows):
+        lines = []
+        for model in dict.fromkeys(row["model"] for row in rows):
+            line = [model]
+            for runtime in runtimes:
+                row = cells[size, model, runtime]
+                ms, plain = row["latency_ms"], cells[size, model, runtime.removesuffix(INT8)]
+                line.append(f"{ms:.1f} ({plain['latency_ms'] / ms:.1f})" if ms else "-")
+            lines.append(line)
+        parts.append(markdown_table([f"batch {size}", *titles], lines))
+    problems = [
+        f"- {row['model']}, {row['runtime']}, batch {row['batch_size']}: {row['problem']}"
+        for row in rows
+        if row["runtime"] in runtimes and row["problem"]
+    ]
+    if problems:
+        parts += ["Not timed:", "\n".join(problems)]
+    return "\n\n".join([*parts, _int8_words(rows, runtimes)])
+
+
+def _int8_words(rows: list[dict[str, Any]], runtimes: list[str]) -> str:
+    """Say where 8 bits are slower than float32, and which MobileNets then lose to the reference."""
+    cells = {(row["batch_size"], row["model"], row["runtime"]): row["latency_ms"] for row in rows}
+    parts = []
+    for runtime in runtimes:
+        own = [(size, model, ms) for (size, model, each), ms in cells.items() if each == runtime]
+        slower = sum(
+            ms > cells[size, model, runtime.removesuffix(INT8)] for size, model, ms in own if ms
+        )
+        words = f"{runtime.removesuffix(INT8)} is slower in 8 bits in {slower} of {len(own)} cells"
+        behind = [
+            f"{model} (batch {size})"
+            for size, model, ms in own
+            if ms and model.startswith(MOBILE) and ms >= (cells[size, REFERENCE, runtime] or 0)
+        ]
+        if behind:
+            words += f", and {', '.join(behind)} not faster than {REFERENCE}"
+        parts.append(words + ".")
+    return " ".join(parts)
+
+
 def _promises(rows: list[dict[str, Any]]) -> str:
     """Return how many times fewer madds and less time than the reference's each network has."""
     sizes = _sizes(rows)
-    runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
+    runtimes = _runtimes(rows)
     cells = {(row["batch_size"], row["model"], row["runtime"]): row for row in rows}
     lines = []
     for model in dict.fromkeys(row["model"] for row in rows):
@@ -226,8 +300,8 @@ def digest(found: dict[str, Any]) -> str:
 def draw(found: dict[str, Any], madds: Path, top1: Path, layers: Path) -> None:
     """Draw the pictures; the digest of the figures stands in each file's description."""
     about = f"figures sha256 {digest(found)}"
-    pictures.draw_madds(found["rows"], madds, about)
-    pictures.draw_top1(found["rows"], top1, about)
+    pictures.draw_madds(in_float(found["rows"]), madds, about)
+    pictures.draw_top1(in_float(found["rows"]), top1, about)
     rows = [LayerTime(**each) for each in found["layers"]]
     pictures.draw_layers(rows, found["layers_of"], layers, about)
 

@@ -133,15 +133,15 @@ def open_onnx(file: str | bytes, key: str, threads: int | None) -> tuple[Forward
 
 
 def open_openvino(
-    file: str | bytes, key: str, threads: int | None, shape: torch.Size | None = None
+    file: Any, key: str, threads: int | None, shape: torch.Size | None = None
 ) -> tuple[Forward, str]:
-    """Open OpenVINO's .xml, or the content of an ONNX file, in OpenVINO; return its record, too.
+    """Open OpenVINO's .xml, the content of an ONNX file, or a network of its own that was read.
 
-    It is faster for images of one `shape` alone.
+    Returns its record, too. It is faster for images of one `shape` alone.
     """
     openvino = library("openvino", key, file if isinstance(file, str) else "openvino")
     core = openvino.Core()
-    network = core.read_model(file)
+    network = core.read_model(file) if isinstance(file, str | bytes) else file
     if shape is not None:
         network.reshape(list(shape))
     settings = {

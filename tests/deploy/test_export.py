@@ -16,6 +16,7 @@ from mobilenet_exp.deploy import export as exporting
 from mobilenet_exp.deploy.export import export, real_images
 from mobilenet_exp.deploy.formats import FORMATS, to_onnx
 from mobilenet_exp.deploy.nets import build_nets
+from mobilenet_exp.deploy.runtimes import Place, prepare
 from mobilenet_exp.evaluation.job import evaluate
 from mobilenet_exp.evaluation.photos import classify_photos
 from mobilenet_exp.weights.exported import RECORD, read_exported
@@ -53,7 +54,7 @@ def file(request, run, tmp_path_factory):
 
 
 def test_a_file_answers_as_the_network_and_is_scored_alike(file, run, tmp_path):
-    _, path, found = file
+    name, path, found = file
     assert found["path"] == str(path)
     assert 0 < found["difference"] < 1e-4
     assert found["agreement"] == 1
@@ -73,6 +74,10 @@ def test_a_file_answers_as_the_network_and_is_scored_alike(file, run, tmp_path):
         assert exported[key] == own[key]
     assert exported["loss"] == pytest.approx(own["loss"], abs=1e-4)
     (net,) = build_nets([str(path)], 224)
+    # it is timed as networks are: OpenVINO's for the shape of the batch alone
+    timed = prepare(net.own_runtime, net.model, images, Place(torch.device("cpu"), 1))
+    assert (timed is net.model) == (name != "openvino")
+    torch.testing.assert_close(timed(images), net.model(images), rtol=1e-3, atol=1e-4)
     assert (net.side, net.profile.params) == (64, own["params"])
     assert sorted(path.parent.glob(".*")) == []
 

@@ -4,16 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenet_exp import compose, train
 from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.deploy import runtimes
-from mobilenet_exp.deploy.export import export
 from mobilenet_exp.deploy.folding import folded
-from mobilenet_exp.deploy.nets import build_nets
-from mobilenet_exp.deploy.runtimes import LIBRARIES, Place, layered, prepare
+from mobilenet_exp.deploy.latency import TOLERANCE_OF_INT8
+from mobilenet_exp.deploy.nets import build_nets, settle_statistics
+from mobilenet_exp.deploy.runtimes import INT8, LIBRARIES, Place, layered, prepare
 from mobilenet_exp.models import MODELS, build_model
 from mobilenet_exp.models.layers import ConvBNAct
-from mobilenet_exp.weights import exported
 
 PLACE = Place(torch.device("cpu"), 1)
 
@@ -94,6 +92,21 @@ def test_runtimes_answer_alike(runtime, name):
         torch.testing.assert_close(forward(images), model(images), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("runtime", [name for name in LIBRARIES if name.endswith(INT8)])
+def test_runtimes_in_8_bits_are_near(runtime):
+    for library in LIBRARIES[runtime]:
+        pytest.importorskip(library)
+    (net,) = build_nets([{"name": "v3_small", "width_mult": 0.35}], 64)
+    settle_statistics(net.model, 64)
+    images = torch.randn(2, 3, 64, 64)
+    forward = prepare(runtime, net.model, images, PLACE)
+    with torch.inference_mode():
+        expected = net.model(images)
+    off = ((forward(images) - expected).abs().max() / expected.abs().max()).item()
+    # no float32's, and no other network's
+    assert 1e-4 < off < TOLERANCE_OF_INT8
+
+
 def test_layers_are_those_of_the_folded_network_where_it_is_timed():
     model, images = build_model("v3_small", width_mult=0.35), torch.randn(2, 3, 32, 32)
     plain, same, words = layered(["eager"], model, images, PLACE)
@@ -127,28 +140,3 @@ def test_many_networks_of_a_class_are_all_compiled(monkeypatch):
         with pytest.raises(RunError, match="cannot be compiled: "):
             prepare("compiled", model, images, PLACE)
     torch._dynamo.reset()
-
-
-def test_an_openvino_file_is_timed_for_the_shape_of_the_batch_as_networks_are(
-    quick_in, tmp_path, monkeypatch
-):
-    pytest.importorskip("openvino")
-    config = quick_in(tmp_path, "data=fake", "data.resolution=32", "train.epochs=1")
-    run = f"checkpoint={config.run.root}/{train(config)['name']}/checkpoints/best.pt"
-    path = f"{tmp_path}/net.xml"
-    export(compose(run, "format=openvino", f"out={path}", program="export"))
-    (net,) = build_nets([path], 32)
-    shapes = []
-    opening = exported.open_openvino
-
-    def opened(file, key, threads, shape=None):
-        shapes.append(shape)
-        return opening(file, key, threads, shape)
-
-    monkeypatch.setattr(exported, "open_openvino", opened)
-    images = torch.rand(3, 3, 32, 32)
-    forward = prepare("openvino", net.model, images, PLACE)
-    assert shapes == [images.shape]
-    torch.testing.assert_close(forward(images), net.model(images), rtol=1e-4, atol=1e-5)
-    with pytest.raises(RunError, match="does not take such images"):
-        prepare("openvino", net.model, torch.rand(3, 3, 48, 40, 2), PLACE)
