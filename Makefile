@@ -60,7 +60,7 @@ tour: $(SETUP)  ## run the notebook docs/tour.ipynb and keep what it prints
 	rm -rf docs/tour
 	$(PYTHON) -m jupyter execute --inplace docs/tour.ipynb
 
-latency: $(SETUP)  ## time networks in every runtime and write docs/LATENCY.md (15 minutes)
+latency: $(SETUP)  ## time networks in every runtime and write docs/LATENCY.md (half an hour)
 	$(PYTHON) bench.py $(LATENCY) run.root=runs/latency run.wandb=disabled
 	$(PYTHON) -m mobilenet_exp latency $$(ls -td runs/latency/bench-*/ | head -1)latency.json
 

@@ -12,7 +12,7 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.deploy import pictures
 from mobilenet_exp.deploy.by_layer import LayerTime
-from mobilenet_exp.reports.pages import DOCS, check_checkout, markdown_table
+from mobilenet_exp.reports.pages import DOCS, check_checkout, filled, markdown_table
 
 # how runtimes in 8 bits are called, after the one in float32
 INT8 = "_int8"
@@ -188,9 +188,11 @@ def _int8(rows: list[dict[str, Any]]) -> str:
     titles = [each.removesuffix(INT8) for each in runtimes]
     parts = [
         "## In 8 bits, ms",
-        "Weights and activations in 8 bits, with scales from the images that were timed. In "
-        "brackets: how many times as fast as the same runtime in float32. What 8 bits cost in "
-        "accuracy is a question of trained weights: see [Time and export](deploy.md#in-8-bits).",
+        filled(
+            "Weights and activations in 8 bits, with scales from the images that were timed. In "
+            "brackets: how many times as fast as the same runtime in float32. What 8 bits cost in "
+            "accuracy is a question of trained weights: see [Time and export](deploy.md#in-8-bits)."
+        ),
     ]
     for size in _sizes(rows):
         lines = []
@@ -217,20 +219,21 @@ def _int8_words(rows: list[dict[str, Any]], runtimes: list[str]) -> str:
     cells = {(row["batch_size"], row["model"], row["runtime"]): row["latency_ms"] for row in rows}
     parts = []
     for runtime in runtimes:
-        own = [(size, model, ms) for (size, model, each), ms in cells.items() if each == runtime]
-        slower = sum(
-            ms > cells[size, model, runtime.removesuffix(INT8)] for size, model, ms in own if ms
-        )
-        words = f"{runtime.removesuffix(INT8)} is slower in 8 bits in {slower} of {len(own)} cells"
-        behind = [
-            f"{model} (batch {size})"
-            for size, model, ms in own
-            if ms and model.startswith(MOBILE) and ms >= (cells[size, REFERENCE, runtime] or 0)
-        ]
+        own = {(size, model): ms for (size, model, each), ms in cells.items() if each == runtime}
+        timed = {key: ms for key, ms in own.items() if ms}
+        plain = runtime.removesuffix(INT8)
+        slower = sum(ms > cells[*key, plain] for key, ms in timed.items())
+        words = f"{plain} is slower in 8 bits in {slower or 'none'} of {len(timed)} cells"
+        behind: dict[str, list[str]] = {}
+        for (size, model), ms in timed.items():
+            if model.startswith(MOBILE) and ms >= (own[size, REFERENCE] or 0):
+                behind.setdefault(model, []).append(str(size))
         if behind:
-            words += f", and {', '.join(behind)} not faster than {REFERENCE}"
+            names = [f"{model} at batch {' and '.join(each)}" for model, each in behind.items()]
+            words += f", and {', '.join(names)} are no faster than {REFERENCE}"
         parts.append(words + ".")
-    return " ".join(parts)
+    parts.append("The reasons are in [Time and export](deploy.md#in-8-bits).")
+    return filled(" ".join(parts))
 
 
 def _promises(rows: list[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """Where generated pages go."""
 
+import textwrap
 from pathlib import Path
 
 from mobilenet_exp.core.errors import InputError
@@ -14,5 +15,11 @@ def check_checkout() -> None:
 
 
 def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def filled(text: str) -> str:
+    """Return a paragraph in lines of the pages' length."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)

@@ -6,7 +6,6 @@ Every figure on the page comes from docs/results.json, which is read off those r
 import hashlib
 import json
 import statistics
-import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import figure, plural
 from mobilenet_exp.deploy.pictures import COLOURS, STYLE
 from mobilenet_exp.papers.rows import paper_row
-from mobilenet_exp.reports.pages import DOCS, check_checkout, markdown_table
+from mobilenet_exp.reports.pages import DOCS, check_checkout, filled, markdown_table
 from mobilenet_exp.reports.reading import RunFolder, read_runs
 
 RECORD, PAGE, PICTURE = (DOCS / name for name in ("results.json", "RESULTS.md", "results.svg"))
@@ -173,15 +172,12 @@ def page(found: dict[str, Any]) -> str:
         widths=_widths(cells),
         slopes=_slopes(cells),
     )
-    return "\n\n".join(_filled(block) for block in text.rstrip("\n").split("\n\n")) + "\n"
+    return "\n\n".join(_wrapped(block) for block in text.rstrip("\n").split("\n\n")) + "\n"
 
 
-def _filled(block: str) -> str:
+def _wrapped(block: str) -> str:
     """Return a paragraph in lines of one length; tables, headings and commands as they are."""
-    if block.startswith(("#", "|", "!", "```")):
-        return block
-    words = " ".join(block.split())
-    return textwrap.fill(words, 100, break_long_words=False, break_on_hyphens=False)
+    return block if block.startswith(("#", "|", "!", "```")) else filled(" ".join(block.split()))
 
 
 def _set(rows: list[dict[str, Any]], data: str) -> dict[str, Any]:

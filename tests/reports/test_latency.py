@@ -68,3 +68,34 @@ def test_other_files_are_refused_in_one_line(tmp_path):
     for name in ("other.json", "none.json"):
         with pytest.raises(InputError, match=f"{name}: is no benchmark's latency.json"):
             latency.main([str(tmp_path / name)])
+
+
+def test_8_bits_are_told_as_they_are(found):
+    text = latency.page(found)
+    (row,) = (
+        row
+        for row in found["rows"]
+        if (row["model"], row["runtime"], row["batch_size"]) == ("v3_large", "executorch_int8", 1)
+    )
+    (plain,) = (
+        each["latency_ms"]
+        for each in found["rows"]
+        if (each["model"], each["runtime"], each["batch_size"]) == ("v3_large", "executorch", 1)
+    )
+    cell = f"{row['latency_ms']:.1f} ({plain / row['latency_ms']:.1f})"
+    assert f" {cell} |\n" in text
+    changed = copy.deepcopy(found)
+    for each in changed["rows"]:
+        if each["runtime"] == "executorch_int8":
+            each["latency_ms"] = {"v2": 1e6, "resnet18": 1e-5}.get(each["model"], 1e-6)
+    assert "executorch is slower in 8 bits in 2 of 20 cells, and v2 at batch 16 and 1 are no" in (
+        " ".join(latency.page(changed).split())
+    )
+    refused = copy.deepcopy(found)
+    for each in refused["rows"]:
+        if (each["runtime"], each["model"]) == ("openvino_int8", "v1"):
+            each |= {"latency_ms": None, "problem": "does not take it: reasons"}
+    assert "- v1, openvino_int8, batch 1: does not take it: reasons" in latency.page(refused)
+    without = copy.deepcopy(found)
+    without["rows"] = latency.in_float(found["rows"])
+    assert "In 8 bits" not in latency.page(without)
