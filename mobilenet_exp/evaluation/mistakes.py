@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -101,7 +102,10 @@ def draw_sheet(mistakes: Sequence[Mistake], path: Path, title: str) -> None:
     axes.imshow(sheet, interpolation="none")
     axes.axis("off")
     figure.text(0.5, 1 - 6 / (rows * TALL + HEAD), printable(title), ha="center", va="top")
-    figure.savefig(path, format="png")
+    with warnings.catch_warnings():
+        # a box stands for a character that no font here has
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(path, format="png")
 
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:

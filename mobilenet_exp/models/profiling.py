@@ -67,25 +67,56 @@ def profile_blocks(model: nn.Module, resolution: int) -> list[BlockCost]:
     Together they cost what `profile_model` counts, but for what is done outside blocks.
     """
     ghost = _ghost(model)
+    blocks = blocks_of(ghost)
+    spent = _spent(ghost, blocks, resolution)
+    return [BlockCost(name, spent[name], _num_params(block)) for name, block in blocks.items()]
+
+
+class LayerCost(NamedTuple):
+    """What one layer of a network costs, as a `Profile` counts it; `kind` is its class's name."""
+
+    layer: str
+    kind: str
+    madds: int
+    params: int
+
+
+def profile_layers(model: nn.Module, resolution: int) -> list[LayerCost]:
+    """Count each layer that costs anything by the papers' convention, in the order of the network.
+
+    A module counts what it does itself, not what its parts do: together they cost what
+    `profile_model` counts.
+    """
+    ghost = _ghost(model)
+    modules = dict(ghost.named_modules())
+    spent = _spent(ghost, modules, resolution)
+    found = []
+    for name, module in modules.items():
+        parts = [f"{name}.{part}".lstrip(".") for part, _ in module.named_children()]
+        madds = spent[name] - sum(spent[part] for part in parts)
+        params = sum(each.numel() for each in module.parameters(recurse=False))
+        if madds or params:
+            found.append(LayerCost(name, type(module).__name__, madds, params))
+    return found
+
+
+def _spent(ghost: nn.Module, parts: dict[str, nn.Module], resolution: int) -> dict[str, int]:
+    """Return the multiply-adds that each part makes in one forward, those within it included."""
     counter = FlopCounterMode(display=False, custom_mapping=CONVENTIONS["paper"])
-    spent: dict[str, int] = {}
+    spent = dict.fromkeys(parts, 0)
 
     def before(name: str) -> None:
-        spent[name] = spent.get(name, 0) - counter.get_total_flops()
+        spent[name] -= counter.get_total_flops()
 
     def after(name: str) -> None:
         spent[name] += counter.get_total_flops()
 
-    blocks = blocks_of(ghost)
-    for name, block in blocks.items():
-        block.register_forward_pre_hook(lambda *_, name=name: before(name))
-        block.register_forward_hook(lambda *_, name=name: after(name))
+    for name, part in parts.items():
+        part.register_forward_pre_hook(lambda *_, name=name: before(name))
+        part.register_forward_hook(lambda *_, name=name: after(name))
     with torch.no_grad(), counter:
         ghost(torch.empty(1, 3, resolution, resolution, device="meta"))
-    return [
-        BlockCost(name, spent.get(name, 0) // 2, _num_params(block))
-        for name, block in blocks.items()
-    ]
+    return {name: flops // 2 for name, flops in spent.items()}
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:

@@ -47,7 +47,7 @@ CURVES = (
     "system/peak_memory_mb",
 )  # fmt: skip
 PICTURES = ("val/errors_sheet", "eval/errors_sheet", "train/first_batch")
-TABLES = ("val/errors", "val/per_class", "paper/table", "model/blocks")
+TABLES = ("val/errors", "val/per_class", "paper/table", "model/blocks", "model/layers")
 TOP1 = SummaryMetric("best/top1")
 # the width of W&B's grid, in which a report's panels are laid
 GRID = 24

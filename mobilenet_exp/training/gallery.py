@@ -16,7 +16,13 @@ from mobilenet_exp.core.text import as_csv
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.results import answer_files, class_titles
 from mobilenet_exp.evaluation.showing import show_answers
-from mobilenet_exp.models.profiling import Profile, profile_blocks
+from mobilenet_exp.models.profiling import (
+    BlockCost,
+    LayerCost,
+    Profile,
+    profile_blocks,
+    profile_layers,
+)
 from mobilenet_exp.papers.comparison import Comparison, Unpublished
 from mobilenet_exp.tracking.pictures import Sparing, draw_curves
 from mobilenet_exp.tracking.tracker import Tracker
@@ -24,7 +30,7 @@ from mobilenet_exp.training.session import Session
 
 # the folder, in the run's, of what the best epoch answered
 BEST = "best"
-BLOCKS, CURVES, FIRST_BATCH = "blocks.csv", "curves.png", "first_batch.png"
+CURVES, FIRST_BATCH = "curves.png", "first_batch.png"
 # images of the first batch that are shown, in rows of ROW, of at most SIDE pixels
 SHOWN, ROW, SIDE = 32, 8, 160
 # standard deviations of the network's input that are shown as black and as white
@@ -58,13 +64,16 @@ class Gallery:
             self.tracker.picture("train/first_batch", path)
 
     def open(self) -> None:
-        """Write what each block of the network costs."""
+        """Write what each block and each layer of the network costs."""
         model, side = self.session.model, self.session.config.data.resolution
-        with console.sparing(BLOCKS):
-            blocks = [list(row) for row in profile_blocks(model, side)]
-            columns = ["block", "madds", "params"]
-            self.tracker.write(BLOCKS, as_csv([columns, *blocks]))
-            self.tracker.table("model/blocks", columns, blocks)
+        with console.sparing("blocks.csv, layers.csv"):
+            for name, kind, costs in (
+                ("blocks", BlockCost, profile_blocks(model, side)),
+                ("layers", LayerCost, profile_layers(model, side)),
+            ):
+                columns, rows = list(kind._fields), [list(each) for each in costs]
+                self.tracker.write(f"{name}.csv", as_csv([columns, *rows]))
+                self.tracker.table(f"model/{name}", columns, rows)
 
     def epoch(self, best: Predictions | None) -> None:
         """Write the answers of the best epoch so far, and draw the curves if it is time."""

@@ -1,9 +1,11 @@
 """The counter, against figures worked out by hand."""
 
+import pytest
 import torch
 from torch import nn
 
-from mobilenet_exp import profile_model
+from mobilenet_exp import build_model, profile_model
+from mobilenet_exp.models.profiling import profile_blocks, profile_layers
 
 
 def test_convolution_by_hand():
@@ -30,3 +32,17 @@ def test_the_model_is_left_as_it_was():
     profile_model(net, 32)
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "v3_small", "kuanwang_v3_small", "v4_hybrid_medium"])
+def test_blocks_and_layers_add_up_to_the_model(name):
+    model = build_model(name)
+    whole = profile_model(model, 224)
+    for parts in (profile_blocks(model, 224), profile_layers(model, 224)):
+        assert sum(each.madds for each in parts) == whole.madds
+        assert sum(each.params for each in parts) == whole.params
+    layers = {each.layer: each for each in profile_layers(model, 224)}
+    stem = layers["stem.conv"]
+    # 3 x 3 x 3 weights for each of 112 x 112 pixels
+    assert stem.madds == 112 * 112 * stem.params
+    assert (stem.kind, stem.params % 27) == ("Conv2d", 0)

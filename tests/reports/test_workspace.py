@@ -18,7 +18,7 @@ LOGGED = {
     "train/loss", "train/lr", "train/grad_norm", "val/top1", "val/loss", "val_ema/top1",
     "val_ema/loss", "speed/images_per_s", "speed/waiting_percent", "system/peak_memory_mb",
     "val/errors_sheet", "eval/errors_sheet", "train/first_batch", "val/errors", "val/per_class",
-    "paper/table", "model/blocks",
+    "paper/table", "model/blocks", "model/layers",
 }  # fmt: skip
 
 

@@ -54,7 +54,8 @@ def test_a_run_online_and_its_evaluation(tmp_path, server):
     assert stored.exit_codes == [0]
     shown = {name.rpartition("/")[0].removeprefix("media/") for name in stored.files}
     assert shown >= {"table/model", "table/val", "table/paper", "images/val", "images/train"}
-    tables = {"model/blocks", "paper/table", "val/errors", "val/per_class", "val/confusion_table"}
+    tables = {"model/blocks", "model/layers", "paper/table", "val/errors", "val/per_class"}
+    tables |= {"val/confusion_table"}
     assert tables | {"train/first_batch", "val/errors_sheet"} <= set(stored.summary)
     # its name says what the command varies
     assert stored.values["displayName"].startswith("tiny-w1-r32-fake-sgd-s0 batch_size=16 ")

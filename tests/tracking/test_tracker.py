@@ -112,6 +112,7 @@ def test_what_lies_in_the_folder_is_shown(logged):
         kinds.items()
         >= {
             "model/blocks": "table-file",
+            "model/layers": "table-file",
             "paper/table": "table-file",
             "val/per_class": "table-file",
             "val/errors": "table-file",
