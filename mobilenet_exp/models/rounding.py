@@ -21,6 +21,9 @@ FUSED = (nn.ReLU, nn.ReLU6, nn.Identity)
 WEIGHT_MAX = 127
 # what 8 bits of an activation can be
 LEAST, MOST = -128, 127
+# torchao's names in the state of a range, after its point's
+LEAST_VALUE = ".activation_post_process.min_val"
+GREATEST_VALUE = ".activation_post_process.max_val"
 # share that a batch has in a range: it follows a network that learns within tens of updates
 AVERAGING = 0.1
 
@@ -52,13 +55,6 @@ class Rounding(nn.Module):
     def around(self, network: nn.Module) -> "Rounding":
         """Return other weights of the same network, rounded by this one's ranges."""
         return Rounding(network, self.ranges)
-
-    @torch.no_grad()
-    def fit_steps(self) -> None:
-        """Fit the steps of each range to its least and greatest value, which were changed."""
-        for each in self.ranges.values():
-            seen = each.activation_post_process
-            each.scale[:], each.zero_point[:] = steps_of(seen.min_val, seen.max_val)
 
     def forward(self, images: Tensor) -> Tensor:
         for each in self.ranges.values():
@@ -143,6 +139,20 @@ def steps_of(least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:
     scale = ((above - below) / (MOST - LEAST)).clamp(min=torch.finfo(torch.float32).eps)
     zero = (LEAST - torch.round(below / scale)).clamp(LEAST, MOST)
     return scale, zero.to(torch.int32)
+
+
+@torch.no_grad()
+def fit_steps(ranges: dict[str, Tensor]) -> None:
+    """Fit the steps of ranges to their least and greatest values, which were changed.
+
+    `ranges` is the state of `Rounding.ranges`, whose tensors are changed in place.
+    """
+    for name, least in ranges.items():
+        point = name.removesuffix(LEAST_VALUE)
+        if point != name:
+            scale, zero = steps_of(least, ranges[point + GREATEST_VALUE])
+            ranges[f"{point}.scale"].copy_(scale)
+            ranges[f"{point}.zero_point"].copy_(zero)
 
 
 def check_device(device: torch.device) -> None:

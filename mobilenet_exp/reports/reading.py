@@ -66,14 +66,19 @@ class RunFolder:
         return _read_lines(self.path / "metrics.jsonl")
 
     @cached_property
+    def starts(self) -> list[dict[str, Any]]:
+        """Return what each start was made by, the first one first."""
+        return _starts(self.path)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Return what the last start was made by: command, commit, versions, processor."""
-        return starts[-1] if (starts := _starts(self.path)) else {}
+        return self.starts[-1] if self.starts else {}
 
     @property
     def command(self) -> str:
         """Return the last command that made the run and so repeats it, or ""."""
-        commands = (text(start.get("command")) for start in reversed(_starts(self.path)))
+        commands = (text(start.get("command")) for start in reversed(self.starts))
         return next(filter(None, commands), "")
 
     @cached_property

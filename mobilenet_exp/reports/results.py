@@ -197,19 +197,24 @@ def _full(cells: dict) -> list[str]:
 
 
 def _generations(cells: dict) -> str:
+    return _table(cells, "network", {name: (name, 1.0) for name in _full(cells)})
+
+
+def _table(cells: dict, title: str, nets: dict[str, tuple[str, float]]) -> str:
+    """Return a row for each network and width of `nets`, whose keys are its first column."""
     lines = []
-    for name in _full(cells):
-        pair = [cells[name, 1.0, data] for data in SETS]
-        row = paper_row(name)
+    for word, (name, width) in nets.items():
+        pair = [cells[name, width, data] for data in SETS]
+        row = paper_row(name, width_mult=width)
         lines.append(
             [
-                name,
+                word,
                 f"{pair[0].params / 1e6:.2f}",
                 *(word for cell in pair for word in (f"{cell.madds / 1e6:.1f}", cell.words())),
                 figure(row.top1 if row else None, 1),
             ]
         )
-    columns = ["network", "params M"]
+    columns = [title, "params M"]
     columns += [word for data in SETS for word in (f"madds M, {data}", f"top-1 %, {data}")]
     return markdown_table([*columns, "its paper, ImageNet"], lines)
 
@@ -246,21 +251,7 @@ def _swept(cells: dict) -> list[float]:
 
 
 def _widths(cells: dict) -> str:
-    lines = []
-    for width in _swept(cells):
-        pair = [cells[SWEPT, width, data] for data in SETS]
-        row = paper_row(SWEPT, width_mult=width)
-        lines.append(
-            [
-                f"{width:g}",
-                f"{pair[0].params / 1e6:.2f}",
-                *(word for cell in pair for word in (f"{cell.madds / 1e6:.1f}", cell.words())),
-                figure(row.top1 if row else None, 1),
-            ]
-        )
-    columns = ["width", "params M"]
-    columns += [word for data in SETS for word in (f"madds M, {data}", f"top-1 %, {data}")]
-    return markdown_table([*columns, "its paper, ImageNet"], lines)
+    return _table(cells, "width", {f"{width:g}": (SWEPT, width) for width in _swept(cells)})
 
 
 def _slopes(cells: dict) -> str:

@@ -20,6 +20,7 @@ from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict
 from mobilenet_exp.machine.memory import peak_memory
+from mobilenet_exp.models.rounding import fit_steps
 from mobilenet_exp.training import engine
 from mobilenet_exp.training.engine import TrainMeter
 from mobilenet_exp.training.record import Record
@@ -78,7 +79,7 @@ def make_updates(session: Session, show: Show) -> Iterator[None]:
             # all round alike, whichever process's ranges are saved
             session.team.average_buffers(learner.rounding.ranges)
             if session.team.size > 1:
-                learner.rounding.fit_steps()
+                fit_steps(learner.rounding.ranges.state_dict())
         progress.update += 1
         if progress.update == sampler.num_updates:
             session.meter.grad_norm = engine.gradient_norm(learner)

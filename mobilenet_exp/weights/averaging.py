@@ -9,15 +9,12 @@ from torch import Tensor
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import plural
-from mobilenet_exp.models.rounding import steps_of
+from mobilenet_exp.models.rounding import fit_steps
 from mobilenet_exp.weights.checkpoint import load_checkpoint, save_checkpoint
 
 AVERAGED = "averaged.pt"
 # what is needed to go on training, and is not of a mean
 LEFT_OUT = ("optimizer", "scaler", "meters")
-# of a range of 8 bits, after the name of its point
-LEAST_VALUE = ".activation_post_process.min_val"
-GREATEST_VALUE = ".activation_post_process.max_val"
 
 
 def kept_path(folder: Path, epoch: int) -> Path:
@@ -58,7 +55,7 @@ def average(folder: Path, count: int | None = None) -> Path:
     for key in ("model", "model_ema", "rounding"):
         if key in found:
             found[key] = _mean([state[key] for state in states])
-    _fit_steps(found.get("rounding", {}))
+    fit_steps(found.get("rounding", {}))
     found["averaged"] = [state["epoch"] for state in states]
     del found["format"]
     save_checkpoint(folder / AVERAGED, found)
@@ -75,16 +72,6 @@ def _mean(weights: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         else:
             found[name] = last
     return found
-
-
-def _fit_steps(ranges: dict[str, Tensor]) -> None:
-    """Fit the steps of 8 bits to the mean of the ranges."""
-    for name in [name for name in ranges if name.endswith(LEAST_VALUE)]:
-        point = name.removesuffix(LEAST_VALUE)
-        least, greatest = ranges[name], ranges[point + GREATEST_VALUE]
-        ranges[f"{point}.scale"], ranges[f"{point}.zero_point"] = (
-            each.view(-1) for each in steps_of(least, greatest)
-        )
 
 
 def main(words: list[str]) -> None:

@@ -13,6 +13,7 @@ from mobilenet_exp.deploy.job import bench
 from mobilenet_exp.deploy.nets import Net
 from mobilenet_exp.deploy.pictures import pareto_front
 from mobilenet_exp.deploy.runtimes import RUNTIMES
+from mobilenet_exp.machine.lock import is_locked
 
 WORDS = ("models=[{name: v3_small, width_mult: 0.35},torchvision:squeezenet1_1]",
          "batch_sizes=[2,1]", "resolution=64", "rounds=2", "warmup=0",
@@ -30,7 +31,7 @@ def _bench(tmp_path, *words):
     return bench(compose(*WORDS, f"run.root={tmp_path}", *words, program="bench"))
 
 
-def test_a_benchmark_leaves_its_figures_and_pictures(tmp_path, capsys):
+def test_a_benchmark_leaves_its_figures_and_pictures(tmp_path, capsys, monkeypatch):
     found = _bench(tmp_path, "run.wandb=offline", "method=one_call", "layers=v3_small 0.35")
     out = capsys.readouterr().out
     (folder,) = tmp_path.glob("bench-*")
@@ -52,11 +53,20 @@ def test_a_benchmark_leaves_its_figures_and_pictures(tmp_path, capsys):
     # two networks with no published top-1 at 64 px
     assert not (folder / "top1.png").exists()
     assert found["one_call"][0]["published_ms"] is None
-    # a second one does not overwrite it
-    before = (folder / "latency.json").read_text()
+    # a second one does not overwrite it, and holds its folder while it lasts
+    before, held = (folder / "latency.json").read_text(), []
+    measure = job._measure
+
+    def measured(*words):
+        held.extend(each for each in tmp_path.glob("bench-*") if is_locked(each))
+        return measure(*words)
+
+    monkeypatch.setattr(job, "_measure", measured)
     _bench(tmp_path, "run.wandb=disabled", "batch_sizes=[1]", "runtimes=[eager]")
     assert len(list(tmp_path.glob("bench-*"))) == 2
     assert (folder / "latency.json").read_text() == before
+    assert len(held) == 1
+    assert folder not in held
 
 
 def test_layers_are_of_the_network_of_that_title_or_of_the_only_one_of_that_name(tmp_path):

@@ -1,5 +1,6 @@
 """The real client against a stand-in of W&B's server: a run online, resumed, cut off, synced."""
 
+import json
 import os
 import signal
 import subprocess
@@ -156,6 +157,9 @@ def test_the_agent_s_run_gets_a_configuration_that_is_finished(tmp_path, server)
     first, second = server.runs["drawn1"], server.runs["drawn2"]
     assert _epochs(second) == _epochs(first) == [1, 2]
     assert second.summary["best/top1"] == first.summary["best/top1"]
+    # what made it is what trained it, not who showed it again
+    (made_by,) = tmp_path.glob("runs/*/provenance.json")
+    assert len(json.loads(made_by.read_text())["starts"]) == 1
 
 
 def test_a_settings_file_and_old_words_count(tmp_path, server):
