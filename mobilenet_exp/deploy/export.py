@@ -27,9 +27,12 @@ from mobilenet_exp.data.views import name_of
 from mobilenet_exp.datasets.images import open_file
 from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.deploy.folding import folded
-from mobilenet_exp.deploy.formats import FORMATS, Calibration, Format
+from mobilenet_exp.deploy.formats import FORMATS, Format
+from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
+from mobilenet_exp.deploy.quantise import as_learned, with_torchao
 from mobilenet_exp.evaluation.scoring import eval_data
 from mobilenet_exp.machine.provenance import git_commit, installed, versions
+from mobilenet_exp.models.rounding import Rounding
 from mobilenet_exp.weights.exported import ExportedModel, Forward, Record, read_exported
 from mobilenet_exp.weights.loaded import LoadedModel, load_chosen
 
@@ -42,20 +45,20 @@ PART = 32
 def export(config: ExportConfig) -> dict[str, Any]:
     """Write a network into a file of another runtime; print where, how large and how exact.
 
-    BatchNorm is folded into the convolutions. The file is opened again and its answers to real
-    photographs, or in 8 bits to what it was calibrated on, compared with the network's. Returns
-    what was printed: `path`, `bytes`, `difference`, and `agreement`, the share of images whose
-    best answer is the network's. Raises InputError before anything is written, and RunError,
-    with nothing written, where answers differ by more than `tolerance`.
+    BatchNorm is folded into the convolutions. The file is opened again, and its answers to real
+    photographs, or to the images that its scales in 8 bits are from, are compared with the
+    network's. Returns what was printed: `path`, `bytes`, `difference`, and `agreement`, the share
+    of images whose best answer is the network's. Raises InputError before anything is written,
+    and RunError, with nothing written, where answers differ by more than `tolerance`.
     """
     import_modules(config.run.imports)
     form = FORMATS[config.format]
     for each in form.libraries:
         library(each, "format", config.format)
-    if config.int8 and not form.for_int8:
-        able = ", ".join(name for name, each in FORMATS.items() if each.for_int8)
+    if config.int8 and not form.has_int8:
+        able = ", ".join(name for name, each in FORMATS.items() if each.has_int8)
         raise InputError("int8", True, f"is not for {config.format}; it is for {able}")
-    for each in form.for_int8 if config.int8 else ():
+    for each in FOR_INT8 if config.int8 else ():
         library(each, "int8", True)
     loaded = load_chosen(config)
     if isinstance(loaded.model, ExportedModel):
@@ -68,9 +71,11 @@ def export(config: ExportConfig) -> dict[str, Any]:
         loaded = replace(loaded, preprocessing=sized)
     path = _path(config, loaded, form)
     path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    calibration = calibration_images(config, loaded) if config.int8 else None
-    images = torch.cat(calibration) if calibration else real_images(loaded.preprocessing)
-    agreement = _write(config, loaded, form, path, images, calibration)
+    if _needs_calibration(config, loaded):
+        images = torch.cat(calibration_images(config, loaded))
+    else:
+        images = real_images(loaded.preprocessing)
+    agreement = _write(config, loaded, form, path, images)
     size = sum(each.stat().st_size for each in _parts(path))
     _print(config, loaded, path, size, agreement, len(images))
     return {"path": str(path), "bytes": size, **agreement._asdict()}
@@ -113,7 +118,6 @@ def _write(
     form: Format,
     path: Path,
     images: Tensor,
-    calibration: Calibration,
 ) -> Agreement:
     """Write the file whole or not at all, and return how well it answers."""
     limit = config.tolerance or (float("inf") if config.int8 else TOLERANCE)
@@ -122,8 +126,7 @@ def _write(
             raise InputError("out", path, f"would overwrite {each}, which belongs to another file")
     with _folder_for(path) as place:
         draft = place / path.name
-        record = _record(loaded, config.int8).to_json()
-        _fill(form, loaded, images, draft, record, calibration)
+        _fill(config, form, loaded, images, draft)
         forward, _ = read_exported(str(draft), key="format")
         found = _compare(forward, loaded.network if config.int8 else loaded.model, images)
         if not found.difference <= limit:
@@ -159,17 +162,14 @@ def _folder_for(path: Path) -> Iterator[Path]:
 
 
 def _fill(
-    form: Format,
-    loaded: LoadedModel,
-    images: Tensor,
-    path: Path,
-    record: str,
-    calibration: Calibration,
+    config: ExportConfig, form: Format, loaded: LoadedModel, images: Tensor, path: Path
 ) -> None:
     """Write a network into a file. Raises RunError for what a library does not take."""
+    record = _record(loaded, config.int8).to_json()
     try:
         with torch.no_grad():
-            form.write(folded(loaded.model), images, path, record, calibration)
+            model = _in_int8(loaded, form, images) if config.int8 else folded(loaded.model)
+            form.write(model, images, path, record)
     except (InputError, RunError, OSError):
         raise
     except Exception as error:
@@ -177,6 +177,20 @@ def _fill(
             raise plain from error
         # as many kinds as there are libraries; of full disks, too
         raise RunError(f"{path.name} could not be written: {first_line(error)}") from error
+
+
+def _needs_calibration(config: ExportConfig, loaded: LoadedModel) -> bool:
+    """Return whether scales in 8 bits are wanted that the network has not learned."""
+    return config.int8 and loaded.rounding is None
+
+
+def _in_int8(loaded: LoadedModel, form: Format, images: Tensor) -> nn.Module:
+    """Return a network in 8 bits: as it learned to be, or with scales from `images`."""
+    shape = images if form.any_number else images[:1]
+    if isinstance(loaded.network, Rounding):
+        return as_learned(loaded.network, shape, any_number=form.any_number)
+    batches = images.split(PART)
+    return with_torchao(folded(loaded.model), shape, batches, any_number=form.any_number)
 
 
 @torch.inference_mode()
@@ -204,7 +218,7 @@ def _record(loaded: LoadedModel, is_int8: bool) -> Record:
         made_by={
             "git_commit": git_commit(),
             "versions": versions()
-            | installed(("onnx", "onnxscript", "openvino", "nncf", "executorch", "torchao")),
+            | installed(("onnx", "onnxscript", "openvino", "executorch", "torchao")),
         },
     )
 
@@ -269,7 +283,8 @@ def _print(
     console.line(
         f"{path}: {config.format}{bits}, {size / 1e6:.1f} MB (weights {weights / 1e6:.1f} MB)"
     )
-    what = "images of the training share" if config.int8 else "photographs"
+    calibrated = _needs_calibration(config, loaded)
+    what = "images of the training share" if calibrated else "photographs"
     console.line(
         f"answers to {count} {what} differ from the network's by {found.difference:.1e} of the "
         f"largest at most; the best answer is the same for {100 * found.agreement:.1f} %"

@@ -1,4 +1,4 @@
-"""A network for inference: BatchNorm folded into the convolutions before it."""
+"""A network for inference: BatchNorm and layer scales folded into the convolutions before them."""
 
 import copy
 
@@ -9,14 +9,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mobilenet_exp.core.errors import first_line
 from mobilenet_exp.models.layers import ConvBNAct
+from mobilenet_exp.models.layers_v4 import LayerScale, MultiQueryAttention
 
 
 @torch.no_grad()
-def folded(model: nn.Module) -> nn.Module:
+def folded(model: nn.Module, *, layer_scales: bool = True) -> nn.Module:
     """Return a copy in eval mode whose convolutions do what BatchNorm did after them.
 
-    Of networks that are not ours, those that torch.fx can trace, where a plain BatchNorm
-    follows a plain convolution. Raises ValueError where nothing can be folded.
+    They do what V4's layer scales did, too, if `layer_scales`. Of networks that are not ours,
+    those that torch.fx can trace, where a plain BatchNorm follows a plain convolution. Raises
+    ValueError where nothing can be folded.
     """
     model = copy.deepcopy(model).eval()
     blocks = [each for each in model.modules() if isinstance(each, ConvBNAct)]
@@ -24,6 +26,8 @@ def folded(model: nn.Module) -> nn.Module:
         block.conv = fuse_conv_bn_eval(_plain(block.conv), block.bn)
         block.bn = nn.Identity()
     if blocks:
+        if layer_scales:
+            _fold_layer_scales(model)
         return model
     before = _num_norms(model)
     try:
@@ -34,6 +38,17 @@ def folded(model: nn.Module) -> nn.Module:
     if before and _num_norms(found) == before:
         raise ValueError("none of its BatchNorms follows a plain convolution")
     return found
+
+
+def _fold_layer_scales(model: nn.Module) -> None:
+    for block in model.modules():
+        scale = getattr(block, "layer_scale", None)
+        if isinstance(scale, LayerScale):
+            conv = block.output if isinstance(block, MultiQueryAttention) else block.project.conv
+            conv.weight *= scale.gamma.view(-1, 1, 1, 1)
+            if conv.bias is not None:
+                conv.bias *= scale.gamma
+            block.layer_scale = nn.Identity()
 
 
 def _plain(conv: nn.Conv2d) -> nn.Conv2d:

@@ -10,24 +10,22 @@ from torch import Tensor, nn
 
 from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.streams import silenced
-from mobilenet_exp.deploy.quantise import with_nncf, with_torchao
 from mobilenet_exp.weights.exported import RECORD
-
-# images that a network in 8 bits is calibrated on, a list of batches; None: not in 8 bits
-Calibration = list[Tensor] | None
 
 
 class Format(NamedTuple):
-    """A form of file: its ending, the libraries it needs, those for 8 bits, and what writes it.
+    """A form of file: its ending, the libraries it needs, and what writes it.
 
-    `write(model, images, path, record, calibration)` takes a folded network in eval mode and
-    images (N, 3, H, W) as it will see them.
+    `write(model, images, path, record)` takes a folded network in eval mode, or one in 8 bits
+    where it `has_int8`, and images (N, 3, H, W) as it will see them. The file takes
+    `any_number` of them, or one.
     """
 
     ending: str
     libraries: tuple[str, ...]
-    for_int8: tuple[str, ...]
-    write: Callable[[nn.Module, Tensor, Path, str, Calibration], None]
+    any_number: bool
+    has_int8: bool
+    write: Callable[[nn.Module, Tensor, Path, str], None]
 
 
 def to_onnx(model: nn.Module, images: Tensor, record: str = "") -> bytes:
@@ -45,7 +43,39 @@ def to_onnx(model: nn.Module, images: Tensor, record: str = "") -> bytes:
         program.model.metadata_props[RECORD] = record
     file = io.BytesIO()
     program.save(file)
-    return file.getvalue()
+    return _without_sign(file.getvalue())
+
+
+def _without_sign(content: bytes) -> bytes:
+    """Let what a network in 8 bits rounds be 0 to 255 instead of -128 to 127, but for weights.
+
+    ONNX Runtime has products for that alone, and computes the others in float32.
+    """
+    onnx: Any = library("onnx", "format", "onnx")
+    network = onnx.load_from_string(content)
+    graph, kinds = network.graph, onnx.TensorProto
+    signed = {each.name: each for each in graph.initializer if each.data_type == kinds.INT8}
+    rounds = ("QuantizeLinear", "DequantizeLinear")
+    # a layer's weights have a zero for each channel
+    names = {
+        name
+        for node in graph.node
+        if node.op_type in rounds and _is_one(signed.get(node.input[-1]))
+        for name in (node.input[0], node.input[-1])
+    }
+    if not names:
+        return content
+    for each in (signed[name] for name in names & signed.keys()):
+        value = onnx.numpy_helper.to_array(each).astype("int16") + 128
+        each.CopyFrom(onnx.numpy_helper.from_array(value.astype("uint8"), each.name))
+    kept = [each for each in graph.value_info if each.type.tensor_type.elem_type != kinds.INT8]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    return network.SerializeToString()
+
+
+def _is_one(tensor: Any) -> bool:
+    return tensor is not None and not tensor.dims
 
 
 def _two(images: Tensor) -> Tensor:
@@ -71,50 +101,32 @@ def to_executorch(model: nn.Module, images: Tensor, record: str = "") -> bytes:
         return lowered.to_executorch().buffer
 
 
-def _write_onnx(
-    model: nn.Module, images: Tensor, path: Path, record: str, calibration: Calibration
-) -> None:
-    content = to_onnx(model, images, record)
-    if calibration is not None:
-        onnx: Any = library("onnx", "format", "onnx")
-        quantised = with_nncf(onnx.load_from_string(content), calibration)
-        content = quantised.SerializeToString()
-    path.write_bytes(content)
+def _write_onnx(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
+    path.write_bytes(to_onnx(model, images, record))
 
 
-def _write_openvino(
-    model: nn.Module, images: Tensor, path: Path, record: str, calibration: Calibration
-) -> None:
+def _write_openvino(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
     """Write .xml, the network, and .bin beside it, its weights."""
     openvino: Any = library("openvino", "format", "openvino")
     network = openvino.Core().read_model(to_onnx(model, images))
-    if calibration is not None:
-        network = with_nncf(network, calibration)
     network.set_rt_info(record, RECORD)
     openvino.save_model(network, str(path), compress_to_fp16=False)
 
 
-def _write_executorch(
-    model: nn.Module, images: Tensor, path: Path, record: str, calibration: Calibration
-) -> None:
+def _write_executorch(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
     # phones look at one image
-    one = images[:1]
-    if calibration is not None:
-        model = with_torchao(model, one, calibration)
-    path.write_bytes(to_executorch(model, one, record))
+    path.write_bytes(to_executorch(model, images[:1], record))
 
 
-def _write_torch_export(
-    model: nn.Module, images: Tensor, path: Path, record: str, calibration: Calibration
-) -> None:
+def _write_torch_export(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
     batch = ({0: torch.export.Dim.DYNAMIC},)
     program = torch.export.export(model, (_two(images),), dynamic_shapes=batch)
     torch.export.save(program, str(path), extra_files={RECORD: record})
 
 
 FORMATS = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), ("nncf",), _write_onnx),
-    "openvino": Format(".xml", ("onnx", "onnxscript", "openvino"), ("nncf",), _write_openvino),
-    "executorch": Format(".pte", ("executorch",), ("torchao",), _write_executorch),
-    "torch_export": Format(".pt2", (), (), _write_torch_export),
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), True, True, _write_onnx),
+    "openvino": Format(".xml", ("onnx", "onnxscript", "openvino"), True, True, _write_openvino),
+    "executorch": Format(".pte", ("executorch",), False, True, _write_executorch),
+    "torch_export": Format(".pt2", (), True, False, _write_torch_export),
 }

@@ -14,9 +14,11 @@ from mobilenet_exp.config.convert import to_part
 from mobilenet_exp.config.schema import ImagesConfig, ModelConfig
 from mobilenet_exp.core.errors import InputError, first_line
 from mobilenet_exp.core.ranges import check_range
+from mobilenet_exp.deploy.foreign import look_into
+from mobilenet_exp.models.layers_v4 import LayerScale
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, compare
-from mobilenet_exp.weights.exported import ExportedModel, is_exported, runtime_of
+from mobilenet_exp.weights.exported import FileModel, is_exported, open_file, runtime_of
 from mobilenet_exp.weights.loaded import config_model, load_exported, load_run
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
@@ -70,7 +72,7 @@ def _build(entry: str | Mapping[str, Any], resolution: int) -> Net:
     check_range(SIDE, asked)
     side, top1, is_random = asked or resolution, None, True
     if is_exported(name):
-        return _exported(name, {**options, **({SIDE: asked} if asked else {})}, resolution)
+        return _of_file(name, options, asked, resolution)
     if name.startswith((TORCHVISION, TIMM)) or name.endswith(CHECKPOINT_ENDINGS):
         if options:
             problem = f"{next(iter(options))} is for our own networks; here {SIDE} alone"
@@ -94,8 +96,12 @@ def _build(entry: str | Mapping[str, Any], resolution: int) -> Net:
 def settle_statistics(model: nn.Module, side: int) -> None:
     """Give BatchNorm the statistics of its inputs, as training would, for random weights.
 
-    Without, values shrink from layer to layer until 8 bits cannot tell them from zero.
+    Without, values shrink from layer to layer until 8 bits cannot tell them from zero. So they do
+    by V4's layer scales, which start near zero: they become one.
     """
+    for each in model.modules():
+        if isinstance(each, LayerScale):
+            each.gamma.fill_(1.0)
     norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
     momenta = [each.momentum for each in norms]
     # images that differ as a whole, for what comes after pooling
@@ -109,14 +115,30 @@ def settle_statistics(model: nn.Module, side: int) -> None:
         each.momentum = momentum
 
 
-def _exported(name: str, options: dict[str, Any], resolution: int) -> Net:
+def _of_file(name: str, options: dict[str, Any], asked: int | None, resolution: int) -> Net:
     if options:
         raise InputError("models", name, f"{next(iter(options))} is settled by the file")
-    loaded = load_exported(name)
-    assert isinstance(loaded.model, ExportedModel)
-    side = loaded.preprocessing.resolution
+    found = _of_others(name, asked, resolution) if name.endswith(".onnx") else None
+    if found:
+        model, side, profile = found
+    else:
+        if asked:
+            raise InputError("models", name, f"{SIDE} is settled by the file")
+        loaded = load_exported(name, key="models")
+        side = loaded.preprocessing.resolution
+        model, profile = loaded.model, loaded.profile(side)
     title = " ".join([_short(name), *_words({}, side if side != resolution else None)])
-    return Net(title, name, loaded.model, side, loaded.profile(side), own_runtime=runtime_of(name))
+    return Net(title, name, model, side, profile, own_runtime=runtime_of(name))
+
+
+def _of_others(
+    name: str, asked: int | None, resolution: int
+) -> tuple[nn.Module, int, Profile] | None:
+    """Open an ONNX file that is not one of ours; None for one that is."""
+    forward, record = open_file(name, "models")
+    if record:
+        return None
+    return FileModel(forward, name), *look_into(name, asked, resolution)
 
 
 def _config(name: str, options: dict[str, Any]) -> ModelConfig:

@@ -1,59 +1,182 @@
-"""A folded network in 8 bits, with scales from images of the data that it was trained on.
+"""A network in 8 bits, as a graph of torch's, of which files for other runtimes are written.
 
-Weights have a scale for each channel: BatchNorm's, folded in, differ by orders of magnitude
-from one channel of a depthwise convolution to the next. NNCF does it for ONNX and OpenVINO,
-torchao with XNNPACK's own rules for ExecuTorch.
+Its scales are from images of the data that it was trained on, or those that it learned with.
+Weights have a scale for each channel: BatchNorm's, folded in, differ by orders of magnitude from
+one channel of a depthwise convolution to the next. torchao rounds, by the rules of ExecuTorch's
+XNNPACK, which suit ONNX Runtime and OpenVINO, too.
 """
 
-import contextlib
-import io
-import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from mobilenet_exp.core.libraries import library
+from mobilenet_exp.deploy.folding import folded
+from mobilenet_exp.models.rounding import (
+    LAYERS,
+    LEAST,
+    MOST,
+    WEIGHT_MAX,
+    Rounding,
+    step_of_weight,
+)
 
+# what is needed for it beside torch
+LIBRARIES = ("torchao", "executorch")
 
-def with_nncf(network: Any, batches: list[Tensor]) -> Any:
-    """Quantise an ONNX or OpenVINO network; `batches` (N, 3, H, W) are what it is calibrated on."""
-    nncf: Any = library("nncf", "int8", True)
-    # it reports on each step
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    ranges: Any = library("nncf.quantization.range_estimator", "int8", True)
-    dataset = nncf.Dataset(batches, lambda images: {"images": images.numpy()})
-    with contextlib.redirect_stdout(io.StringIO()):
-        return nncf.quantize(
-            network,
-            dataset,
-            subset_size=len(batches),
-            # V3's hard-swish has a tail below zero, whose scale may be asymmetric
-            preset=nncf.QuantizationPreset.MIXED,
-            # the mean of images' largest values, its own choice, cuts those of half the images:
-            # answers of V1 on photos were off by 0.38 of the largest instead of 0.03
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=ranges.RangeEstimatorParametersSet.MINMAX
-            ),
-        )
+# a range of 8 bits, and its type, as torch's operators that round want them
+BITS = (LEAST, MOST, torch.int8)
+WEIGHT_BITS = (0, -WEIGHT_MAX, WEIGHT_MAX, torch.int8)
 
 
 @torch.no_grad()
 def with_torchao(
-    model: nn.Module, images: Tensor, batches: list[Tensor], *, per_channel: bool = True
-) -> nn.Module:
-    """Quantise a network for XNNPACK; `images` have the shape that it is exported with.
+    model: nn.Module,
+    images: Tensor,
+    batches: Iterable[Tensor],
+    *,
+    any_number: bool = False,
+    per_channel: bool = True,
+) -> fx.GraphModule:
+    """Quantise a folded network, with scales from `batches` of images (N, 3, H, W).
 
-    Without `per_channel` a convolution's weights share one scale.
+    It takes as many images of this shape as `images` are, or `any_number`. Without
+    `per_channel` a convolution's weights share one scale.
     """
     pt2e: Any = library("torchao.quantization.pt2e.quantize_pt2e", "int8", True)
-    name = "executorch.backends.xnnpack.quantizer.xnnpack_quantizer"
-    rules: Any = library(name, "int8", True)
+    rules: Any = library("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "int8", True)
     config = rules.get_symmetric_quantization_config(is_per_channel=per_channel)
-    quantizer = rules.XNNPACKQuantizer().set_global(config)
-    prepared = pt2e.prepare_pt2e(torch.export.export(model, (images,)).module(), quantizer)
+    graph = _graph(model, images, any_number)
+    prepared = pt2e.prepare_pt2e(graph, _rules(rules.XNNPACKQuantizer).set_global(config))
     for batch in batches:
         for part in batch.split(len(images)):
-            if len(part) == len(images):
+            if any_number or len(part) == len(images):
                 prepared(part)
     return pt2e.convert_pt2e(prepared)
+
+
+@torch.no_grad()
+def as_learned(rounding: Rounding, images: Tensor, *, any_number: bool = False) -> fx.GraphModule:
+    """Quantise a network, folded, with the ranges that it learned to be rounded in.
+
+    It takes as many images of this shape as `images` are, or `any_number`.
+    """
+    graph = _graph(_Quantised(rounding).eval(), images, any_number)
+    _give_each_its_own(graph.graph)
+    graph.recompile()
+    return graph
+
+
+def _graph(model: nn.Module, images: Tensor, any_number: bool) -> fx.GraphModule:
+    batch = None
+    if any_number:
+        # a number of one is taken for a constant
+        images = images[:1].expand(2, -1, -1, -1).contiguous()
+        batch = ({0: torch.export.Dim.DYNAMIC},)
+    return torch.export.export(model, (images,), dynamic_shapes=batch).module()
+
+
+def _rules(xnnpack: type) -> Any:
+    """Return XNNPACK's rules, by which ReLU6 belongs to the convolution before it, as ReLU does.
+
+    By its own, each output is rounded before and after: two steps more for ONNX Runtime.
+    """
+    known: Any = library("torchao.quantization.pt2e.quantizer.quantizer", "int8", True)
+    name = "executorch.backends.xnnpack.quantizer.xnnpack_quantizer_utils"
+    propagate = library(name, "int8", True).propagate_annotation
+    aten = torch.ops.aten
+    clamps = (aten.relu6.default, aten.relu6_.default,
+              aten.hardtanh.default, aten.hardtanh_.default)  # fmt: skip
+
+    class Rules(xnnpack):
+        def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+            model = super().annotate(model)
+            for clamp in (each for each in model.graph.nodes if each.target in clamps):
+                (conv,) = clamp.all_input_nodes
+                if conv.target == aten.conv2d.default and len(conv.users) == 1:
+                    noted = conv.meta[known.Q_ANNOTATION_KEY]
+                    clamp.meta[known.Q_ANNOTATION_KEY] = known.QuantizationAnnotation(
+                        output_qspec=noted.output_qspec, _annotated=True
+                    )
+                    noted.output_qspec = None
+            propagate(model)
+            return model
+
+    return Rules()
+
+
+class _Quantised(Rounding):
+    """A rounded network whose weights are 8 bits, and whose every rounding is two operators."""
+
+    def __init__(self, rounding: Rounding) -> None:
+        ranges = {name: _Steps(each) for name, each in rounding.ranges.items()}
+        # what is rounded is what layer scales are given
+        network = folded(rounding.network, layer_scales=False)
+        super().__init__(network, nn.ModuleDict(ranges))
+        layers = {
+            name.replace(".", "/"): module
+            for name, module in self.network.named_modules()
+            if isinstance(module, LAYERS)
+        }
+        self.weights = nn.ModuleDict({name: _Weight(each) for name, each in layers.items()})
+
+    def rounded_weights(self) -> dict[str, Tensor]:
+        found = self.weights.items()
+        return {f"{name.replace('/', '.')}.weight": weight() for name, weight in found}
+
+
+class _Steps(nn.Module):
+    """Rounds to the steps of a learned range."""
+
+    def __init__(self, learned: Any) -> None:
+        super().__init__()
+        self.range = (learned.scale.item(), learned.zero_point.item(), *BITS)
+
+    def enable_observer(self, _: bool) -> None:
+        """Do nothing: it learns no more."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        ops = torch.ops.quantized_decomposed
+        return ops.dequantize_per_tensor(
+            ops.quantize_per_tensor(features, *self.range), *self.range
+        )
+
+
+class _Weight(nn.Module):
+    """The weights of a layer, which loses them."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        step = step_of_weight(layer.weight)
+        whole = (layer.weight / step.view(-1, *[1] * (layer.weight.ndim - 1))).round()
+        self.register_buffer("whole", whole.to(torch.int8))
+        self.register_buffer("step", step)
+        self.register_buffer("zero", torch.zeros_like(step, dtype=torch.int32))
+        layer.weight = None
+
+    def forward(self) -> Tensor:
+        ops = torch.ops.quantized_decomposed
+        return ops.dequantize_per_channel(self.whole, self.step, self.zero, *WEIGHT_BITS)
+
+
+def _give_each_its_own(graph: fx.Graph) -> None:
+    """Put what rounds next to each operator that it is for, where XNNPACK looks for it."""
+    ops = torch.ops.quantized_decomposed
+    back = ops.dequantize_per_tensor.default
+    for node in graph.find_nodes(
+        op="call_function", target=torch.ops.aten.flatten.using_ints, sort=False
+    ):
+        given: Any = node.args[0]
+        if given.target == back:
+            with graph.inserting_after(node):
+                whole = graph.call_function(ops.quantize_per_tensor.default)
+            with graph.inserting_after(whole):
+                same = graph.call_function(back, (whole, *given.args[1:]))
+            node.replace_all_uses_with(same)
+            whole.args = (node, *given.args[1:])
+    for node in list(graph.nodes):
+        for user in list(node.users)[1:] if node.target == back else ():
+            with graph.inserting_after(node):
+                user.replace_input_with(node, graph.node_copy(node))

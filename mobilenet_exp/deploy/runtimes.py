@@ -7,7 +7,6 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,11 @@ from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import to_executorch, to_onnx
-from mobilenet_exp.deploy.quantise import with_nncf, with_torchao
+from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
+from mobilenet_exp.deploy.quantise import with_torchao
 from mobilenet_exp.machine.arithmetic import Precision, autocast
 from mobilenet_exp.weights.exported import (
-    ExportedModel,
+    FileModel,
     open_executorch,
     open_onnx,
     open_openvino,
@@ -33,14 +33,12 @@ LIBRARIES = {
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
     "openvino": ("openvino", "onnx", "onnxscript"),
     "executorch": ("executorch",),
-    "onnxruntime_int8": ("onnxruntime", "onnx", "onnxscript", "nncf"),
-    "openvino_int8": ("openvino", "onnx", "onnxscript", "nncf"),
-    "executorch_int8": ("executorch", "torchao"),
+    "onnxruntime_int8": ("onnxruntime", "onnx", "onnxscript", *FOR_INT8),
+    "openvino_int8": ("openvino", "onnx", "onnxscript", *FOR_INT8),
+    "executorch_int8": FOR_INT8,
 }
 # how runtimes in 8 bits are called, after the one in float32
 INT8 = "_int8"
-# images that one in 8 bits is calibrated on, of those that are timed
-CALIBRATION_IMAGES = 8
 
 # networks of one class that are compiled side by side
 MOST_COMPILED = 200
@@ -82,7 +80,7 @@ def prepare(runtime: str, model: nn.Module, images: Tensor, place: Place) -> For
 
     The network itself is left as it is. Raises RunError for one that the runtime does not take.
     """
-    if isinstance(model, ExportedModel):
+    if isinstance(model, FileModel):
         # it has its own
         return _opened(model, images, place)
     model = copy.deepcopy(model).to(place.device).eval()
@@ -98,7 +96,7 @@ def prepare(runtime: str, model: nn.Module, images: Tensor, place: Place) -> For
         raise RunError(f"does not take it: {first_line(error)}") from error
 
 
-def _opened(model: ExportedModel, images: Tensor, place: Place) -> Forward:
+def _opened(model: FileModel, images: Tensor, place: Place) -> Forward:
     try:
         return model.for_shape(images.shape, place.threads)
     except Exception as error:
@@ -141,12 +139,18 @@ def compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
     """Kernels that torch.compile makes of the folded network, its weights taken as constants."""
     # it warns where there is a CUDA compiler and no GPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    forward = torch.compile(_folded(model), dynamic=False, options={"freezing": True})
+    forward = torch.compile(_folded(model), dynamic=False)
     run = _in_precision(forward, place, torch.channels_last)
+    # networks of one class share a limit, past which torch would go on without
+    limits = {"recompile_limit": MOST_COMPILED, "fail_on_recompile_limit_hit": True}
+    # as an option of torch.compile, weights stay what they are: torch looks while it traces, too
+    constant = {"freezing": True, "cpp_wrapper": place.device.type == "cpu"}
     try:
-        # networks of one class share a limit, past which torch would go on without
-        limits = {"recompile_limit": MOST_COMPILED, "fail_on_recompile_limit_hit": True}
-        with torch.inference_mode(), torch._dynamo.config.patch(limits):
+        with (
+            torch.inference_mode(),
+            torch._dynamo.config.patch(limits),
+            torch._inductor.config.patch(constant),
+        ):
             run(images)
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -204,19 +208,15 @@ def executorch(model: nn.Module, images: Tensor, place: Place) -> Forward:
 @RUNTIMES.register(f"onnxruntime{INT8}")
 def onnxruntime_int8(model: nn.Module, images: Tensor, place: Place) -> Forward:
     """ONNX Runtime in 8 bits, with scales from the images that are timed."""
-    onnx: Any = library("onnx", "runtimes", f"onnxruntime{INT8}")
-    network = onnx.load_from_string(to_onnx(_folded_if_it_can_be(model), images))
-    file = with_nncf(network, _calibration(images)).SerializeToString()
+    file = to_onnx(_in_int8(model, images), images)
     return open_onnx(file, "runtimes", place.threads)[0]
 
 
 @RUNTIMES.register(f"openvino{INT8}")
 def openvino_int8(model: nn.Module, images: Tensor, place: Place) -> Forward:
     """OpenVINO in 8 bits, with scales from the images that are timed, of their shape alone."""
-    openvino: Any = library("openvino", "runtimes", f"openvino{INT8}")
-    network = openvino.Core().read_model(to_onnx(_folded_if_it_can_be(model), images))
-    quantised = with_nncf(network, _calibration(images))
-    return open_openvino(quantised, "runtimes", place.threads, images.shape)[0]
+    file = to_onnx(_in_int8(model, images), images)
+    return open_openvino(file, "runtimes", place.threads, images.shape)[0]
 
 
 @RUNTIMES.register(f"executorch{INT8}")
@@ -226,8 +226,8 @@ def executorch_int8(model: nn.Module, images: Tensor, place: Place) -> Forward:
     return open_executorch(to_executorch(quantised, images), "runtimes", place.threads)[0]
 
 
-def _calibration(images: Tensor) -> list[Tensor]:
-    return list(images[:CALIBRATION_IMAGES].split(1))
+def _in_int8(model: nn.Module, images: Tensor) -> nn.Module:
+    return with_torchao(_folded_if_it_can_be(model), images, [images], any_number=True)
 
 
 def _folded(model: nn.Module) -> nn.Module:

@@ -115,13 +115,14 @@ class MultiQueryAttention(nn.Module):
         query = self.query(normed).view(count, self.heads, self.head_dim, height * width)
         key = self.key(self.key_down(normed)).flatten(2)
         value = self.value(self.value_down(normed)).flatten(2)
-        # the heads share keys and values, so their queries line up as one longer sequence
+        # the heads share keys and values, so their queries line up as one longer sequence, of
+        # one head: ONNX has the operator with a dimension for heads alone
         mixed = nn.functional.scaled_dot_product_attention(
-            query.transpose(2, 3).flatten(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
+            query.transpose(2, 3).flatten(1, 2)[:, None],
+            key.transpose(1, 2)[:, None],
+            value.transpose(1, 2)[:, None],
         )
-        mixed = mixed.view(count, self.heads, height * width, self.head_dim).transpose(2, 3)
+        mixed = mixed.reshape(count, self.heads, height * width, self.head_dim).transpose(2, 3)
         out = self.output(mixed.reshape(count, -1, height, width))
         return features + self.drop_branch(self.layer_scale(out))
 

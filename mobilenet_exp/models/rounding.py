@@ -59,13 +59,16 @@ class Rounding(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         for each in self.ranges.values():
             each.enable_observer(self.observes and self.training)
-        weights = {
+        with self._rounding():
+            return functional_call(self.network, self.rounded_weights(), (images,))
+
+    def rounded_weights(self) -> dict[str, Tensor]:
+        """Return the weights of all layers, rounded, by name."""
+        return {
             f"{name}.weight": _rounded_weight(module.weight)
             for name, module in self.network.named_modules()
             if isinstance(module, LAYERS)
         }
-        with self._rounding():
-            return functional_call(self.network, weights, (images,))
 
     @contextmanager
     def _rounding(self) -> Iterator[None]:
@@ -73,8 +76,9 @@ class Rounding(nn.Module):
         modules = dict(self.network.named_modules())
         with ExitStack() as hooks:
             for name, is_input in _points(self.network):
-                module = modules[name.rpartition(":")[0]]
-                hook = _hook(self.ranges[name.replace(".", "/")], is_input, _is_last(module))
+                path = name.rpartition(":")[0]
+                module = modules[path]
+                hook = _hook(self.ranges[name.replace(".", "/")], is_input, _is_last(path, module))
                 add = module.register_forward_pre_hook if is_input else module.register_forward_hook
                 hooks.callback(add(hook).remove)
             yield
@@ -97,9 +101,11 @@ def _points(network: nn.Module) -> Iterator[tuple[str, bool]]:
             yield f"{name}:out", False
 
 
-def _is_last(module: nn.Module) -> bool:
+def _is_last(path: str, module: nn.Module) -> bool:
     """Return whether nothing may change in place what comes out of a module."""
-    return isinstance(module, FUSED) or hasattr(module, "has_shortcut")
+    # after a BatchNorm, folded away or not, an activation is to come
+    is_norm = path.rpartition(".")[2] == "bn"
+    return (not is_norm and isinstance(module, FUSED)) or hasattr(module, "has_shortcut")
 
 
 def _hook(rounded: nn.Module, is_input: bool, is_last: bool) -> Callable:
@@ -123,11 +129,16 @@ def _hook(rounded: nn.Module, is_input: bool, is_last: bool) -> Callable:
 
 def _rounded_weight(weight: Tensor) -> Tensor:
     """Round weights (out, ...) to 255 steps, from the largest below zero to that above."""
-    with torch.no_grad():
-        scale = weight.abs().flatten(1).amax(1) / WEIGHT_MAX
-        scale = scale.clamp_(min=torch.finfo(torch.float32).eps)
-        zero = torch.zeros_like(scale, dtype=torch.int32)
+    scale = step_of_weight(weight)
+    zero = torch.zeros_like(scale, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -WEIGHT_MAX, WEIGHT_MAX)
+
+
+@torch.no_grad()
+def step_of_weight(weight: Tensor) -> Tensor:
+    """Return the size of a step of each output channel of weights (out, ...)."""
+    scale = weight.abs().flatten(1).amax(1) / WEIGHT_MAX
+    return scale.clamp_(min=torch.finfo(torch.float32).eps)
 
 
 def steps_of(least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,38 @@ class Record:
         return json.dumps(asdict(self))
 
 
-class ExportedModel(nn.Module):
-    """A file of another runtime as a network in eval mode, on the CPU in float32.
+class FileModel(nn.Module):
+    """A file of another runtime as a network in eval mode, on the CPU in float32."""
 
-    `like` is the network that it was made of, without weights: it tells counts and answers.
+    def __init__(self, forward: Forward, path: str) -> None:
+        super().__init__()
+        self._forward, self.path = forward, path
+        self.eval()
+
+    def for_shape(self, shape: torch.Size, threads: int) -> "FileModel":
+        """Return it opened anew for images of one shape alone, where that is faster."""
+        if runtime_of(self.path) != "openvino":
+            return self
+        forward, _ = open_openvino(self.path, "models", threads, shape)
+        return FileModel(forward, self.path)
+
+    def forward(self, images: Tensor) -> Tensor:
+        answers = self._forward(images.float().cpu().contiguous())
+        return answers.to(images.device)
+
+
+class ExportedModel(FileModel):
+    """A file that was made of a network of ours.
+
+    `like` is that network, without weights: it tells counts and answers.
     """
 
     def __init__(self, forward: Forward, record: Record, like: MobileNet, path: str) -> None:
-        super().__init__()
-        self._forward, self.record, self.path = forward, record, path
+        super().__init__(forward, path)
+        self.record = record
         self.dialect = Dialect(**record.dialect)
         # not a part of this module, which has no weights to move
         self._like = (like,)
-        self.eval()
 
     @property
     def like(self) -> MobileNet:
@@ -77,34 +97,34 @@ class ExportedModel(nn.Module):
         """Return the last layer of `like`, for its size."""
         return self.like.classifier
 
-    def for_shape(self, shape: torch.Size, threads: int) -> "ExportedModel":
-        """Return it opened anew for images of one shape alone, where that is faster."""
-        if runtime_of(self.path) != "openvino":
-            return self
-        forward, _ = open_openvino(self.path, "models", threads, shape)
-        return ExportedModel(forward, self.record, self.like, self.path)
-
-    def forward(self, images: Tensor) -> Tensor:
-        answers = self._forward(images.float().cpu().contiguous())
-        return answers.to(images.device)
-
 
 def is_exported(path: str) -> bool:
     """Return whether a path names a file of another runtime, by its ending."""
     return Path(path).suffix in READERS
 
 
-def read_exported(path: str, *, key: str = "weights") -> tuple[Forward, Record]:
-    """Open a file of another runtime. Raises InputError, under `key`, for what it cannot be."""
+def open_file(path: str, key: str) -> tuple[Forward, str]:
+    """Open a file of another runtime; return its record, too, empty if it has none.
+
+    Raises InputError, under `key`, for what it cannot be.
+    """
     if not Path(path).is_file():
         raise InputError(key, path, "no such file")
     try:
-        forward, text = READERS[Path(path).suffix](path, key, None)
+        return READERS[Path(path).suffix](path, key, None)
     except InputError:
         raise
     except Exception as error:
         # each runtime fails in its own way at a file that is none of its
         raise InputError(key, path, f"cannot be opened: {first_line(error)}") from error
+
+
+def read_exported(path: str, *, key: str = "weights") -> tuple[Forward, Record]:
+    """Open a file that was made of a network of ours.
+
+    Raises InputError, under `key`, for any other.
+    """
+    forward, text = open_file(path, key)
     if not text:
         problem = "has no record of its network; `python -m mobilenet_exp export` writes one"
         raise InputError(key, path, problem)
@@ -127,9 +147,22 @@ def open_onnx(file: str | bytes, key: str, threads: int | None) -> tuple[Forward
     # errors alone
     options.log_severity_level = 3
     session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    given = session.get_inputs()[0].name
+    given = session.get_inputs()[0]
     text = session.get_modelmeta().custom_metadata_map.get(RECORD, "")
-    return lambda images: torch.from_numpy(session.run(None, {given: images.numpy()})[0]), text
+
+    def forward(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {given.name: images.numpy()})[0])
+
+    # others' files may be for so many images alone
+    at_once = given.shape[0]
+    return (partial(_in_parts, forward, at_once) if isinstance(at_once, int) else forward), text
+
+
+def _in_parts(forward: Forward, at_once: int, images: Tensor) -> Tensor:
+    """Answer to so many images at once; what the last part lacks are images of zeros."""
+    lacking = -len(images) % at_once
+    full = torch.cat([images, images.new_zeros(lacking, *images.shape[1:])]) if lacking else images
+    return torch.cat([forward(part) for part in full.split(at_once)])[: len(images)]
 
 
 def open_openvino(

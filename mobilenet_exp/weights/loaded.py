@@ -215,9 +215,12 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
     )
 
 
-def load_exported(path: str) -> LoadedModel:
-    """Load an exported file, with all that it says of its network."""
-    forward, record = read_exported(path)
+def load_exported(path: str, *, key: str = "weights") -> LoadedModel:
+    """Load an exported file, with all that it says of its network.
+
+    Raises InputError, under `key`, for what is none.
+    """
+    forward, record = read_exported(path, key=key)
     config, preprocessing = settings_of(record)
     with torch.device("meta"):
         like = config_model(config, record.num_classes)

@@ -122,7 +122,7 @@ def test_images_are_real_ones(run):
 def test_a_file_whose_answers_differ_is_not_written(run, tmp_path, monkeypatch):
     path = tmp_path / "net.pt2"
     path.write_bytes(b"an earlier one")
-    wrong = type(FORMATS["torch_export"])(".pt2", (), (), _writes_another)
+    wrong = FORMATS["torch_export"]._replace(write=_writes_another)
     monkeypatch.setitem(FORMATS, "torch_export", wrong)
     with pytest.raises(RunError, match="is not written: its answers differ from the network's by"):
         _export(run, "format=torch_export", f"out={path}")
@@ -130,7 +130,7 @@ def test_a_file_whose_answers_differ_is_not_written(run, tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["net.pt2"]
 
 
-def _writes_another(model, images, path, record, calibration):
+def _writes_another(model, images, path, record):
     other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 3)).eval()
     program = torch.export.export(other, (images,))
     torch.export.save(program, str(path), extra_files={RECORD: record})

@@ -9,9 +9,12 @@ from mobilenet_exp import compose, train
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.deploy.export import calibration_images, export
 from mobilenet_exp.deploy.folding import folded
-from mobilenet_exp.deploy.formats import FORMATS
-from mobilenet_exp.deploy.quantise import with_torchao
+from mobilenet_exp.deploy.formats import FORMATS, to_onnx
+from mobilenet_exp.deploy.nets import build_nets, settle_statistics
+from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
+from mobilenet_exp.deploy.quantise import as_learned, with_torchao
 from mobilenet_exp.evaluation.job import evaluate
+from mobilenet_exp.models.rounding import Rounding
 from mobilenet_exp.weights.exported import read_exported
 from mobilenet_exp.weights.loaded import load_run
 
@@ -25,10 +28,24 @@ def run(tmp_path_factory):
     return root / found["name"] / "checkpoints" / "best.pt"
 
 
-@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form.for_int8])
+@pytest.fixture(scope="module")
+def learned(run, tmp_path_factory):
+    """The same, after an epoch in which it learned to answer in 8 bits."""
+    pytest.importorskip("torchao")
+    root = tmp_path_factory.mktemp("learned")
+    words = (f"weights={run}", "model=v1", "model.width_mult=0.25", "train.quantise=int8")
+    words += ("train.epochs=1", "optimizer.lr=0.01", "run.device=cpu", "run.wandb=disabled")
+    found = train(compose(*words, f"run.root={root}"))
+    return root / found["name"] / "checkpoints" / "best.pt"
+
+
+WITH_INT8 = [name for name, form in FORMATS.items() if form.has_int8]
+
+
+@pytest.mark.parametrize("name", WITH_INT8)
 def test_a_file_in_8_bits_is_small_and_nearly_as_good(name, run, tmp_path, capsys):
     form = FORMATS[name]
-    for library in (*form.libraries, *form.for_int8):
+    for library in (*form.libraries, *FOR_INT8):
         pytest.importorskip(library)
     path = tmp_path / f"net{form.ending}"
     words = (f"checkpoint={run}", f"format={name}", f"out={path}")
@@ -46,6 +63,72 @@ def test_a_file_in_8_bits_is_small_and_nearly_as_good(name, run, tmp_path, capsy
         for word in (f"checkpoint={run}", f"weights={path}")
     ]
     assert abs(top1[0] - top1[1]) < 5
+
+
+@pytest.mark.parametrize("name", WITH_INT8)
+def test_a_network_that_learned_to_be_rounded_is_written_as_it_learned(
+    name, learned, tmp_path, capsys
+):
+    form = FORMATS[name]
+    for library in (*form.libraries, *FOR_INT8):
+        pytest.importorskip(library)
+    path = tmp_path / f"net{form.ending}"
+    # no data is needed for it
+    words = (f"checkpoint={learned}", f"format={name}", "int8=true", "data.root=/nowhere")
+    found = export(compose(*words, f"out={path}", program="export"))
+    assert "answers to 6 photographs differ from the network's" in capsys.readouterr().out
+    assert found["difference"] < 0.05
+    common = ("run.device=cpu", "run.wandb=disabled", f"run.root={tmp_path}")
+    top1 = [
+        evaluate(compose(*common, *words, program="eval"))["top1"]
+        for words in ((f"checkpoint={learned}",), ("data=digits", f"weights={path}"))
+    ]
+    # two of 360 images
+    assert abs(top1[0] - top1[1]) < 0.6
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "v3_small", "v4_conv_small"])
+@torch.no_grad()
+def test_the_graph_of_what_was_learned_answers_as_it_did(name):
+    pytest.importorskip("torchao")
+    (net,) = build_nets([{"name": name, "num_classes": 9}], 64)
+    settle_statistics(net.model, 64)
+    rounding, images = Rounding(net.model).train(), torch.randn(4, 3, 64, 64)
+    net.model.eval()
+    rounding(images)
+    # what is learned is no more what these images would give
+    rounding.ranges["stem:in"].scale.mul_(0.25)
+    expected = rounding.eval()(images)
+    found = as_learned(rounding, images, any_number=True)(images)
+    plain = with_torchao(folded(net.model), images, [images])(images)
+    errors = [((each - expected).norm() / expected.norm()).item() for each in (found, plain)]
+    # what is rounded to the step beside it changes answers of random weights by so much
+    assert errors[0] < 0.15
+    assert errors[1] > 2 * errors[0]
+
+
+@pytest.mark.parametrize("name", ["v2", "v3_small", "torchvision:resnet18"])
+def test_onnxruntime_computes_all_convolutions_in_8_bits(name, tmp_path):
+    """What it cannot compute so, it does in float32, with two more steps for each: far slower."""
+    for library in ("onnx", "onnxscript", "onnxruntime", *FOR_INT8):
+        pytest.importorskip(library)
+    import onnx
+    import onnxruntime
+
+    (net,) = build_nets([name], 64)
+    images = torch.randn(2, 3, 64, 64)
+    network = folded(net.model)
+    small = with_torchao(network, images, [images], any_number=True)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "net.onnx"), 3
+    onnxruntime.InferenceSession(to_onnx(small, images), options)
+    kinds = [each.op_type for each in onnx.load(options.optimized_model_filepath).graph.node]
+    count = sum(isinstance(each, nn.Conv2d) for each in network.modules())
+    assert (kinds.count("QLinearConv"), kinds.count("Conv")) == (count, 0)
+    assert kinds.count("Clip") <= 1
+    if name == "v2":
+        # none between a convolution and the next
+        assert kinds.count("QuantizeLinear") <= 2
 
 
 def test_images_for_it_are_of_the_training_share_and_from_all_over_it(run):

@@ -1,5 +1,7 @@
 """Runtimes and folding: the same answers, from less work."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from mobilenet_exp.deploy.nets import build_nets, settle_statistics
 from mobilenet_exp.deploy.runtimes import INT8, LIBRARIES, Place, layered, prepare
 from mobilenet_exp.models import MODELS, build_model
 from mobilenet_exp.models.layers import ConvBNAct
+from mobilenet_exp.models.layers_v4 import LayerScale
 
 PLACE = Place(torch.device("cpu"), 1)
 
@@ -25,6 +28,8 @@ def _lively(model):
             module.running_var.uniform_(0.5, 2)
             module.weight.uniform_(0.5, 1.5)
             module.bias.normal_(0, 0.1)
+        if isinstance(module, LayerScale):
+            module.gamma.uniform_(0.2, 0.5)
     return model.eval()
 
 
@@ -36,6 +41,7 @@ def test_a_folded_network_gives_the_same_answers_without_batchnorm(name):
     small = folded(model)
     with torch.no_grad():
         torch.testing.assert_close(small(images), model(images), rtol=1e-3, atol=1e-4)
+    assert not any(isinstance(each, LayerScale) for each in small.modules())
     # V4's attention alone has one before its convolution
     left = [each for each in small.modules() if isinstance(each, ConvBNAct)]
     assert all(isinstance(each.bn, nn.Identity) for each in left)
@@ -79,7 +85,7 @@ def test_a_network_that_cannot_be_folded_says_why():
 
 
 @pytest.mark.parametrize("runtime", ["eager", "folded", "onnxruntime", "openvino"])
-@pytest.mark.parametrize("name", ["v3_small", "v4_conv_small"])
+@pytest.mark.parametrize("name", ["v3_small", "v4_hybrid_medium"])
 def test_runtimes_answer_alike(runtime, name):
     for library in {"onnxruntime": ("onnxruntime", "onnxscript"), "openvino": ("openvino",)}.get(
         runtime, ()
@@ -96,7 +102,7 @@ def test_runtimes_answer_alike(runtime, name):
 def test_runtimes_in_8_bits_are_near(runtime):
     for library in LIBRARIES[runtime]:
         pytest.importorskip(library)
-    (net,) = build_nets([{"name": "v3_small", "width_mult": 0.35}], 64)
+    (net,) = build_nets([{"name": "v1", "width_mult": 0.25}], 64)
     settle_statistics(net.model, 64)
     images = torch.randn(2, 3, 64, 64)
     forward = prepare(runtime, net.model, images, PLACE)
@@ -119,6 +125,27 @@ def test_layers_are_those_of_the_folded_network_where_it_is_timed():
         for found in (plain, small)
     ]
     assert counts[0] > 0 == counts[1]
+
+
+def test_compiled_networks_have_constant_weights_and_fused_convolutions():
+    """Without, they are hardly faster than torch's operators one by one."""
+    if not any(shutil.which(each) for each in ("g++", "clang++")):
+        pytest.skip("there is no C++ compiler")
+    model, images = (
+        build_model("v3_small", width_mult=0.35, num_classes=3),
+        torch.randn(1, 3, 64, 64),
+    )
+    seen = torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    seen.clear()
+    forward = prepare("compiled", model, images, PLACE)
+    assert seen["inductor"]["mkldnn_conv_weight_pack_matcher_count"] == sum(
+        isinstance(each, nn.Conv2d) for each in model.modules()
+    )
+    assert seen["inductor"]["mkldnn_unary_fusion_matcher_count"] > 0
+    with torch.inference_mode(), torch.compiler.set_stance("fail_on_recompile"):
+        torch.testing.assert_close(forward(images), model(images), rtol=1e-3, atol=1e-4)
+    torch._dynamo.reset()
 
 
 def test_many_networks_of_a_class_are_all_compiled(monkeypatch):
