@@ -66,6 +66,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     if config.int8:
         # what the file is compared with; said before anything is calibrated
         _ = loaded.network
+        _check_calibration(config, loaded)
     if config.resolution:
         sized = replace(loaded.preprocessing, resolution=config.resolution)
         loaded = replace(loaded, preprocessing=sized)
@@ -79,6 +80,20 @@ def export(config: ExportConfig) -> dict[str, Any]:
     size = sum(each.stat().st_size for each in _parts(path))
     _print(config, loaded, path, size, agreement, len(images))
     return {"path": str(path), "bytes": size, **agreement._asdict()}
+
+
+def _check_calibration(config: ExportConfig, loaded: LoadedModel) -> None:
+    """Raise InputError for images that would not be looked at."""
+    if _needs_calibration(config, loaded):
+        return
+    count = config.calibration_images
+    for key, value, default in (
+        ("data", config.data.name, None),
+        ("calibration_images", count, ExportConfig.calibration_images),
+    ):
+        if value != default:
+            problem = "is not used: the network learned its ranges (train.quantise)"
+            raise InputError(key, value, problem)
 
 
 def _path(config: ExportConfig, loaded: LoadedModel, form: Format) -> Path:
@@ -204,6 +219,9 @@ def _compare(forward: Forward, network: nn.Module, images: Tensor) -> Agreement:
 
 def _record(loaded: LoadedModel, is_int8: bool) -> Record:
     stem = loaded.model.stem.conv.stride[0]
+    bits = "int8" if is_int8 else "float32"
+    if is_int8 and loaded.rounding:
+        bits += " as it learned"
     return Record(
         model=asdict(loaded.config) | {"stem_stride": stem},
         num_classes=loaded.num_classes,
@@ -214,7 +232,7 @@ def _record(loaded: LoadedModel, is_int8: bool) -> Record:
         origin=loaded.origin,
         digest=loaded.digest,
         source=loaded.source,
-        form=f"{'int8' if is_int8 else 'float32'}, BatchNorm folded",
+        form=f"{bits}, BatchNorm folded",
         made_by={
             "git_commit": git_commit(),
             "versions": versions()
@@ -280,6 +298,8 @@ def _print(
     weights = sum(value.numel() * value.element_size() for value in state)
     console.line(f"{loaded.origin}: {', '.join(loaded.notes)}")
     bits = " in 8 bits" if config.int8 else ""
+    if config.int8 and loaded.rounding:
+        bits += " as it learned"
     console.line(
         f"{path}: {config.format}{bits}, {size / 1e6:.1f} MB (weights {weights / 1e6:.1f} MB)"
     )

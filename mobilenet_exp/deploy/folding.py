@@ -9,7 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mobilenet_exp.core.errors import first_line
 from mobilenet_exp.models.layers import ConvBNAct
-from mobilenet_exp.models.layers_v4 import LayerScale, MultiQueryAttention
+from mobilenet_exp.models.layers_v4 import LayerScale, MultiQueryAttention, UniversalBottleneck
 
 
 @torch.no_grad()
@@ -42,7 +42,9 @@ def folded(model: nn.Module, *, layer_scales: bool = True) -> nn.Module:
 
 def _fold_layer_scales(model: nn.Module) -> None:
     for block in model.modules():
-        scale = getattr(block, "layer_scale", None)
+        if not isinstance(block, UniversalBottleneck | MultiQueryAttention):
+            continue
+        scale = block.layer_scale
         if isinstance(scale, LayerScale):
             conv = block.output if isinstance(block, MultiQueryAttention) else block.project.conv
             conv.weight *= scale.gamma.view(-1, 1, 1, 1)

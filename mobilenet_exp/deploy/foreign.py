@@ -7,105 +7,151 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mobilenet_exp.core.errors import InputError, first_line
+from mobilenet_exp.core.errors import InputError, RunError, first_line
 from mobilenet_exp.core.libraries import library
 from mobilenet_exp.models.profiling import Profile
+from mobilenet_exp.weights.exported import FileModel, Forward
 
-# where the second factor is among the inputs of what multiplies; `com.microsoft`'s, too
+# where the second factor is among the inputs of what multiplies
 CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "FusedConv": 1}
-PRODUCTS = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "FusedMatMul": 1}
+PRODUCTS = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3}
 LINEAR = {"Gemm": 1, "QGemm": 3, "FusedGemm": 1}
 FACTORS = CONVOLUTIONS | PRODUCTS | LINEAR
 
-# inputs that were not learned: statistics, and what 8 bits stand for
+# what multiplies, too, in ways that are not known here
+UNCOUNTED = frozenset((
+    "Attention", "ConvTranspose", "DeformConv", "DynamicQuantizeMatMul", "Einsum", "FusedMatMul",
+    "GRU", "GroupQueryAttention", "If", "LSTM", "Loop", "MatMulIntegerToFloat", "MatMulNBits",
+    "MultiHeadAttention", "NhwcFusedConv", "PackedAttention", "QAttention", "QLinearConvTranspose",
+    "RNN", "Scan",
+))  # fmt: skip
+# of convolutions whose weights were laid out anew, for one kind of processor
+LAID_OUT = "com.microsoft.nchwc"
+
+# inputs that were not learned: statistics, sizes, and what 8 bits stand for
 NOT_LEARNED = {
     "BatchNormalization": (3, 4),
+    "ConvInteger": (2, 3),
+    "MatMulInteger": (2, 3),
     "QuantizeLinear": (1, 2),
     "DequantizeLinear": (1, 2),
     "QLinearConv": (1, 2, 4, 5, 6, 7),
     "QLinearMatMul": (1, 2, 4, 5, 6, 7),
     "QGemm": (1, 2, 4, 5, 7, 8),
     "Resize": (1, 2, 3),
+    "Upsample": (1,),
 }
-# of convolutions whose weights were laid out anew, for one kind of processor
-LAID_OUT = "com.microsoft.nchwc"
 
 
-def look_into(path: str, asked: int | None, otherwise: int) -> tuple[int, Profile]:
-    """Return the side in pixels that a file takes, and what it computes for one image of it.
+class ForeignModel(FileModel):
+    """An ONNX file for images (N, 3, side, side) float32.
 
-    `asked` is the side that is wanted, `otherwise` that of a file that takes any. Raises
-    InputError for a file that takes something else than images (N, 3, side, side) float32.
+    It takes `at_once` of them at once, or any number if that is 0.
+    """
+
+    def __init__(
+        self, forward: Forward, path: str, side: int, at_once: int, profile: Profile
+    ) -> None:
+        super().__init__(forward, path)
+        self.side, self.at_once, self.profile = side, at_once, profile
+
+    def for_shape(self, shape: torch.Size, threads: int) -> FileModel:
+        """Return it, if it takes so many. Raises RunError if not."""
+        if self.at_once and shape[0] % self.at_once:
+            raise RunError(f"it takes {self.at_once} at once")
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        parts = images.split(self.at_once or len(images))
+        return torch.cat([super(ForeignModel, self).forward(part) for part in parts])
+
+
+def open_foreign(path: str, forward: Forward, asked: int | None, otherwise: int) -> ForeignModel:
+    """Look into a file that `forward` runs, for what it takes and computes.
+
+    `asked` is the side in pixels that is wanted, `otherwise` that of a file that takes any.
+    Raises InputError for a file that takes something else than images, or multiplies in ways
+    that are not known.
     """
     onnx: Any = library("onnx", "models", path)
+    inliner: Any = library("onnx.inliner", "models", path)
     try:
-        network = onnx.load(path)
+        network = inliner.inline_local_functions(onnx.load(path))
     except Exception as error:
         raise InputError("models", path, f"cannot be opened: {first_line(error)}") from error
     graph = network.graph
-    side = _side(path, graph, asked, otherwise)
+    at_once, side = _input_of(path, graph, asked, otherwise)
     if any(node.domain == LAID_OUT for node in graph.node):
         problem = "was laid out for one processor; give the file that it was made of"
         raise InputError("models", path, problem)
-    count, shapes = _shapes(path, network, side)
-    madds = sum(_madds(node, shapes) for node in graph.node if node.op_type in FACTORS)
-    return side, Profile(madds=madds // count, params=_num_params(onnx, graph))
+    if unknown := sorted({node.op_type for node in graph.node} & UNCOUNTED):
+        raise InputError("models", path, f"has {', '.join(unknown)}, which cannot be counted")
+    multiplying = [node for node in graph.node if node.op_type in FACTORS]
+    if not multiplying:
+        raise InputError("models", path, "has no convolution and no matrix product")
+    shapes = _shapes(path, network, multiplying, (at_once or 1, 3, side, side))
+    madds = sum(_madds(node, shapes) for node in multiplying) // (at_once or 1)
+    profile = Profile(madds=madds, params=_num_params(onnx, graph))
+    return ForeignModel(forward, path, side, at_once, profile)
 
 
-def _side(path: str, graph: Any, asked: int | None, otherwise: int) -> int:
+def _input_of(path: str, graph: Any, asked: int | None, otherwise: int) -> tuple[int, int]:
+    """Return how many images it takes, 0 for any number, and their side."""
     kept = {each.name for each in graph.initializer}
     given = [each for each in graph.input if each.name not in kept]
     kinds = [each.type.tensor_type for each in given]
-    # 0 where any number is taken
-    sizes = [[each.dim_value for each in kind.shape.dim] for kind in kinds]
+    # no value, or one below, where any size is taken
+    sizes = [[max(each.dim_value, 0) for each in kind.shape.dim] for kind in kinds]
     is_image = len(given) == 1 and len(sizes[0]) == 4 and sizes[0][1] in (0, 3)
+    own = {size for size in sizes[0][2:] if size} if is_image else set()
     # 1 is float32
-    if not is_image or kinds[0].elem_type != 1 or sizes[0][2] != sizes[0][3]:
+    if not is_image or kinds[0].elem_type != 1 or len(own) > 1:
         found = ", ".join(f"{each.name} {size}" for each, size in zip(given, sizes, strict=True))
         problem = f"takes {found}; one float32 input (images, 3, side, side) can be timed"
         raise InputError("models", path, problem)
-    own = sizes[0][2]
-    if own and asked and own != asked:
-        raise InputError("models", path, f"resolution: {asked} is not its side, which is {own}")
-    return own or asked or otherwise
+    side = next(iter(own), 0)
+    if side and asked and side != asked:
+        raise InputError("models", path, f"resolution: {asked} is not its side, which is {side}")
+    return sizes[0][0], side or asked or otherwise
 
 
-def _shapes(path: str, network: Any, side: int) -> tuple[int, dict[str, tuple[int, ...]]]:
-    """Run it. Return for how many images, and the shapes of what is multiplied and comes out."""
+def _shapes(
+    path: str, network: Any, multiplying: list[Any], shape: tuple[int, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Run it on images of a shape; return those of what is multiplied and comes out."""
     onnx: Any = library("onnx", "models", path)
     ort: Any = library("onnxruntime", "models", path)
-    graph = network.graph
-    shapes = {each.name: tuple(each.dims) for each in graph.initializer}
-    (given,) = (each for each in graph.input if each.name not in shapes)
+    shapes = {each.name: tuple(each.dims) for each in network.graph.initializer}
+    (given,) = (each.name for each in network.graph.input if each.name not in shapes)
+    shapes[given] = shape
     names = [
         name
-        for node in graph.node
-        if node.op_type in FACTORS
+        for node in multiplying
         for name in (node.input[0], node.input[FACTORS[node.op_type]], node.output[0])
-        if name not in shapes and name != given.name
+        if name not in shapes
     ]
+    wanted = list(dict.fromkeys(names))
     looked_at = onnx.ModelProto()
     looked_at.CopyFrom(network)
     del looked_at.graph.output[:]
-    wanted = list(dict.fromkeys(names))
     looked_at.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    images = np.zeros((given.type.tensor_type.shape.dim[0].dim_value or 1, 3, side, side), "f")
     try:
         session = ort.InferenceSession(
             looked_at.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        found: list[NDArray[Any]] = session.run(None, {given.name: images})
+        found: list[NDArray[Any]] = session.run(None, {given: np.zeros(shape, "f")})
     except Exception as error:
         # as many kinds as there are operators
-        problem = f"cannot be run at {side} px: {first_line(error)}"
+        problem = f"cannot be run at {shape[-1]} px: {first_line(error)}"
         raise InputError("models", path, problem) from error
-    shapes |= {name: each.shape for name, each in zip(wanted, found, strict=True)}
-    return len(images), shapes | {given.name: images.shape}
+    return shapes | {name: each.shape for name, each in zip(wanted, found, strict=True)}
 
 
 def _madds(node: Any, shapes: dict[str, tuple[int, ...]]) -> int:
@@ -132,9 +178,16 @@ def _num_params(onnx: Any, graph: Any) -> int:
         for index in NOT_LEARNED.get(node.op_type, ())
         if index < len(node.input)
     }
+    constants = [node for node in graph.node if node.op_type == "Constant"]
+    tensors = {each.name: each for each in graph.initializer} | {
+        node.output[0]: each.t
+        for node in constants
+        for each in node.attribute
+        if each.name == "value"
+    }
     # single values are constants of operators
     return sum(
         prod(each.dims)
-        for each in graph.initializer
-        if each.dims and each.data_type in learned and each.name not in others
+        for name, each in tensors.items()
+        if each.dims and each.data_type in learned and name not in others
     )

@@ -14,7 +14,7 @@ from mobilenet_exp.config.convert import to_part
 from mobilenet_exp.config.schema import ImagesConfig, ModelConfig
 from mobilenet_exp.core.errors import InputError, first_line
 from mobilenet_exp.core.ranges import check_range
-from mobilenet_exp.deploy.foreign import look_into
+from mobilenet_exp.deploy.foreign import ForeignModel, open_foreign
 from mobilenet_exp.models.layers_v4 import LayerScale
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, compare
@@ -119,26 +119,27 @@ def _of_file(name: str, options: dict[str, Any], asked: int | None, resolution: 
     if options:
         raise InputError("models", name, f"{next(iter(options))} is settled by the file")
     found = _of_others(name, asked, resolution) if name.endswith(".onnx") else None
+    model: FileModel
     if found:
-        model, side, profile = found
+        model, side, profile = found, found.side, found.profile
     else:
         if asked:
             raise InputError("models", name, f"{SIDE} is settled by the file")
         loaded = load_exported(name, key="models")
         side = loaded.preprocessing.resolution
+        assert isinstance(loaded.model, FileModel)
         model, profile = loaded.model, loaded.profile(side)
-    title = " ".join([_short(name), *_words({}, side if side != resolution else None)])
+    words = list(_words({}, side if side != resolution else None))
+    if found and found.at_once:
+        words.append(f"{found.at_once} at once")
+    title = " ".join([_short(name), *words])
     return Net(title, name, model, side, profile, own_runtime=runtime_of(name))
 
 
-def _of_others(
-    name: str, asked: int | None, resolution: int
-) -> tuple[nn.Module, int, Profile] | None:
+def _of_others(name: str, asked: int | None, resolution: int) -> ForeignModel | None:
     """Open an ONNX file that is not one of ours; None for one that is."""
     forward, record = open_file(name, "models")
-    if record:
-        return None
-    return FileModel(forward, name), *look_into(name, asked, resolution)
+    return None if record else open_foreign(name, forward, asked, resolution)
 
 
 def _config(name: str, options: dict[str, Any]) -> ModelConfig:

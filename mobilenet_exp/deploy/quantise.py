@@ -7,6 +7,7 @@ XNNPACK, which suit ONNX Runtime and OpenVINO, too.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ from mobilenet_exp.models.rounding import (
 
 # what is needed for it beside torch
 LIBRARIES = ("torchao", "executorch")
+
+# XNNPACK multiplies steps, and takes no product that is much smaller
+LEAST_STEP = 2.0**-20
 
 # a range of 8 bits, and its type, as torch's operators that round want them
 BITS = (LEAST, MOST, torch.int8)
@@ -47,13 +51,16 @@ def with_torchao(
     """
     pt2e: Any = library("torchao.quantization.pt2e.quantize_pt2e", "int8", True)
     rules: Any = library("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "int8", True)
-    config = rules.get_symmetric_quantization_config(is_per_channel=per_channel)
+    theirs = rules.get_symmetric_quantization_config(is_per_channel=per_channel)
+    config = _fine(theirs, per_channel)
     graph = _graph(model, images, any_number)
     prepared = pt2e.prepare_pt2e(graph, _rules(rules.XNNPACKQuantizer).set_global(config))
-    for batch in batches:
-        for part in batch.split(len(images)):
-            if any_number or len(part) == len(images):
-                prepared(part)
+    parts = [part for batch in batches for part in batch.split(len(images))]
+    whole = [part for part in parts if any_number or len(part) == len(images)]
+    if not whole:
+        raise ValueError(f"no batch has the {len(images)} images that the network takes")
+    for part in whole:
+        prepared(part)
     return pt2e.convert_pt2e(prepared)
 
 
@@ -67,6 +74,27 @@ def as_learned(rounding: Rounding, images: Tensor, *, any_number: bool = False) 
     _give_each_its_own(graph.graph)
     graph.recompile()
     return graph
+
+
+def _fine(config: Any, per_channel: bool) -> Any:
+    """Return XNNPACK's settings with steps as small as weights and activations ask for.
+
+    Its own are never below 2^-12: a channel with weights below 0.03 gets too few.
+    """
+    pt2e: Any = library("torchao.quantization.pt2e", "int8", True)
+    of_weights = pt2e.PerChannelMinMaxObserver if per_channel else pt2e.MinMaxObserver
+    # one for both sides, else what comes out is rounded anew where it goes in
+    activation = _with_observer(config.input_activation, pt2e.HistogramObserver)
+    return replace(
+        config,
+        input_activation=activation,
+        output_activation=activation,
+        weight=_with_observer(config.weight, of_weights),
+    )
+
+
+def _with_observer(spec: Any, observer: Any) -> Any:
+    return replace(spec, observer_or_fake_quant_ctr=observer.with_args(eps=LEAST_STEP))
 
 
 def _graph(model: nn.Module, images: Tensor, any_number: bool) -> fx.GraphModule:
@@ -96,7 +124,9 @@ def _rules(xnnpack: type) -> Any:
             for clamp in (each for each in model.graph.nodes if each.target in clamps):
                 (conv,) = clamp.all_input_nodes
                 if conv.target == aten.conv2d.default and len(conv.users) == 1:
-                    noted = conv.meta[known.Q_ANNOTATION_KEY]
+                    noted = conv.meta.get(known.Q_ANNOTATION_KEY)
+                    if noted is None:
+                        continue
                     clamp.meta[known.Q_ANNOTATION_KEY] = known.QuantizationAnnotation(
                         output_qspec=noted.output_qspec, _annotated=True
                     )

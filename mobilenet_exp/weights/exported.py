@@ -6,7 +6,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,22 +146,9 @@ def open_onnx(file: str | bytes, key: str, threads: int | None) -> tuple[Forward
     # errors alone
     options.log_severity_level = 3
     session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    given = session.get_inputs()[0]
+    given = session.get_inputs()[0].name
     text = session.get_modelmeta().custom_metadata_map.get(RECORD, "")
-
-    def forward(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {given.name: images.numpy()})[0])
-
-    # others' files may be for so many images alone
-    at_once = given.shape[0]
-    return (partial(_in_parts, forward, at_once) if isinstance(at_once, int) else forward), text
-
-
-def _in_parts(forward: Forward, at_once: int, images: Tensor) -> Tensor:
-    """Answer to so many images at once; what the last part lacks are images of zeros."""
-    lacking = -len(images) % at_once
-    full = torch.cat([images, images.new_zeros(lacking, *images.shape[1:])]) if lacking else images
-    return torch.cat([forward(part) for part in full.split(at_once)])[: len(images)]
+    return lambda images: torch.from_numpy(session.run(None, {given: images.numpy()})[0]), text
 
 
 def open_openvino(

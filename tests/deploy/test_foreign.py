@@ -5,12 +5,13 @@ import torch
 from torch import nn
 
 from mobilenet_exp import compose
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import to_onnx
 from mobilenet_exp.deploy.job import bench
 from mobilenet_exp.deploy.nets import build_nets
 from mobilenet_exp.deploy.quantise import with_torchao
+from mobilenet_exp.deploy.runtimes import Place, prepare
 from mobilenet_exp.models import build_model
 from mobilenet_exp.models.profiling import profile_model
 
@@ -53,16 +54,21 @@ def test_a_file_in_8_bits_counts_the_same_multiply_adds(squeezenet, tmp_path):
 
 
 @torch.no_grad()
-def test_squeeze_excite_and_attention_count_and_so_do_files_for_some_images_alone(tmp_path):
-    images = torch.randn(5, 3, 64, 64)
-    for name in ("v3_small", "v4_hybrid_medium"):
-        model, path = build_model(name, num_classes=7).eval(), tmp_path / f"{name}.onnx"
-        torch.onnx.export(model, (images[:2],), path, dynamo=True, verbose=False)
-        (net,) = build_nets([str(path)], 224)
-        assert net.profile.madds == profile_model(model, 64).madds
-    found, expected = net.model(images), model(images)
-    assert found.shape == (5, 7)
+@pytest.mark.parametrize("name", ["v3_small", "v4_hybrid_medium"])
+def test_a_file_for_some_images_alone_counts_and_answers_alike_and_takes_no_others(name, tmp_path):
+    """Squeeze-excite's and attention's products count, too."""
+    images = torch.randn(4, 3, 64, 64)
+    model, path = build_model(name, num_classes=7).eval(), tmp_path / "net.onnx"
+    torch.onnx.export(model, (images[:2],), path, dynamo=True, verbose=False)
+    (net,) = build_nets([str(path)], 64)
+    assert net.title == "net.onnx 2 at once"
+    assert net.profile.madds == profile_model(model, 64).madds
+    place = Place(torch.device("cpu"), 1)
+    found, expected = prepare(net.own_runtime, net.model, images, place)(images), model(images)
+    assert found.shape == (4, 7)
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+    with pytest.raises(RunError, match="does not take such images: it takes 2 at once"):
+        prepare(net.own_runtime, net.model, images[:3], place)
 
 
 def test_it_is_timed_beside_others(squeezenet, tmp_path, capsys):
@@ -79,7 +85,7 @@ def test_it_is_timed_beside_others(squeezenet, tmp_path, capsys):
     assert "theirs.onnx" in capsys.readouterr().out
 
 
-def _pooling(*shape, inputs=("images",), kind=onnx.TensorProto.FLOAT):
+def _pooling(*shape, inputs=("images",), kind=onnx.TensorProto.FLOAT, more=()):
     """Return a network of one convolution and one mean that takes images of a shape."""
     helper, weights = onnx.helper, torch.zeros(4, 3, 1, 1).numpy()
     graph = helper.make_graph(
@@ -92,12 +98,14 @@ def _pooling(*shape, inputs=("images",), kind=onnx.TensorProto.FLOAT):
         [helper.make_tensor_value_info("answers", kind, None)],
         [onnx.numpy_helper.from_array(weights, "weights")],
     )
+    graph.node.extend(more)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 def test_a_file_for_any_side_has_the_one_that_is_asked_for(tmp_path):
     path = tmp_path / "any.onnx"
-    onnx.save(_pooling("n", 3, "h", "w"), path)
+    # -1 is no side, but other tools write it
+    onnx.save(_pooling(-1, 3, "h", -1), path)
     plain, small = build_nets([str(path), {"name": str(path), "resolution": 32}], 64)
     assert (plain.side, small.side) == (64, 32)
     assert (plain.profile.madds, small.profile.madds) == (64 * 64 * 12, 32 * 32 * 12)
@@ -112,6 +120,14 @@ def test_a_file_for_any_side_has_the_one_that_is_asked_for(tmp_path):
         (_pooling("n", 3, 8, 8, inputs=("images", "more")), {}, "takes images [0, 3, 8, 8], more"),
         (_pooling("n", 3, 64, 64), {"resolution": 32}, "32 is not its side, which is 64"),
         (_pooling("n", 3, 64, 64), {"width_mult": 0.5}, "width_mult is settled by the file"),
+        (
+            _pooling(
+                *("n", 3, 64, 64),
+                more=[onnx.helper.make_node("ConvTranspose", ["maps", "weights"], ["more"])],
+            ),
+            {},
+            "has ConvTranspose, which cannot be counted",
+        ),
     ],
 )
 def test_what_cannot_be_timed_is_one_line(network, options, problem, tmp_path):

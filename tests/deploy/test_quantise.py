@@ -14,6 +14,7 @@ from mobilenet_exp.deploy.nets import build_nets, settle_statistics
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
 from mobilenet_exp.deploy.quantise import as_learned, with_torchao
 from mobilenet_exp.evaluation.job import evaluate
+from mobilenet_exp.models.layers_v4 import LayerScale, MultiQueryAttention, UniversalBottleneck
 from mobilenet_exp.models.rounding import Rounding
 from mobilenet_exp.weights.exported import read_exported
 from mobilenet_exp.weights.loaded import load_run
@@ -74,9 +75,15 @@ def test_a_network_that_learned_to_be_rounded_is_written_as_it_learned(
         pytest.importorskip(library)
     path = tmp_path / f"net{form.ending}"
     # no data is needed for it
-    words = (f"checkpoint={learned}", f"format={name}", "int8=true", "data.root=/nowhere")
-    found = export(compose(*words, f"out={path}", program="export"))
-    assert "answers to 6 photographs differ from the network's" in capsys.readouterr().out
+    words = (f"checkpoint={learned}", f"format={name}", "int8=true", f"out={path}")
+    for more, key in (("calibration_images=8",) * 2, ("data=digits",) * 2):
+        with pytest.raises(InputError, match=f"{key}: is not used: the network learned its range"):
+            export(compose(*words, more, program="export"))
+    found = export(compose(*words, program="export"))
+    out = capsys.readouterr().out
+    assert f"{name} in 8 bits as it learned, " in out
+    assert "answers to 6 photographs differ from the network's" in out
+    assert read_exported(str(path))[1].form == "int8 as it learned, BatchNorm folded"
     assert found["difference"] < 0.05
     common = ("run.device=cpu", "run.wandb=disabled", f"run.root={tmp_path}")
     top1 = [
@@ -107,6 +114,41 @@ def test_the_graph_of_what_was_learned_answers_as_it_did(name):
     assert errors[1] > 2 * errors[0]
 
 
+@torch.no_grad()
+def test_v4_s_layer_scales_and_attention_answer_as_they_learned():
+    """Ranges were learned before layer scales, which are not folded for them."""
+    pytest.importorskip("torchao")
+    norm = nn.BatchNorm2d
+    model = nn.Sequential(
+        UniversalBottleneck(
+            8, 16, 8, start_kernel=3, kernel=3, stride=1, act="relu", norm=norm, layer_scale=True
+        ),
+        MultiQueryAttention(8, heads=2, head_dim=4, kv_stride=2, norm=norm),
+    )
+    for module in model.modules():
+        if isinstance(module, LayerScale):
+            nn.init.constant_(module.gamma, 0.01)
+    rounding, images = Rounding(model).train(), torch.randn(4, 8, 16, 16)
+    for _ in range(3):
+        rounding(images)
+    # a shortcut would hide what is beside it
+    expected = rounding.eval()(images) - images
+    found = as_learned(rounding, images)(images) - images
+    assert (found - expected).norm() < 0.05 * expected.norm()
+    torch.testing.assert_close(folded(model)(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_small_weights_have_as_many_steps_as_large_ones():
+    for library in FOR_INT8:
+        pytest.importorskip(library)
+    layer, images = nn.Conv2d(3, 4, 3), torch.randn(4, 3, 16, 16)
+    layer.weight *= torch.tensor([1.0, 1e-2, 1e-3, 10.0]).view(-1, 1, 1, 1)
+    small = with_torchao(nn.Sequential(layer), images, [images])
+    (weights,) = (each for each in small.buffers() if each.dtype == torch.int8)
+    assert weights.abs().amax((1, 2, 3)).tolist() == [127] * 4
+
+
 @pytest.mark.parametrize("name", ["v2", "v3_small", "torchvision:resnet18"])
 def test_onnxruntime_computes_all_convolutions_in_8_bits(name, tmp_path):
     """What it cannot compute so, it does in float32, with two more steps for each: far slower."""
@@ -118,7 +160,12 @@ def test_onnxruntime_computes_all_convolutions_in_8_bits(name, tmp_path):
     (net,) = build_nets([name], 64)
     images = torch.randn(2, 3, 64, 64)
     network = folded(net.model)
-    small = with_torchao(network, images, [images], any_number=True)
+    if name == "v3_small":
+        rounding = Rounding(net.model).train()
+        rounding(images)
+        small = as_learned(rounding.eval(), images, any_number=True)
+    else:
+        small = with_torchao(network, images, [images], any_number=True)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "net.onnx"), 3
     onnxruntime.InferenceSession(to_onnx(small, images), options)

@@ -131,6 +131,8 @@ def test_compiled_networks_have_constant_weights_and_fused_convolutions():
     """Without, they are hardly faster than torch's operators one by one."""
     if not any(shutil.which(each) for each in ("g++", "clang++")):
         pytest.skip("there is no C++ compiler")
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("torch has no oneDNN")
     model, images = (
         build_model("v3_small", width_mult=0.35, num_classes=3),
         torch.randn(1, 3, 64, 64),
