@@ -1,6 +1,7 @@
 """Libraries that not every installation has."""
 
 import importlib
+import sys
 from typing import Any
 
 from mobilenet_exp.core.errors import InputError, first_line
@@ -25,3 +26,10 @@ def library(name: str, key: str, value: object) -> Any:
             # built for another torch, or without a library of the system
             problem = f"needs {name}, which cannot be imported: {first_line(error)}"
         raise InputError(key, value, problem) from error
+
+
+def forget(name: str, function: str) -> None:
+    """Empty the cache of a function of a library that was imported, where it has one."""
+    found = getattr(sys.modules.get(name), function, None)
+    if clear := getattr(found, "cache_clear", None):
+        clear()

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mobilenet_exp.core.libraries import library
+from mobilenet_exp.core.libraries import forget, library
 from mobilenet_exp.core.streams import silenced
 from mobilenet_exp.weights.exported import RECORD
 
@@ -49,7 +50,7 @@ def to_onnx(model: nn.Module, images: Tensor, record: str = "") -> bytes:
 def _without_sign(content: bytes) -> bytes:
     """Let what a network in 8 bits rounds be 0 to 255 instead of -128 to 127, but for weights.
 
-    ONNX Runtime has products for that alone, and computes the others in float32.
+    On x86, ONNX Runtime has convolutions for that alone, and computes others in float32.
     """
     onnx: Any = library("onnx", "format", "onnx")
     network = onnx.load_from_string(content)
@@ -98,7 +99,11 @@ def to_executorch(model: nn.Module, images: Tensor, record: str = "") -> bytes:
             partitioner=[partitioner],
             constant_methods={RECORD: letters} if record else None,
         )
-        return lowered.to_executorch().buffer
+        content = lowered.to_executorch().buffer
+    # two caches without bounds would keep every network that was lowered
+    FakeTensorMode.cache_clear()
+    forget("executorch.exir.backend.utils", "is_same_node")
+    return content
 
 
 def _write_onnx(model: nn.Module, images: Tensor, path: Path, record: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mobilenet_exp.core.libraries import library
+from mobilenet_exp.core.libraries import forget, library
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.models.rounding import (
     LAYERS,
@@ -61,7 +61,10 @@ def with_torchao(
         raise ValueError(f"no batch has the {len(images)} images that the network takes")
     for part in whole:
         prepared(part)
-    return pt2e.convert_pt2e(prepared)
+    quantised = _in_eval(pt2e.convert_pt2e(prepared))
+    # a cache without bounds would keep what was prepared
+    forget("torchao.utils", "_assert_and_get_unique_device")
+    return quantised
 
 
 @torch.no_grad()
@@ -73,6 +76,13 @@ def as_learned(rounding: Rounding, images: Tensor, *, any_number: bool = False) 
     graph = _graph(_Quantised(rounding).eval(), images, any_number)
     _give_each_its_own(graph.graph)
     graph.recompile()
+    return _in_eval(graph)
+
+
+def _in_eval(graph: fx.GraphModule) -> fx.GraphModule:
+    # graphs of torch.export refuse eval()
+    for each in graph.modules():
+        each.training = False
     return graph
 
 
