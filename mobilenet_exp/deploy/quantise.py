@@ -62,8 +62,9 @@ def with_torchao(
     for part in whole:
         prepared(part)
     quantised = _in_eval(pt2e.convert_pt2e(prepared))
-    # a cache without bounds would keep what was prepared
+    # caches without bounds would keep what was prepared
     forget("torchao.utils", "_assert_and_get_unique_device")
+    forget("torch.ao.quantization.fx.utils", "assert_and_get_unique_device")
     return quantised
 
 
