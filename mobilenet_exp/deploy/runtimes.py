@@ -144,12 +144,7 @@ def compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
     # networks of one class share a limit, past which torch would go on without
     limits = {"recompile_limit": MOST_COMPILED, "fail_on_recompile_limit_hit": True}
     # as an option of torch.compile, weights stay what they are: torch looks while it traces, too
-    constant = {
-        "freezing": True,
-        # the copy's own weights are not needed any more
-        "freezing_discard_parameters": True,
-        "cpp_wrapper": place.device.type == "cpu",
-    }
+    constant = {"freezing": True, "cpp_wrapper": place.device.type == "cpu"}
     try:
         with (
             torch.inference_mode(),

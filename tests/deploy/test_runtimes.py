@@ -1,5 +1,6 @@
 """Runtimes and folding: the same answers, from less work."""
 
+import gc
 import shutil
 
 import pytest
@@ -113,6 +114,21 @@ def test_runtimes_in_8_bits_are_near(runtime):
     assert 1e-4 < off < TOLERANCE_OF_INT8
 
 
+def test_libraries_keep_no_network_that_is_not_run_any_more():
+    """Caches of theirs have no bounds: a benchmark of many networks would fill the memory."""
+    for library in LIBRARIES["executorch_int8"]:
+        pytest.importorskip(library)
+    # there are no others of this shape
+    model, images = nn.Sequential(nn.Conv2d(3, 37, 5), nn.ReLU()).eval(), torch.randn(1, 3, 16, 16)
+    for runtime in ("executorch", "executorch_int8"):
+        forward = prepare(runtime, model, images, PLACE)
+        assert forward(images).shape == (1, 37, 12, 12)
+        del forward
+    gc.collect()
+    alive = [each for each in gc.get_objects() if type(each) in (torch.Tensor, nn.Parameter)]
+    assert sum(each.shape == (37, 3, 5, 5) for each in alive) == 1
+
+
 def test_layers_are_those_of_the_folded_network_where_it_is_timed():
     model, images = build_model("v3_small", width_mult=0.35), torch.randn(2, 3, 32, 32)
     plain, same, words = layered(["eager"], model, images, PLACE)
@@ -133,10 +149,8 @@ def test_compiled_networks_have_constant_weights_and_fused_convolutions():
         pytest.skip("there is no C++ compiler")
     if not torch.backends.mkldnn.is_available():
         pytest.skip("torch has no oneDNN")
-    model, images = (
-        build_model("v3_small", width_mult=0.35, num_classes=3),
-        torch.randn(1, 3, 64, 64),
-    )
+    model = build_model("v3_small", width_mult=0.35, num_classes=3).eval()
+    images = torch.randn(1, 3, 64, 64)
     seen = torch._dynamo.utils.counters
     torch._dynamo.reset()
     seen.clear()
