@@ -11,15 +11,16 @@ STORY := rmsprop_story/sgd,rmsprop_story/torch_at_sgd_rate,rmsprop_story/tensorf
 
 # what docs/LATENCY.md shows
 LATENCY := runtimes=[eager,folded,compiled,onnxruntime,openvino,executorch,onnxruntime_int8,openvino_int8,executorch_int8] method=one_call layers=v3_large
+LATENCY_GPU := runtimes=[eager,folded,compiled,cuda_graphs,compiled_cuda_graphs] method=one_call run.device=cuda run.root=runs/latency run.wandb=disabled
 
 # what docs/RESULTS.md is made of: two runs at a time, each with a thread of its own
 RESULTS := data=digits,photos train.seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2 run.threads=1 run.root=runs/results run.wandb=disabled
 
-.PHONY: help setup demo test lint format zoo rmsprop results tour latency levers images nightly bench clean
+.PHONY: help setup demo test lint format zoo rmsprop results tour latency latency_gpu levers images nightly bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list what make can do
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(SETUP)  ## make the environment in .venv (about 6 GB, once)
 
@@ -63,6 +64,11 @@ tour: $(SETUP)  ## run the notebook docs/tour.ipynb and keep what it prints
 latency: $(SETUP)  ## time networks in every runtime and write docs/LATENCY.md (half an hour)
 	$(PYTHON) bench.py $(LATENCY) run.root=runs/latency run.wandb=disabled
 	$(PYTHON) -m mobilenet_exp latency $$(ls -td runs/latency/bench-*/ | head -1)latency.json
+
+latency_gpu: $(SETUP)  ## time networks on a GPU and add them to docs/LATENCY.md
+	$(PYTHON) bench.py $(LATENCY_GPU) run.precision=float32
+	$(PYTHON) bench.py $(LATENCY_GPU) run.precision=bfloat16
+	$(PYTHON) -m mobilenet_exp latency $$(ls -td runs/latency/bench-*/ | head -2 | sed 's/$$/latency.json/')
 
 levers: $(SETUP)  ## measure what each cheap lever gains on a training step (minutes)
 	$(PYTHON) -m benchmarks.step

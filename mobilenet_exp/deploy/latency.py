@@ -31,7 +31,7 @@ TOLERANCE_OF_HALF = 1e-1
 # random weights multiply what rounding has changed from layer to layer; all zeros differ by 1
 TOLERANCE_OF_INT8 = 0.7
 # of a matrix product that shows what the machine can do
-SIDE_OF_PRODUCT, PRODUCTS = 2048, 7
+SIDE_OF_PRODUCT, PRODUCTS = {"cpu": 2048, "mps": 4096, "cuda": 8192}, 7
 # a cell is warm once a forward takes this much more or less than its fastest so far, or nearer
 STABLE, MOST_WARMUPS = 1.1, 10
 # of a cell's turn: seconds of rest before it, milliseconds that its forwards take at least
@@ -145,7 +145,7 @@ def quartiles(times: Sequence[float]) -> tuple[float, float]:
 
 def peak_of(place: Place) -> float:
     """Return the multiply-adds a second of a large matrix product, in thousand millions."""
-    side, dtype = SIDE_OF_PRODUCT, place.precision.dtype
+    side, dtype = SIDE_OF_PRODUCT[place.device.type], place.precision.dtype
     left, right = (torch.randn(side, side, device=place.device, dtype=dtype) for _ in "lr")
     pixels = left.view(1, 32, side // 32, side).permute(0, 3, 1, 2)
     kernel = right.view(side, side, 1, 1).to(memory_format=torch.channels_last)

@@ -37,6 +37,8 @@ LIBRARIES = {
     "openvino_int8": ("openvino", "onnx", "onnxscript", *FOR_INT8),
     "executorch_int8": FOR_INT8,
 }
+# those that launch kernels as CUDA graphs
+RECORDED = ("cuda_graphs", "compiled_cuda_graphs")
 # how runtimes in 8 bits are called, after the one in float32
 INT8 = "_int8"
 
@@ -60,7 +62,7 @@ def check_runtimes(names: list[str], place: Place) -> None:
     """Raise InputError for a runtime that is unknown, not installed, or not for the device."""
     for name in names:
         RUNTIMES.get(name)
-        if name == "cuda_graphs" and place.device.type != "cuda":
+        if name in RECORDED and place.device.type != "cuda":
             raise InputError("runtimes", name, f"is for CUDA devices, not for {place.device.type}")
         if name in LIBRARIES:
             check_place("runtimes", name, place)
@@ -137,10 +139,27 @@ def folded_eager(model: nn.Module, images: Tensor, place: Place) -> Forward:
 @RUNTIMES.register("compiled")
 def compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
     """Kernels that torch.compile makes of the folded network, its weights taken as constants."""
+    return _compiled(model, images, place)
+
+
+@RUNTIMES.register("cuda_graphs")
+def cuda_graphs(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """The folded network's kernels recorded once and launched together."""
+    run = _in_precision(_folded(model), place, torch.channels_last, caches_weights=False)
+    return _recorded(run, images, place)
+
+
+@RUNTIMES.register("compiled_cuda_graphs")
+def compiled_cuda_graphs(model: nn.Module, images: Tensor, place: Place) -> Forward:
+    """The kernels of torch.compile recorded once and launched together."""
+    return _recorded(_compiled(model, images, place), images, place)
+
+
+def _compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
     # it warns where there is a CUDA compiler and no GPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     forward = torch.compile(_folded(model), dynamic=False)
-    run = _in_precision(forward, place, torch.channels_last)
+    run = _in_precision(forward, place, torch.channels_last, caches_weights=False)
     # networks of one class share a limit, past which torch would go on without
     limits = {"recompile_limit": MOST_COMPILED, "fail_on_recompile_limit_hit": True}
     # as an option of torch.compile, weights stay what they are: torch looks while it traces, too
@@ -159,10 +178,8 @@ def compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
     return run
 
 
-@RUNTIMES.register("cuda_graphs")
-def cuda_graphs(model: nn.Module, images: Tensor, place: Place) -> Forward:
-    """The folded network's kernels recorded once and launched together."""
-    run = _in_precision(_folded(model), place, torch.channels_last, caches_weights=False)
+def _recorded(run: Forward, images: Tensor, place: Place) -> Forward:
+    """Record what a forward launches, for images of this shape."""
     given = images.clone()
     with torch.inference_mode():
         # the first calls choose algorithms, on a stream of their own as torch asks for

@@ -4,10 +4,12 @@ Knows no run. Ctrl-C and SIGTERM ask; so do SIGUSR1 and SIGUSR2, by which a sche
 announces the end of a job's time. A second Ctrl-C exits at once.
 """
 
+import _thread
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +42,40 @@ class Preempted(BaseException):
         where = f" {self.saved}" if self.saved else ""
         name = signal.Signals(self.number).name
         return f"stopped by {name}{where}; run the same command again to resume"
+
+
+class _Ended(SystemExit):
+    """Raised by SIGTERM where no run listens."""
+
+
+# seconds after which SIGTERM is tried again
+AGAIN = 0.05
+
+
+def end_on_sigterm(exit_code: int) -> None:
+    """Let SIGTERM end this process as an error does and as Ctrl-C does, `finally` and all.
+
+    Python drops what is raised while it calls back for a weak reference that has died, of
+    which torch.compile has many; then both are raised again a moment later.
+    """
+
+    def end(*_: object) -> None:
+        raise _Ended(exit_code)
+
+    raised_by = {_Ended: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+    others = sys.unraisablehook
+
+    def once_more(dropped: Any) -> None:
+        number = raised_by.get(dropped.exc_type)
+        if number is None:
+            others(dropped)
+            return
+        timer = threading.Timer(AGAIN, _thread.interrupt_main, (number,))
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGTERM, end)
+    sys.unraisablehook = once_more
 
 
 class Stop:

@@ -17,6 +17,7 @@ from mobilenet_exp.training.engine import Learner, set_training_mode
 
 # sides of a progressive training, each of which is compiled anew
 MOST_SIDES = 64
+WARNS_OF_STREAMS = "set_warn_on_accumulate_grad_stream_mismatch"
 
 
 def wrap(learner: Learner, config: Config, processes: int, sides: set[int], batch: int) -> None:
@@ -131,4 +132,8 @@ def graphed(learner: Learner, batch: int, side: int) -> Callable[[Tensor], Tenso
         network = torch.cuda.make_graphed_callables(_Recorded(learner.model), (images,))
     for buffer, before in zip(learner.model.buffers(), kept, strict=True):
         buffer.copy_(before)
+    # what was recorded adds gradients up on its own stream, which backward passes wait for:
+    # newer torch warns of that
+    if hasattr(torch.autograd.graph, WARNS_OF_STREAMS):
+        getattr(torch.autograd.graph, WARNS_OF_STREAMS)(False)
     return network

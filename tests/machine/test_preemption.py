@@ -7,6 +7,8 @@ import signal
 import stat
 import subprocess
 import sys
+import time
+import weakref
 
 import pytest
 from hard_run import WORDS, children, folder_of, kill, rows, start, state, wait_for
@@ -16,6 +18,7 @@ from mobilenet_exp import train
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.machine.lock import locked
+from mobilenet_exp.machine.preemption import Stop, end_on_sigterm
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 BUSY = (*WORDS, "train.epochs=400", "run.workers=2")
@@ -82,6 +85,24 @@ def test_a_second_ctrl_c_leaves_at_once():
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=10) == 130
+
+
+@pytest.mark.parametrize(
+    ("sent", "raised"), [(signal.SIGTERM, SystemExit(143)), (signal.SIGINT, KeyboardInterrupt())]
+)
+def test_a_process_ends_even_where_python_drops_what_is_raised(monkeypatch, sent, raised):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        end_on_sigterm(143)
+        died = weakref.ref(thing := Stop(), lambda _: signal.raise_signal(sent))
+        with pytest.raises(type(raised)) as ended:
+            del thing
+            time.sleep(10)
+        assert ended.value.args == raised.args
+        assert died() is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_slurm_is_asked_to_run_the_job_again(tmp_path):

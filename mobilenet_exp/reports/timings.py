@@ -1,0 +1,211 @@
+"""Markdown tables of a benchmark's figures, and sentences made of them. Writes nothing."""
+
+from typing import Any
+
+from mobilenet_exp.deploy.by_layer import LayerTime
+from mobilenet_exp.reports.pages import filled, markdown_table
+
+# how runtimes in 8 bits are called, after the one in float32
+INT8 = "_int8"
+# what the networks of mobile phones are compared with, and those that are
+REFERENCE, MOBILE = "resnet18", ("v1", "v2", "v3", "v4")
+# by the runtime that launches kernels as a CUDA graph, the one that launches them one by one
+ONE_BY_ONE = {"cuda_graphs": "folded", "compiled_cuda_graphs": "compiled"}
+
+
+def in_float(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of runtimes in float32."""
+    return [row for row in rows if not row["runtime"].endswith(INT8)]
+
+
+def by_cell(rows: list[dict[str, Any]]) -> dict[tuple[int, str, str], dict[str, Any]]:
+    """Return the rows by batch size, runtime and network."""
+    return {(row["batch_size"], row["runtime"], row["model"]): row for row in rows}
+
+
+def sizes_of(rows: list[dict[str, Any]]) -> list[int]:
+    return list(dict.fromkeys(row["batch_size"] for row in rows))
+
+
+def runtimes_of(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["runtime"] for row in rows))
+
+
+def fastest(rows: list[dict[str, Any]], size: int, model: str) -> dict[str, Any]:
+    """Return a network's row in its fastest runtime."""
+    here = (row for row in rows if (row["batch_size"], row["model"]) == (size, model))
+    return min(here, key=lambda row: row["latency_ms"])
+
+
+def times(rows: list[dict[str, Any]], size: int) -> str:
+    """Return the ms of a batch size: networks by runtimes."""
+    here = [row for row in rows if row["batch_size"] == size]
+    runtimes = runtimes_of(here)
+    cells = {(row["model"], row["runtime"]): row for row in here}
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in here):
+        first = cells[model, runtimes[0]]
+        line = [model, f"{first['madds'] / 1e6:,.0f}", f"{first['params'] / 1e6:.2f}"]
+        for runtime in runtimes:
+            ms = cells[model, runtime]["latency_ms"]
+            line.append(_ms(ms, None if runtime == runtimes[0] else first["latency_ms"]))
+        lines.append(line)
+    return markdown_table(["network", "madds M", "params M", *runtimes], lines)
+
+
+def _ms(ms: float | None, slower: float | None) -> str:
+    """Return a time, and in brackets how many times as fast it is; - where there is none."""
+    if ms is None:
+        return "-"
+    times = f" ({slower / ms:.1f})" if slower else ""
+    return (f"{ms:.1f}" if ms >= 1 else f"{ms:.2f}") + times
+
+
+def in_8_bits(rows: list[dict[str, Any]]) -> str:
+    """Return the ms in 8 bits, beside the same runtime's in float32."""
+    cells = {(row["batch_size"], row["model"], row["runtime"]): row for row in rows}
+    runtimes = [each for each in runtimes_of(rows) if each.endswith(INT8)]
+    if not runtimes:
+        return ""
+    titles = [each.removesuffix(INT8) for each in runtimes]
+    parts = [
+        "## In 8 bits, ms",
+        filled(
+            "Weights and activations in 8 bits, with scales from the images that were timed. In "
+            "brackets: how many times as fast as the same runtime in float32. What 8 bits cost in "
+            "accuracy is said in [Time and export](deploy.md#in-8-bits): the weights here are "
+            "random, and multiply from layer to layer what rounding changes. Answers differ from "
+            f"float32's by up to {_worst(rows):.2f} of the largest."
+        ),
+    ]
+    for size in sizes_of(rows):
+        lines = []
+        for model in dict.fromkeys(row["model"] for row in rows):
+            line = [model]
+            for runtime in runtimes:
+                row = cells[size, model, runtime]
+                ms, plain = row["latency_ms"], cells[size, model, runtime.removesuffix(INT8)]
+                line.append(_ms(ms, plain["latency_ms"]))
+            lines.append(line)
+        parts.append(markdown_table([f"batch {size}", *titles], lines))
+    problems = [
+        f"- {row['model']}, {row['runtime']}, batch {row['batch_size']}: {row['problem']}"
+        for row in rows
+        if row["runtime"] in runtimes and row["problem"]
+    ]
+    if problems:
+        parts += ["Not timed:", "\n".join(problems)]
+    return "\n\n".join([*parts, _int8_words(rows, runtimes)])
+
+
+def _worst(rows: list[dict[str, Any]]) -> float:
+    """Return the largest difference of an answer in 8 bits, in shares of the largest answer."""
+    own = (row["difference"] for row in rows if row["runtime"].endswith(INT8))
+    return max((each for each in own if each is not None), default=0.0)
+
+
+def _int8_words(rows: list[dict[str, Any]], runtimes: list[str]) -> str:
+    """Say where 8 bits are slower than float32, and which MobileNets then lose to the reference."""
+    cells = {(row["batch_size"], row["model"], row["runtime"]): row["latency_ms"] for row in rows}
+    parts = []
+    for runtime in runtimes:
+        own = {(size, model): ms for (size, model, each), ms in cells.items() if each == runtime}
+        timed = {key: ms for key, ms in own.items() if ms}
+        plain = runtime.removesuffix(INT8)
+        slower = sum(ms > cells[*key, plain] for key, ms in timed.items())
+        words = f"{plain} is slower in 8 bits in {slower or 'none'} of {len(timed)} cells"
+        behind: dict[str, list[str]] = {}
+        for (size, model), ms in timed.items():
+            if model.startswith(MOBILE) and ms >= (own[size, REFERENCE] or 0):
+                behind.setdefault(model, []).append(str(size))
+        if behind:
+            names = [f"{model} at batch {' and '.join(each)}" for model, each in behind.items()]
+            words += f", and {', '.join(names)} are no faster than {REFERENCE}"
+        parts.append(words + ".")
+    parts.append("The reasons are in [Time and export](deploy.md#in-8-bits).")
+    return filled(" ".join(parts))
+
+
+def promises(rows: list[dict[str, Any]]) -> str:
+    """Return how many times fewer madds and less time than the reference's each network has."""
+    sizes = sizes_of(rows)
+    runtimes = runtimes_of(rows)
+    cells = {(row["batch_size"], row["model"], row["runtime"]): row for row in rows}
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        if not model.startswith(MOBILE):
+            continue
+        own = cells[sizes[0], model, runtimes[0]]
+        promised = cells[sizes[0], REFERENCE, runtimes[0]]["madds"] / own["madds"]
+        line = [model, f"{promised:.1f}"]
+        for size in sizes:
+            faster = [
+                cells[size, REFERENCE, each]["latency_ms"] / cells[size, model, each]["latency_ms"]
+                for each in runtimes
+            ]
+            line.append(f"{min(faster):.1f} to {max(faster):.1f}")
+        lines.append(line)
+    titles = [f"times as fast, batch {size}" for size in sizes]
+    return markdown_table(["network", "times fewer madds", *titles], lines)
+
+
+def kinds(found: dict[str, Any]) -> str:
+    layers = [LayerTime(**each) for each in found["layers"]]
+    ms, madds = sum(each.ms for each in layers), sum(each.madds for each in layers)
+    lines = []
+    for kind in dict.fromkeys(each.kind for each in layers):
+        own = [each for each in layers if each.kind == kind]
+        spent = 100 * sum(each.ms for each in own) / ms
+        counted = 100 * sum(each.madds for each in own) / madds
+        lines.append((spent, [kind, f"{spent:.0f}", f"{counted:.0f}"]))
+    ordered = [line for _, line in sorted(lines, reverse=True)]
+    return markdown_table(["kind of layer", "time %", "madds %"], ordered)
+
+
+def calls(found: dict[str, Any]) -> str:
+    ours: dict[tuple[str, int], float] = {}
+    for row in found["rows"]:
+        ours.setdefault((row["model"], row["batch_size"]), row["latency_ms"])
+    lines = [
+        [
+            call["model"],
+            str(call["batch_size"]),
+            f"{call['ms']:.1f}",
+            f"{ours[call['model'], call['batch_size']]:.1f}",
+            f"{call['published_ms']:.1f}",
+        ]
+        for call in found["one_call"]
+        if call["published_ms"]
+    ]
+    first = found["rows"][0]["runtime"]
+    return markdown_table(
+        ["network", "batch", "one call in training mode, ms", f"median, {first}, ms",
+         "printed for a Titan X, ms"],
+        lines,
+    )  # fmt: skip
+
+
+def gpu_words(found: dict[str, Any]) -> str:
+    """Say what launching kernels together gains, and which MobileNets lose to the reference."""
+    cells = by_cell([row for row in found["rows"] if row["latency_ms"]])
+    size = min(size for size, _, _ in cells)
+    gains = [
+        cells[size, ONE_BY_ONE[runtime], model]["latency_ms"] / row["latency_ms"]
+        for (of_size, runtime, model), row in cells.items()
+        if of_size == size and (size, ONE_BY_ONE.get(runtime), model) in cells
+    ]
+    words = []
+    if gains:
+        words.append(
+            f"In {found['machine']['precision']}, the same kernels at batch {size} take "
+            f"{min(gains):.1f} to {max(gains):.1f} times as long launched one by one as in a graph."
+        )
+    behind: dict[str, list[str]] = {}
+    for (size, runtime, model), row in cells.items():
+        reference = cells.get((size, runtime, REFERENCE))
+        if reference and model.startswith(MOBILE) and row["latency_ms"] >= reference["latency_ms"]:
+            behind.setdefault(f"{model} at batch {size}", []).append(runtime)
+    if behind:
+        each = [f"{name} in {', '.join(runtimes)}" for name, runtimes in behind.items()]
+        words.append(f"No faster than {REFERENCE} are {'; '.join(each)}.")
+    return " ".join(words)
