@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from mobilenet_exp.config.schema import ExportConfig
@@ -18,19 +17,11 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError, first_line, in_plain_words
 from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.registry import import_modules
-from mobilenet_exp.core.text import plural
-from mobilenet_exp.data.finishing import Finisher
-from mobilenet_exp.data.loaders import build_eval_loader
-from mobilenet_exp.data.preprocessing import Preprocessing
-from mobilenet_exp.data.transforms import EvalTransform
-from mobilenet_exp.data.views import name_of
-from mobilenet_exp.datasets.images import open_file
-from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import FORMATS, Format
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
 from mobilenet_exp.deploy.quantise import as_learned, with_torchao
-from mobilenet_exp.evaluation.scoring import eval_data
+from mobilenet_exp.deploy.samples import calibration_images, real_images
 from mobilenet_exp.machine.provenance import git_commit, installed, versions
 from mobilenet_exp.models.rounding import Rounding
 from mobilenet_exp.weights.exported import ExportedModel, Forward, Record, read_exported
@@ -180,7 +171,7 @@ def _fill(
     config: ExportConfig, form: Format, loaded: LoadedModel, images: Tensor, path: Path
 ) -> None:
     """Write a network into a file. Raises RunError for what a library does not take."""
-    record = _record(loaded, config.int8).to_json()
+    record = _record(config, loaded).to_json()
     try:
         with torch.no_grad():
             model = _in_int8(loaded, form, images) if config.int8 else folded(loaded.model)
@@ -197,6 +188,10 @@ def _fill(
 def _needs_calibration(config: ExportConfig, loaded: LoadedModel) -> bool:
     """Return whether scales in 8 bits are wanted that the network has not learned."""
     return config.int8 and loaded.rounding is None
+
+
+def _as_learned(config: ExportConfig, loaded: LoadedModel) -> str:
+    return "" if _needs_calibration(config, loaded) else " as it learned"
 
 
 def _in_int8(loaded: LoadedModel, form: Format, images: Tensor) -> nn.Module:
@@ -217,11 +212,9 @@ def _compare(forward: Forward, network: nn.Module, images: Tensor) -> Agreement:
     return Agreement(difference.item(), same.item())
 
 
-def _record(loaded: LoadedModel, is_int8: bool) -> Record:
+def _record(config: ExportConfig, loaded: LoadedModel) -> Record:
     stem = loaded.model.stem.conv.stride[0]
-    bits = "int8" if is_int8 else "float32"
-    if is_int8 and loaded.rounding:
-        bits += " as it learned"
+    bits = f"int8{_as_learned(config, loaded)}" if config.int8 else "float32"
     return Record(
         model=asdict(loaded.config) | {"stem_stride": stem},
         num_classes=loaded.num_classes,
@@ -241,51 +234,6 @@ def _record(loaded: LoadedModel, is_int8: bool) -> Record:
     )
 
 
-def real_images(prepared: Preprocessing) -> Tensor:
-    """Return photographs of installed packages and parts of them, as inputs (N, 3, H, W)."""
-    transform = EvalTransform(prepared, exact=False)
-    side = prepared.resolution
-    pixels = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, path in enumerate(find_photos()):
-            photo = Image.open(path).convert("RGB")
-            half = photo.crop((0, 0, photo.width // 2, photo.height // 2))
-            for name, picture in (("whole", photo), ("part", half)):
-                file = Path(folder) / f"{number}-{name}.png"
-                picture.save(file, compress_level=1)
-                pixels.append(torch.empty((side, side, 3), dtype=torch.uint8))
-                transform(open_file(file), pixels[-1].numpy())
-    finish = Finisher(prepared.mean, prepared.std, torch.device("cpu"))
-    return finish(torch.stack(pixels), []).contiguous()
-
-
-def calibration_images(config: ExportConfig, loaded: LoadedModel) -> list[Tensor]:
-    """Return images of the training share, one by one, from all over it, as inputs.
-
-    They are prepared as for an evaluation. Raises InputError where no data is known.
-    """
-    data = replace(eval_data(config.data, loaded), batch_size=1)
-    feed, share = build_eval_loader(data, split="train", most=config.calibration_images)
-    total = len(share.images)
-    count = min(config.calibration_images, total)
-    found, left_out = [], []
-    for index, (images, labels, (note,)) in enumerate(feed):
-        # one that cannot be read has no label
-        if labels.item() >= 0:
-            found.append(images.contiguous())
-        else:
-            left_out.append(f"{name_of(share.images, index * total // count)} {note}")
-        if left_out and data.on_bad_image == "fail":
-            problem = f"{data.root}: {left_out[0]}; data.on_bad_image=skip leaves it out"
-            raise InputError("data.on_bad_image", "fail", problem)
-    if not found:
-        raise InputError("data.root", data.root, "holds no image that can be read")
-    if left_out:
-        words = f"{plural(len(left_out), 'image')} of {count} left out: {left_out[0]}"
-        console.line(f"calibration: {words}" + (", ..." if len(left_out) > 1 else ""))
-    return found
-
-
 def _print(
     config: ExportConfig,
     loaded: LoadedModel,
@@ -297,9 +245,7 @@ def _print(
     state = loaded.model.state_dict().values()
     weights = sum(value.numel() * value.element_size() for value in state)
     console.line(f"{loaded.origin}: {', '.join(loaded.notes)}")
-    bits = " in 8 bits" if config.int8 else ""
-    if config.int8 and loaded.rounding:
-        bits += " as it learned"
+    bits = f" in 8 bits{_as_learned(config, loaded)}" if config.int8 else ""
     console.line(
         f"{path}: {config.format}{bits}, {size / 1e6:.1f} MB (weights {weights / 1e6:.1f} MB)"
     )

@@ -29,6 +29,14 @@ class Format(NamedTuple):
     write: Callable[[nn.Module, Tensor, Path, str], None]
 
 
+def exported(model: nn.Module, images: Tensor, *, any_number: bool) -> torch.export.ExportedProgram:
+    """Return a network as torch.export has it, for so many images of this size, or for any."""
+    if not any_number:
+        return torch.export.export(model, (images,))
+    batch = ({0: torch.export.Dim.DYNAMIC},)
+    return torch.export.export(model, (_two(images),), dynamic_shapes=batch)
+
+
 def to_onnx(model: nn.Module, images: Tensor, record: str = "") -> bytes:
     """Return a network in eval mode as an ONNX file, for any number of images of this size."""
     program = torch.onnx.export(
@@ -95,7 +103,7 @@ def to_executorch(model: nn.Module, images: Tensor, record: str = "") -> bytes:
         partitioner = library(name, "format", "executorch").XnnpackPartitioner()
         letters = torch.tensor(list(record.encode()), dtype=torch.uint8)
         lowered = exir.to_edge_transform_and_lower(
-            torch.export.export(model, (images,)),
+            exported(model, images, any_number=False),
             partitioner=[partitioner],
             constant_methods={RECORD: letters} if record else None,
         )
@@ -124,8 +132,7 @@ def _write_executorch(model: nn.Module, images: Tensor, path: Path, record: str)
 
 
 def _write_torch_export(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
-    batch = ({0: torch.export.Dim.DYNAMIC},)
-    program = torch.export.export(model, (_two(images),), dynamic_shapes=batch)
+    program = exported(model, images, any_number=True)
     torch.export.save(program, str(path), extra_files={RECORD: record})
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from mobilenet_exp.core.libraries import forget, library
 from mobilenet_exp.deploy.folding import folded
+from mobilenet_exp.deploy.formats import exported
 from mobilenet_exp.models.rounding import (
     LAYERS,
     LEAST,
@@ -53,7 +54,7 @@ def with_torchao(
     rules: Any = library("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "int8", True)
     theirs = rules.get_symmetric_quantization_config(is_per_channel=per_channel)
     config = _fine(theirs, per_channel)
-    graph = _graph(model, images, any_number)
+    graph = exported(model, images, any_number=any_number).module()
     prepared = pt2e.prepare_pt2e(graph, _rules(rules.XNNPACKQuantizer).set_global(config))
     parts = [part for batch in batches for part in batch.split(len(images))]
     whole = [part for part in parts if any_number or len(part) == len(images)]
@@ -74,7 +75,7 @@ def as_learned(rounding: Rounding, images: Tensor, *, any_number: bool = False) 
 
     It takes as many images of this shape as `images` are, or `any_number`.
     """
-    graph = _graph(_Quantised(rounding).eval(), images, any_number)
+    graph = exported(_Quantised(rounding).eval(), images, any_number=any_number).module()
     _give_each_its_own(graph.graph)
     graph.recompile()
     return _in_eval(graph)
@@ -106,15 +107,6 @@ def _fine(config: Any, per_channel: bool) -> Any:
 
 def _with_observer(spec: Any, observer: Any) -> Any:
     return replace(spec, observer_or_fake_quant_ctr=observer.with_args(eps=LEAST_STEP))
-
-
-def _graph(model: nn.Module, images: Tensor, any_number: bool) -> fx.GraphModule:
-    batch = None
-    if any_number:
-        # a number of one is taken for a constant
-        images = images[:1].expand(2, -1, -1, -1).contiguous()
-        batch = ({0: torch.export.Dim.DYNAMIC},)
-    return torch.export.export(model, (images,), dynamic_shapes=batch).module()
 
 
 def _rules(xnnpack: type) -> Any:

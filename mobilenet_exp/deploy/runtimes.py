@@ -175,7 +175,13 @@ def _compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
         raise RunError(f"cannot be compiled: {first_line(error)}") from error
-    return run
+
+    def as_compiled(images: Tensor) -> Tensor:
+        # or torch would compile anew, and weights would be none of its constants
+        with torch.compiler.set_stance("fail_on_recompile"):
+            return run(images)
+
+    return as_compiled
 
 
 def _recorded(run: Forward, images: Tensor, place: Place) -> Forward:

@@ -10,7 +10,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from mobilenet_exp.models.activations import ACTIVATIONS
+from mobilenet_exp.models.activations import ACTIVATIONS, learns
 from mobilenet_exp.models.depthwise import DepthwiseConv2d
 
 # Builds a normalisation layer for a number of channels; carries eps and momentum.
@@ -108,6 +108,25 @@ def global_mean(features: Tensor) -> Tensor:
     return features.mean((2, 3), keepdim=True)
 
 
+@torch.fx.wrap
+def scaled(features: Tensor, scale: Tensor) -> Tensor:
+    """Return features * scale; `features` may be changed."""
+    return features.mul_(scale) if _may_change(features, scale) else features * scale
+
+
+@torch.fx.wrap
+def joined(features: Tensor, branch: Tensor) -> Tensor:
+    """Return features + branch; `branch` may be changed."""
+    return branch.add_(features) if _may_change(branch, features) else features + branch
+
+
+def _may_change(features: Tensor, other: Tensor) -> bool:
+    if learns(features) or learns(other) or torch.jit.is_tracing():
+        return False
+    # what `rounding` has marked would be taken for rounded after the change, too
+    return features.dtype is other.dtype and not getattr(features, "is_rounded", False)
+
+
 class GlobalPool(nn.Module):
     """`nn.AdaptiveAvgPool2d(1)`."""
 
@@ -133,7 +152,7 @@ class SqueezeExcite(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         scale = global_mean(features)
         scale = self.act(self.reduce(scale))
-        return features * self.gate(self.expand(scale))
+        return scaled(features, self.gate(self.expand(scale)))
 
 
 class LinearSqueezeExcite(SqueezeExcite):
@@ -146,7 +165,7 @@ class LinearSqueezeExcite(SqueezeExcite):
 
     def forward(self, features: Tensor) -> Tensor:
         scale = self.act(self.reduce(global_mean(features).flatten(1)))
-        return features * self.gate(self.expand(scale))[..., None, None]
+        return scaled(features, self.gate(self.expand(scale))[..., None, None])
 
 
 class DepthwiseSeparable(nn.Module):
@@ -208,7 +227,7 @@ class InvertedResidual(nn.Module):
         else:
             out = self.se(self.depthwise(out))
         out = self.project(out)
-        return features + self.drop_branch(out) if self.has_shortcut else out
+        return joined(features, self.drop_branch(out)) if self.has_shortcut else out
 
 
 class FusedResidual(nn.Module):
@@ -236,4 +255,4 @@ class FusedResidual(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         out = self.project(self.expand(features))
-        return features + self.drop_branch(out) if self.has_shortcut else out
+        return joined(features, self.drop_branch(out)) if self.has_shortcut else out

@@ -6,7 +6,7 @@ Source: arXiv:2404.10518, sections 3 and 4.1. Widths arrive here already scaled.
 import torch
 from torch import Tensor, nn
 
-from mobilenet_exp.models.layers import ConvBNAct, Norm
+from mobilenet_exp.models.layers import ConvBNAct, Norm, joined
 
 # what the hybrids' layer scale starts from (TF garden, timm)
 LAYER_SCALE = 1e-5
@@ -71,7 +71,7 @@ class UniversalBottleneck(nn.Module):
         out = self.start(features)
         out = self.depthwise(self.expand(out))
         out = self.layer_scale(self.project(out))
-        return features + self.drop_branch(out) if self.has_shortcut else out
+        return joined(features, self.drop_branch(out)) if self.has_shortcut else out
 
 
 class MultiQueryAttention(nn.Module):
@@ -124,7 +124,7 @@ class MultiQueryAttention(nn.Module):
         )
         mixed = mixed.reshape(count, self.heads, height * width, self.head_dim).transpose(2, 3)
         out = self.output(mixed.reshape(count, -1, height, width))
-        return features + self.drop_branch(self.layer_scale(out))
+        return joined(features, self.drop_branch(self.layer_scale(out)))
 
     @torch.no_grad()
     def init_weights(self) -> None:

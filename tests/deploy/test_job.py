@@ -24,7 +24,7 @@ WORDS = ("models=[{name: v3_small, width_mult: 0.35},torchvision:squeezenet1_1]"
 def _short_turns(monkeypatch):
     monkeypatch.setattr(latency, "REST", 0.0)
     monkeypatch.setattr(latency, "TURN_MS", 0.0)
-    monkeypatch.setattr(latency, "SIDE_OF_PRODUCT", 256)
+    monkeypatch.setattr(latency, "SIDE_OF_PRODUCT", {"cpu": 256})
 
 
 def _bench(tmp_path, *words):

@@ -20,7 +20,7 @@ PLACE = Place(torch.device("cpu"), 1)
 def _short_turns(monkeypatch):
     monkeypatch.setattr(latency, "REST", 0.0)
     monkeypatch.setattr(latency, "TURN_MS", 0.0)
-    monkeypatch.setattr(latency, "SIDE_OF_PRODUCT", 256)
+    monkeypatch.setattr(latency, "SIDE_OF_PRODUCT", {"cpu": 256})
 
 
 def _measure(nets, *names, batch_sizes=(2, 1), **options):
@@ -100,6 +100,20 @@ def test_a_warm_up_ends_once_a_forward_takes_as_long_as_before(monkeypatch):
     monkeypatch.setattr(latency, "_time", lambda *_: next(times))
     latency._warm_up(None, None, 2)
     assert next(times) == 0.1
+
+
+def test_compiled_networks_are_prepared_after_those_that_make_torch_forget_them(monkeypatch):
+    prepared = []
+
+    def prepare(runtime, model, images, place):
+        prepared.append(runtime)
+        return model
+
+    monkeypatch.setattr(latency, "prepare", prepare)
+    nets, _ = _recorded("a")
+    rows = _measure(nets, "eager", "compiled", "executorch", batch_sizes=(1,))
+    assert prepared == ["eager", "executorch", "compiled"]
+    assert [row["runtime"] for row in rows] == ["eager", "compiled", "executorch"]
 
 
 def test_a_fast_wrong_answer_is_no_result(monkeypatch):

@@ -7,12 +7,13 @@ from torch import nn
 
 from mobilenet_exp import compose, train
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.deploy.export import calibration_images, export
+from mobilenet_exp.deploy.export import export
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import FORMATS, to_onnx
 from mobilenet_exp.deploy.nets import build_nets, settle_statistics
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
 from mobilenet_exp.deploy.quantise import as_learned, with_torchao
+from mobilenet_exp.deploy.samples import calibration_images
 from mobilenet_exp.evaluation.job import evaluate
 from mobilenet_exp.models.layers_v4 import LayerScale, MultiQueryAttention, UniversalBottleneck
 from mobilenet_exp.models.rounding import Rounding

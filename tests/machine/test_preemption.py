@@ -87,6 +87,13 @@ def test_a_second_ctrl_c_leaves_at_once():
     assert process.wait(timeout=10) == 130
 
 
+def _sleep_after_a_callback(callback):
+    died = weakref.ref(thing := Stop(), callback)
+    del thing
+    assert died() is None
+    time.sleep(10)
+
+
 @pytest.mark.parametrize(
     ("sent", "raised"), [(signal.SIGTERM, SystemExit(143)), (signal.SIGINT, KeyboardInterrupt())]
 )
@@ -95,12 +102,9 @@ def test_a_process_ends_even_where_python_drops_what_is_raised(monkeypatch, sent
     before = signal.getsignal(signal.SIGTERM)
     try:
         end_on_sigterm(143)
-        died = weakref.ref(thing := Stop(), lambda _: signal.raise_signal(sent))
         with pytest.raises(type(raised)) as ended:
-            del thing
-            time.sleep(10)
+            _sleep_after_a_callback(lambda _: signal.raise_signal(sent))
         assert ended.value.args == raised.args
-        assert died() is None
     finally:
         signal.signal(signal.SIGTERM, before)
 
