@@ -10,7 +10,7 @@ endif
 STORY := rmsprop_story/sgd,rmsprop_story/torch_at_sgd_rate,rmsprop_story/tensorflow,rmsprop_story/from_sgd,rmsprop_story/torch_at_sane_rate
 
 # what docs/LATENCY.md shows
-LATENCY := runtimes=[eager,folded,compiled,onnxruntime,openvino,executorch,onnxruntime_int8,openvino_int8,executorch_int8] method=one_call layers=v3_large
+LATENCY := runtimes=[eager,folded,compiled,onnxruntime,openvino,executorch,onnxruntime_int8,openvino_int8,executorch_int8] method=one_call layers=v3_large run.device=cpu
 LATENCY_GPU := runtimes=[eager,folded,compiled,cuda_graphs,compiled_cuda_graphs] method=one_call run.device=cuda run.root=runs/latency run.wandb=disabled
 
 # what docs/RESULTS.md is made of: two runs at a time, each with a thread of its own

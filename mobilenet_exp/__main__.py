@@ -49,8 +49,8 @@ COMMANDS = {
     ),
     "latency": (
         "mobilenet_exp.reports.latency",
-        "[LATENCY_JSON]",
-        "write docs/LATENCY.md and its pictures from a benchmark",
+        "[LATENCY_JSON ...]",
+        "write docs/LATENCY.md and its pictures from benchmarks",
     ),
     "rmsprop": (
         "mobilenet_exp.reports.rmsprop",

@@ -44,7 +44,7 @@ from mobilenet_exp.config.words import check_flags, check_words, keep_text
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.streams import discard_output, escape_what_cannot_be_shown
 from mobilenet_exp.machine.launched import adopt_slurm, place
-from mobilenet_exp.machine.preemption import Preempted, end_on_sigterm
+from mobilenet_exp.machine.preemption import Preempted, end_on_signals
 
 
 def run_program(composing: Callable[[], None], name: str, about: str) -> None:
@@ -88,7 +88,7 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
     # Hydra then raises instead of printing several lines of its own
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # a scheduler's SIGTERM closes the run as a failure does
-    end_on_sigterm(TERMINATED)
+    end_on_signals(TERMINATED)
     typed, schema = sys.argv[1:], PROGRAMS[name][1]
     code = 0
     try:

@@ -414,8 +414,8 @@ class BenchConfig:
     # {name: v3_small, width_mult: 0.5, resolution: 160}
     models: list[Any]
     # what runs them: eager (torch's operators, NCHW), folded (BatchNorm in the convolutions,
-    # channels_last), compiled (torch.compile of that), cuda_graphs, onnxruntime, openvino,
-    # executorch (XNNPACK)
+    # channels_last), compiled (torch.compile of that), cuda_graphs, compiled_cuda_graphs,
+    # onnxruntime, openvino, executorch (XNNPACK)
     runtimes: list[str]
     # images that go through a network together
     batch_sizes: list[int]

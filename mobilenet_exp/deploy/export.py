@@ -191,7 +191,8 @@ def _needs_calibration(config: ExportConfig, loaded: LoadedModel) -> bool:
 
 
 def _as_learned(config: ExportConfig, loaded: LoadedModel) -> str:
-    return "" if _needs_calibration(config, loaded) else " as it learned"
+    is_learned = config.int8 and not _needs_calibration(config, loaded)
+    return " as it learned" if is_learned else ""
 
 
 def _in_int8(loaded: LoadedModel, form: Format, images: Tensor) -> nn.Module:

@@ -83,14 +83,12 @@ def measure_latency(
         with looking_at_new_objects_only():
             for cell in progress(in_order, f"batch {batch_size}: prepare", len(cells)):
                 _prepare(cell, images[cell.net.side], warmup, place)
-        running = [(cell, cell.forward) for cell in cells if cell.forward]
         for _ in progress(range(rounds), f"batch {batch_size}", rounds):
-            for cell, forward in running:
-                cell.times.append(_turn(forward, images[cell.net.side]))
+            for cell in cells:
+                _take_turn(cell, images[cell.net.side])
         rows += [row_of(cell, batch_size, peak) for cell in cells]
         # what torch.compile has made is held until then
         cells.clear()
-        running.clear()
         torch._dynamo.reset()
     return rows
 
@@ -180,15 +178,31 @@ def _prepare(cell: Cell, images: Tensor, warmup: int, place: Place) -> None:
     except InputError:
         raise
     except Exception as error:
-        plain = in_plain_words(error)
-        if not isinstance(plain, RunError):
-            if cell.runtime not in LIBRARIES:
-                raise
-            # libraries fail in as many ways as there are
-            plain = RunError(f"fails: {first_line(error)}")
-        cell.problem = str(plain)
+        _give_up(cell, error)
         return
     cell.forward = forward
+
+
+def _take_turn(cell: Cell, images: Tensor) -> None:
+    """Add a time to a cell that is ready, or give it up."""
+    if cell.forward is None:
+        return
+    try:
+        cell.times.append(_turn(cell.forward, images))
+    except Exception as error:
+        _give_up(cell, error)
+
+
+def _give_up(cell: Cell, error: Exception) -> None:
+    """Note why a cell has no figures; raise what is nobody's fault but ours."""
+    plain = in_plain_words(error)
+    if not isinstance(plain, RunError):
+        if cell.runtime not in LIBRARIES:
+            raise error
+        # libraries fail in as many ways as there are
+        plain = RunError(f"fails: {first_line(error)}")
+    cell.problem, cell.forward = str(plain), None
+    cell.times.clear()
 
 
 def _needed_memory(

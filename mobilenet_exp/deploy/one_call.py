@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mobilenet_exp.core.errors import RunError, in_plain_words
 from mobilenet_exp.deploy.nets import Net
 from mobilenet_exp.deploy.runtimes import Place
+from mobilenet_exp.machine.arithmetic import autocast
 
 # marvis/pytorch-mobilenet README @648ce16: seconds * 1000 of one forward of the batch
 # on a Titan X, by (model, batch size).
@@ -50,7 +51,8 @@ def measure_one_call(
         for net in (each for each in nets if not each.own_runtime):
             images = torch.randn(batch_size, 3, net.side, net.side, device=place.device)
             try:
-                ms = _one_call(net.model.to(place.device), images)
+                with autocast(place.device, place.precision):
+                    ms = _one_call(net.model.to(place.device), images)
             except Exception as error:
                 # BatchNorm cannot learn from a single pixel, either
                 if isinstance(in_plain_words(error), RunError) or isinstance(error, ValueError):

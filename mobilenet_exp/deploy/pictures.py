@@ -11,6 +11,11 @@ from mobilenet_exp.deploy.by_layer import BETWEEN, KINDS, LayerTime
 
 # of runtimes, and of kinds of layers
 COLOURS = ("#4c566a", "#2f6fb0", "#2e7d4f", "#b8860b", "#bf3f3f", "#7d4f9e", "#8a8a8a")
+# of a dot, where its name may stand: points to the right and up, and the side that is near
+BESIDE = ((5, 3, "left"), (5, -9, "left"), (-5, 3, "right"), (-5, -9, "right"),
+          (5, -18, "left"), (-5, -18, "right"), (5, 12, "left"), (-5, 12, "right"))  # fmt: skip
+# pixels around a name in which a dot would be taken for its own
+NEAR = 4
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "latency", "font.size": 9}
 
 
@@ -38,9 +43,13 @@ def draw_madds(rows: Sequence[dict[str, Any]], path: Path, about: str = "") -> b
                     label=name,
                 )
             fastest = _fastest(here)
-            _name(axes, [(row["madds"] / 1e6, row["latency_ms"], row["model"]) for row in fastest])
             axes.set(xscale="log", yscale="log", title=f"batch {size}")
             axes.set(xlabel="multiply-adds of an image, millions", ylabel="ms of a batch")
+            dots, names = (
+                [(row["madds"] / 1e6, row["latency_ms"], row["model"]) for row in rows_]
+                for rows_ in (here, fastest)
+            )
+            _name(axes, names, dots)
         panels[0].legend(frameon=False)
     return True
 
@@ -61,9 +70,9 @@ def draw_top1(rows: Sequence[dict[str, Any]], path: Path, about: str = "") -> bo
             front = pareto_front(points)
             axes.step(*zip(*[each[:2] for each in front], strict=True), where="post", color="0.7")
             axes.scatter(*zip(*[each[:2] for each in points], strict=True), s=18, color=COLOURS[1])
-            _name(axes, points)
             axes.set(xscale="log", title=f"batch {size}")
             axes.set(xlabel="ms of a batch, fastest runtime", ylabel="published ImageNet top-1, %")
+            _name(axes, points, points)
     return True
 
 
@@ -145,14 +154,29 @@ def _fastest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(best.values())
 
 
-def _name(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each point's name beside it, in turn above and below: neighbours stay readable."""
-    for number, (x, y, name) in enumerate(sorted(points)):
-        shown, above = name.removeprefix("timm:"), number % 2 == 0
-        axes.annotate(
-            shown,
-            (x, y),
-            xytext=(4, 3 if above else -9),
-            textcoords="offset points",
-            fontsize=7,
-        )
+def _name(axes: Any, names: Sequence[tuple[float, float, str]], dots: Sequence[Any]) -> None:
+    """Write the name of (x, y, name) beside its dot, where it covers no other name and few dots."""
+    # where things stand is known once they are drawn
+    axes.figure.canvas.draw()
+    spots = axes.transData.transform([dot[:2] for dot in dots])
+    taken: list[Any] = []
+    for x, y, title in sorted(names):
+        found = []
+        for number, (right, up, side) in enumerate(BESIDE):
+            text = axes.annotate(
+                title.removeprefix("timm:"),
+                (x, y),
+                (right, up),
+                textcoords="offset points",
+                ha=side,
+                fontsize=7,
+            )
+            box = text.get_window_extent()
+            covered = sum(box.padded(NEAR).contains(*spot) for spot in spots)
+            covered += len(spots) * sum(box.overlaps(other) for other in taken)
+            found.append((covered, number, text, box))
+        _, best, _, box = min(found)
+        taken.append(box)
+        for _, number, text, _ in found:
+            if number != best:
+                text.remove()

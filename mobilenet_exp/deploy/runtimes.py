@@ -42,6 +42,8 @@ RECORDED = ("cuda_graphs", "compiled_cuda_graphs")
 # how runtimes in 8 bits are called, after the one in float32
 INT8 = "_int8"
 
+# of torch: what is not compiled yet is an error
+NO_OTHER = "fail_on_recompile"
 # networks of one class that are compiled side by side
 MOST_COMPILED = 200
 
@@ -178,8 +180,14 @@ def _compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
 
     def as_compiled(images: Tensor) -> Tensor:
         # or torch would compile anew, and weights would be none of its constants
-        with torch.compiler.set_stance("fail_on_recompile"):
-            return run(images)
+        with torch.compiler.set_stance(NO_OTHER):
+            try:
+                return run(images)
+            except RuntimeError as error:
+                if NO_OTHER not in str(error):
+                    raise
+                problem = "what was compiled is forgotten, or was for images of another shape"
+                raise RunError(f"{problem}; prepare it last") from error
 
     return as_compiled
 

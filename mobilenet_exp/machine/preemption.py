@@ -48,34 +48,53 @@ class _Ended(SystemExit):
     """Raised by SIGTERM where no run listens."""
 
 
-# seconds after which SIGTERM is tried again
+# seconds after which a signal is sent again whose exception Python has dropped
 AGAIN = 0.05
 
 
-def end_on_sigterm(exit_code: int) -> None:
-    """Let SIGTERM end this process as an error does and as Ctrl-C does, `finally` and all.
+def end_on_signals(exit_code: int) -> None:
+    """Let SIGTERM end this process with `exit_code` as an error does, `finally` and all.
 
-    Python drops what is raised while it calls back for a weak reference that has died, of
-    which torch.compile has many; then both are raised again a moment later.
+    Python drops what a signal raises while it calls back for a weak reference that has died, of
+    which torch.compile has many. Then the signal, SIGTERM or Ctrl-C, is sent again a moment
+    later, unless another one has come through.
     """
+    numbers = {_Ended: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+    # signals that have raised something
+    heard: list[int] = []
 
-    def end(*_: object) -> None:
-        raise _Ended(exit_code)
+    def end(number: int, _: object) -> None:
+        heard.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else _Ended(exit_code)
 
-    raised_by = {_Ended: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+    def send_again(number: signal.Signals, count: int) -> None:
+        if len(heard) == count:
+            _send(number)
+
     others = sys.unraisablehook
 
-    def once_more(dropped: Any) -> None:
-        number = raised_by.get(dropped.exc_type)
-        if number is None:
+    def hear_of_dropped(dropped: Any) -> None:
+        if (number := numbers.get(dropped.exc_type)) is None:
             others(dropped)
             return
-        timer = threading.Timer(AGAIN, _thread.interrupt_main, (number,))
+        timer = threading.Timer(AGAIN, send_again, (number, len(heard)))
         timer.daemon = True
         timer.start()
 
     signal.signal(signal.SIGTERM, end)
-    sys.unraisablehook = once_more
+    # a shell's background job ignores it
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
+    sys.unraisablehook = hear_of_dropped
+
+
+def _send(number: signal.Signals) -> None:
+    """Send a signal to the main thread, and wake it where the system can."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 class Stop:

@@ -109,14 +109,17 @@ def global_mean(features: Tensor) -> Tensor:
 
 
 @torch.fx.wrap
-def scaled(features: Tensor, scale: Tensor) -> Tensor:
-    """Return features * scale; `features` may be changed."""
-    return features.mul_(scale) if _may_change(features, scale) else features * scale
+def gated(features: Tensor, gate: Tensor) -> Tensor:
+    """Return features * gate, in place of `features` where nothing is learned.
+
+    A hook that keeps a map from inside a block must then clone it.
+    """
+    return features.mul_(gate) if _may_change(features, gate) else features * gate
 
 
 @torch.fx.wrap
 def joined(features: Tensor, branch: Tensor) -> Tensor:
-    """Return features + branch; `branch` may be changed."""
+    """Return features + branch, in place of `branch` where nothing is learned, as in `gated`."""
     return branch.add_(features) if _may_change(branch, features) else features + branch
 
 
@@ -152,7 +155,7 @@ class SqueezeExcite(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         scale = global_mean(features)
         scale = self.act(self.reduce(scale))
-        return scaled(features, self.gate(self.expand(scale)))
+        return gated(features, self.gate(self.expand(scale)))
 
 
 class LinearSqueezeExcite(SqueezeExcite):
@@ -165,7 +168,7 @@ class LinearSqueezeExcite(SqueezeExcite):
 
     def forward(self, features: Tensor) -> Tensor:
         scale = self.act(self.reduce(global_mean(features).flatten(1)))
-        return scaled(features, self.gate(self.expand(scale))[..., None, None])
+        return gated(features, self.gate(self.expand(scale))[..., None, None])
 
 
 class DepthwiseSeparable(nn.Module):

@@ -4,9 +4,13 @@ Source: arXiv:2404.10518, sections 3 and 4.1. Widths arrive here already scaled.
 """
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from mobilenet_exp.models.layers import ConvBNAct, Norm, joined
+
+# it looks for functions in the module that calls them
+torch.fx.wrap("joined")
 
 # what the hybrids' layer scale starts from (TF garden, timm)
 LAYER_SCALE = 1e-5

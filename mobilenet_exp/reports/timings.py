@@ -47,13 +47,13 @@ def times(rows: list[dict[str, Any]], size: int) -> str:
         first = cells[model, runtimes[0]]
         line = [model, f"{first['madds'] / 1e6:,.0f}", f"{first['params'] / 1e6:.2f}"]
         for runtime in runtimes:
-            ms = cells[model, runtime]["latency_ms"]
+            ms = cells[model, runtime]["latency_ms"] if (model, runtime) in cells else None
             line.append(_ms(ms, None if runtime == runtimes[0] else first["latency_ms"]))
         lines.append(line)
     return markdown_table(["network", "madds M", "params M", *runtimes], lines)
 
 
-def _ms(ms: float | None, slower: float | None) -> str:
+def _ms(ms: float | None, slower: float | None = None) -> str:
     """Return a time, and in brackets how many times as fast it is; - where there is none."""
     if ms is None:
         return "-"
@@ -88,14 +88,18 @@ def in_8_bits(rows: list[dict[str, Any]]) -> str:
                 line.append(_ms(ms, plain["latency_ms"]))
             lines.append(line)
         parts.append(markdown_table([f"batch {size}", *titles], lines))
+    parts += not_timed([row for row in rows if row["runtime"] in runtimes])
+    return "\n\n".join([*parts, _int8_words(rows, runtimes)])
+
+
+def not_timed(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a list of the cells without figures and why they have none, under its title."""
     problems = [
         f"- {row['model']}, {row['runtime']}, batch {row['batch_size']}: {row['problem']}"
         for row in rows
-        if row["runtime"] in runtimes and row["problem"]
+        if row["problem"]
     ]
-    if problems:
-        parts += ["Not timed:", "\n".join(problems)]
-    return "\n\n".join([*parts, _int8_words(rows, runtimes)])
+    return ["Not timed:", "\n".join(problems)] if problems else []
 
 
 def _worst(rows: list[dict[str, Any]]) -> float:
@@ -120,7 +124,7 @@ def _int8_words(rows: list[dict[str, Any]], runtimes: list[str]) -> str:
                 behind.setdefault(model, []).append(str(size))
         if behind:
             names = [f"{model} at batch {' and '.join(each)}" for model, each in behind.items()]
-            words += f", and {', '.join(names)} are no faster than {REFERENCE}"
+            words += f", and no faster than {REFERENCE} there: {', '.join(names)}"
         parts.append(words + ".")
     parts.append("The reasons are in [Time and export](deploy.md#in-8-bits).")
     return filled(" ".join(parts))
@@ -163,21 +167,24 @@ def kinds(found: dict[str, Any]) -> str:
 
 
 def calls(found: dict[str, Any]) -> str:
-    ours: dict[tuple[str, int], float] = {}
-    for row in found["rows"]:
-        ours.setdefault((row["model"], row["batch_size"]), row["latency_ms"])
+    """Return what the old repository's method gives, beside the medians and what it printed."""
+    first = found["rows"][0]["runtime"]
+    ours = {
+        (row["model"], row["batch_size"]): row["latency_ms"]
+        for row in found["rows"]
+        if row["runtime"] == first
+    }
     lines = [
         [
             call["model"],
             str(call["batch_size"]),
-            f"{call['ms']:.1f}",
-            f"{ours[call['model'], call['batch_size']]:.1f}",
+            _ms(call["ms"]),
+            _ms(ours.get((call["model"], call["batch_size"]))),
             f"{call['published_ms']:.1f}",
         ]
         for call in found["one_call"]
         if call["published_ms"]
     ]
-    first = found["rows"][0]["runtime"]
     return markdown_table(
         ["network", "batch", "one call in training mode, ms", f"median, {first}, ms",
          "printed for a Titan X, ms"],
@@ -196,16 +203,22 @@ def gpu_words(found: dict[str, Any]) -> str:
     ]
     words = []
     if gains:
+        ends = dict.fromkeys(f"{each:.1f}" for each in (min(gains), max(gains)))
         words.append(
-            f"In {found['machine']['precision']}, the same kernels at batch {size} take "
-            f"{min(gains):.1f} to {max(gains):.1f} times as long launched one by one as in a graph."
+            f"At batch {size}, the same kernels take {' to '.join(ends)} times as long launched "
+            "one by one as in a graph."
         )
+    if behind := no_faster(found["rows"]):
+        words.append(f"No faster than {REFERENCE}: {'; '.join(behind)}.")
+    return filled(" ".join(words))
+
+
+def no_faster(rows: list[dict[str, Any]]) -> list[str]:
+    """Name the MobileNets that take as long as the reference or longer, and where they do."""
+    cells = by_cell([row for row in rows if row["latency_ms"]])
     behind: dict[str, list[str]] = {}
     for (size, runtime, model), row in cells.items():
         reference = cells.get((size, runtime, REFERENCE))
         if reference and model.startswith(MOBILE) and row["latency_ms"] >= reference["latency_ms"]:
             behind.setdefault(f"{model} at batch {size}", []).append(runtime)
-    if behind:
-        each = [f"{name} in {', '.join(runtimes)}" for name, runtimes in behind.items()]
-        words.append(f"No faster than {REFERENCE} are {'; '.join(each)}.")
-    return " ".join(words)
+    return [f"{name} in {', '.join(runtimes)}" for name, runtimes in behind.items()]

@@ -13,10 +13,11 @@ from mobilenet_exp import compose, train
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.deploy import export as exporting
-from mobilenet_exp.deploy.export import export, real_images
+from mobilenet_exp.deploy.export import export
 from mobilenet_exp.deploy.formats import FORMATS, to_onnx
 from mobilenet_exp.deploy.nets import build_nets
 from mobilenet_exp.deploy.runtimes import Place, prepare
+from mobilenet_exp.deploy.samples import real_images
 from mobilenet_exp.evaluation.job import evaluate
 from mobilenet_exp.evaluation.photos import classify_photos
 from mobilenet_exp.weights.exported import RECORD, read_exported

@@ -18,7 +18,7 @@ from mobilenet_exp import train
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.machine.lock import locked
-from mobilenet_exp.machine.preemption import Stop, end_on_sigterm
+from mobilenet_exp.machine.preemption import Stop, end_on_signals
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 BUSY = (*WORDS, "train.epochs=400", "run.workers=2")
@@ -91,7 +91,7 @@ def _sleep_after_a_callback(callback):
     died = weakref.ref(thing := Stop(), callback)
     del thing
     assert died() is None
-    time.sleep(10)
+    time.sleep(60)
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,18 @@ def _sleep_after_a_callback(callback):
 )
 def test_a_process_ends_even_where_python_drops_what_is_raised(monkeypatch, sent, raised):
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    started = time.monotonic()
     try:
-        end_on_sigterm(143)
+        end_on_signals(143)
         with pytest.raises(type(raised)) as ended:
             _sleep_after_a_callback(lambda _: signal.raise_signal(sent))
         assert ended.value.args == raised.args
+        # it wakes who sleeps
+        assert time.monotonic() - started < 30
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_slurm_is_asked_to_run_the_job_again(tmp_path):

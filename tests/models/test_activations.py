@@ -55,7 +55,7 @@ def test_nothing_is_copied_first(name):
     assert found == [1, 0]
 
 
-@pytest.mark.parametrize("name", ["v2", "v3_small"])
+@pytest.mark.parametrize("name", ["v2", "v3_small", "v4_conv_small"])
 def test_a_network_with_them_can_be_copied_traced_and_exported(name):
     model = build_model(name, width_mult=0.35, num_classes=4).eval()
     images = torch.randn(2, 3, 64, 64)
