@@ -32,6 +32,10 @@ PEER_IS_LOST = (
     "ncclRemoteError", "communicator was aborted",
 )  # fmt: skip
 
+# groups that this process has left, kept until it ends: whoever lets go of a Gloo group waits for
+# its threads, and holds Python's lock, for which one of them may wait to let go of a last tensor
+_LEFT: list[Any] = []
+
 
 @dataclass(frozen=True)
 class Team:
@@ -170,6 +174,7 @@ def joined(device: torch.device) -> Iterator[Team]:
     if here.size == 1:
         yield Team()
         return
+    group = None
     try:
         if device.type == "cuda":
             # the same in each process of a machine: none waits for another
@@ -177,7 +182,8 @@ def joined(device: torch.device) -> Iterator[Team]:
             sees_one = bool(visible) and "," not in visible
             torch.cuda.set_device(own_gpu(here, torch.cuda.device_count(), sees_one=sees_one))
         _meet(device, here)
-        group = dist.new_group(backend="gloo") if device.type == "cuda" else None
+        if device.type == "cuda":
+            group = dist.new_group(backend="gloo")
         yield Team(here.rank, here.size, cores_shared_by(), group)
     except Preempted:
         # all leave together, when the first one has closed what it keeps
@@ -193,6 +199,7 @@ def joined(device: torch.device) -> Iterator[Team]:
         raise found from error
     finally:
         if dist.is_initialized():
+            _LEFT.append((dist.group.WORLD, group))
             dist.destroy_process_group()
 
 

@@ -1,10 +1,12 @@
 """Several processes do what one does: the same batch, the same steps, every image once."""
 
 import copy
+import gc
 import json
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 import torch
@@ -40,6 +42,19 @@ def _steps(config) -> dict:
         model = {key: value.clone() for key, value in session.model.state_dict().items()}
         metrics, _ = finish_epoch(session)
         return {"losses": losses, "start": start, "model": model, "metrics": metrics}
+
+
+def _lives_on() -> bool:
+    with joined(CPU) as team:
+        assert team.gather(team.rank) == [0, 1]
+        left = weakref.ref(torch.distributed.group.WORLD)
+    gc.collect()
+    return left() is not None and not torch.distributed.is_initialized()
+
+
+def test_a_group_that_was_left_is_kept():
+    """Its end waits for threads that may wait for Python: a process never ended, once."""
+    assert launch(_lives_on, (), processes=2, max_restarts=0)
 
 
 # with mixing, whose pairs stay together, and an average; dropout's masks would differ
