@@ -25,7 +25,7 @@ GROUPS = {
     "pack": ("data",),
     "export": ("model", "data"),
 }
-BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 130, 143
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 # done, but not with everything that was asked for
 INCOMPLETE = 3
 

@@ -19,7 +19,6 @@ from mobilenet_exp.command.programs import (
     INTERRUPTED,
     PROGRAMS,
     SWEEPING,
-    TERMINATED,
 )
 from mobilenet_exp.command.reporting import (
     BAD_INPUT_ERRORS,
@@ -88,7 +87,7 @@ def _compose_and_run(composing: Callable[[], None], name: str) -> int:
     # Hydra then raises instead of printing several lines of its own
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # a scheduler's SIGTERM closes the run as a failure does
-    end_on_signals(TERMINATED)
+    end_on_signals()
     typed, schema = sys.argv[1:], PROGRAMS[name][1]
     code = 0
     try:

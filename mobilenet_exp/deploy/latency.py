@@ -105,7 +105,7 @@ def row_of(cell: Cell, batch_size: int, peak: float) -> dict[str, Any]:
     `memory_mb` is what the cell needs, weights included, None where it cannot be told from
     memory that was kept before; `difference` is the largest one of an answer from torch's own,
     in shares of the largest answer; an exported file has neither. `top1` was published. Where
-    there is a `problem`, figures are None.
+    there is a `problem`, times and speeds are None.
     """
     row: dict[str, Any] = {
         "model": cell.net.title,

@@ -210,7 +210,8 @@ def _meet(device: torch.device, here: Place) -> None:
             store, rank, size = next(dist.rendezvous("env://", timeout=JOIN_WITHIN))
         # processes that are started anew must not find the addresses of those that died
         start = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
-        store = dist.PrefixStore(f"start-{start}", store)
+        # nor those of a group that was left
+        store = dist.PrefixStore(f"start-{start}-{len(_LEFT)}", store)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:

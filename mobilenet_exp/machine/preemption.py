@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,42 +50,60 @@ class _Ended(SystemExit):
 
 # seconds after which a signal is sent again whose exception Python has dropped
 AGAIN = 0.05
+RAISED_BY = {_Ended: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
 
 
-def end_on_signals(exit_code: int) -> None:
-    """Let SIGTERM end this process with `exit_code` as an error does, `finally` and all.
+class _Signals:
+    """Signals that raise something, and what Python has dropped of it."""
+
+    def __init__(self) -> None:
+        self.raised = self.dropped = 0
+        self.others: Callable[[Any], Any] = sys.unraisablehook
+
+    def end(self, number: int, _: object) -> None:
+        self.raised += 1
+        raise KeyboardInterrupt if number == signal.SIGINT else _Ended(128 + number)
+
+    def hear_of_dropped(self, unraisable: Any) -> None:
+        number = RAISED_BY.get(unraisable.exc_type)
+        if number is None:
+            self.others(unraisable)
+            return
+        self.dropped += 1
+        try:
+            self._send_later(number)
+        except (_Ended, KeyboardInterrupt):
+            # another one came meanwhile, and here it would be dropped, too
+            self.dropped += 1
+            self._send_later(number)
+
+    def _send_later(self, number: signal.Signals) -> None:
+        timer = threading.Timer(AGAIN, self._send_again, (number, self.raised - self.dropped))
+        timer.daemon = True
+        timer.start()
+
+    def _send_again(self, number: signal.Signals, come_through: int) -> None:
+        # what has come through since then ends the process
+        if self.raised - self.dropped == come_through:
+            _send(number)
+
+
+_signals = _Signals()
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM end this process as an error does, `finally` and all, with exit code 143.
 
     Python drops what a signal raises while it calls back for a weak reference that has died, of
     which torch.compile has many. Then the signal, SIGTERM or Ctrl-C, is sent again a moment
     later, unless another one has come through.
     """
-    numbers = {_Ended: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
-    # signals that have raised something
-    heard: list[int] = []
-
-    def end(number: int, _: object) -> None:
-        heard.append(number)
-        raise KeyboardInterrupt if number == signal.SIGINT else _Ended(exit_code)
-
-    def send_again(number: signal.Signals, count: int) -> None:
-        if len(heard) == count:
-            _send(number)
-
-    others = sys.unraisablehook
-
-    def hear_of_dropped(dropped: Any) -> None:
-        if (number := numbers.get(dropped.exc_type)) is None:
-            others(dropped)
-            return
-        timer = threading.Timer(AGAIN, send_again, (number, len(heard)))
-        timer.daemon = True
-        timer.start()
-
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, _signals.end)
     # a shell's background job ignores it
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, end)
-    sys.unraisablehook = hear_of_dropped
+        signal.signal(signal.SIGINT, _signals.end)
+    if sys.unraisablehook != _signals.hear_of_dropped:
+        _signals.others, sys.unraisablehook = sys.unraisablehook, _signals.hear_of_dropped
 
 
 def _send(number: signal.Signals) -> None:

@@ -75,7 +75,7 @@ def in_8_bits(rows: list[dict[str, Any]]) -> str:
             "brackets: how many times as fast as the same runtime in float32. What 8 bits cost in "
             "accuracy is said in [Time and export](deploy.md#in-8-bits): the weights here are "
             "random, and multiply from layer to layer what rounding changes. Answers differ from "
-            f"float32's by up to {_worst(rows):.2f} of the largest."
+            f"float32's by up to {_worst(rows):.2f} of the largest answer."
         ),
     ]
     for size in sizes_of(rows):
@@ -104,8 +104,8 @@ def not_timed(rows: list[dict[str, Any]]) -> list[str]:
 
 def _worst(rows: list[dict[str, Any]]) -> float:
     """Return the largest difference of an answer in 8 bits, in shares of the largest answer."""
-    own = (row["difference"] for row in rows if row["runtime"].endswith(INT8))
-    return max((each for each in own if each is not None), default=0.0)
+    timed = [row for row in rows if row["runtime"].endswith(INT8) and row["latency_ms"]]
+    return max((row["difference"] for row in timed if row["difference"] is not None), default=0.0)
 
 
 def _int8_words(rows: list[dict[str, Any]], runtimes: list[str]) -> str:
@@ -120,11 +120,12 @@ def _int8_words(rows: list[dict[str, Any]], runtimes: list[str]) -> str:
         words = f"{plain} is slower in 8 bits in {slower or 'none'} of {len(timed)} cells"
         behind: dict[str, list[str]] = {}
         for (size, model), ms in timed.items():
-            if model.startswith(MOBILE) and ms >= (own[size, REFERENCE] or 0):
+            reference = own[size, REFERENCE]
+            if model.startswith(MOBILE) and reference and ms >= reference:
                 behind.setdefault(model, []).append(str(size))
         if behind:
             names = [f"{model} at batch {' and '.join(each)}" for model, each in behind.items()]
-            words += f", and no faster than {REFERENCE} there: {', '.join(names)}"
+            words += f"; no faster than {REFERENCE} in 8 bits: {', '.join(names)}"
         parts.append(words + ".")
     parts.append("The reasons are in [Time and export](deploy.md#in-8-bits).")
     return filled(" ".join(parts))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mobilenet_exp.core.console import no_progress
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.deploy import latency, runtimes
 from mobilenet_exp.deploy.latency import measure_latency, peak_of, quartiles
 from mobilenet_exp.deploy.nets import Net, build_nets
@@ -143,6 +143,25 @@ def test_what_does_not_fit_is_one_line_in_its_place(monkeypatch):
     refused, right = _measure(nets, "hungry", batch_sizes=(2,))
     assert refused["problem"].startswith("memory does not suffice")
     assert right["latency_ms"] > 0
+
+
+class Forgetful(Recorder):
+    """A network that fails after some calls, when it is warm."""
+
+    def forward(self, images):
+        if len(self.calls) > 30:
+            raise RunError("what was compiled is forgotten")
+        return super().forward(images)
+
+
+def test_what_fails_in_a_round_costs_the_others_nothing():
+    nets = [
+        Net(name, name, kind(name, []).eval(), 32, Profile(1, 2))
+        for name, kind in (("a", Forgetful), ("b", Recorder))
+    ]
+    bad, good = _measure(nets, batch_sizes=(1,), rounds=20)
+    assert (bad["problem"], bad["latency_ms"]) == ("what was compiled is forgotten", None)
+    assert (good["problem"], len(nets[1].model.calls) > 40) == ("", True)
 
 
 def test_the_peak_is_that_of_a_matrix_product(monkeypatch):

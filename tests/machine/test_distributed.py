@@ -45,14 +45,17 @@ def _steps(config) -> dict:
 
 
 def _lives_on() -> bool:
-    with joined(CPU) as team:
-        assert team.gather(team.rank) == [0, 1]
-        left = weakref.ref(torch.distributed.group.WORLD)
+    left = []
+    for _ in range(2):
+        with joined(CPU) as team:
+            assert team.gather(team.rank) == [0, 1]
+            left.append(weakref.ref(torch.distributed.group.WORLD))
     gc.collect()
-    return left() is not None and not torch.distributed.is_initialized()
+    is_kept = all(group() is not None for group in left)
+    return is_kept and not torch.distributed.is_initialized()
 
 
-def test_a_group_that_was_left_is_kept():
+def test_a_group_that_was_left_is_kept_and_another_one_can_be_joined():
     """Its end waits for threads that may wait for Python: a process never ended, once."""
     assert launch(_lives_on, (), processes=2, max_restarts=0)
 

@@ -102,7 +102,7 @@ def test_a_process_ends_even_where_python_drops_what_is_raised(monkeypatch, sent
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     started = time.monotonic()
     try:
-        end_on_signals(143)
+        end_on_signals()
         with pytest.raises(type(raised)) as ended:
             _sleep_after_a_callback(lambda _: signal.raise_signal(sent))
         assert ended.value.args == raised.args

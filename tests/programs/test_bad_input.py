@@ -50,13 +50,15 @@ def _as_a_program(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     # composing makes so much garbage that looking through everything else would be most of it
     gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     sys.modules.pop("tiny_net", None)
     MODELS._builders.pop("tiny", None)
 

@@ -77,6 +77,13 @@ def test_other_files_are_refused_in_one_line(tmp_path):
             latency.main([str(tmp_path / name)])
 
 
+def test_what_the_page_has_no_place_for_is_refused(found, tmp_path):
+    other = found | {"machine": found["machine"] | {"where": "mps, float32, A Chip"}}
+    (tmp_path / "mps.json").write_text(json.dumps(other))
+    with pytest.raises(InputError, match="mps.json: was measured on mps, float32, A Chip, which"):
+        latency.main([str(tmp_path / "mps.json")])
+
+
 def test_8_bits_are_told_as_they_are(found):
     text = latency.page(found, [])
     (row,) = (
@@ -95,7 +102,7 @@ def test_8_bits_are_told_as_they_are(found):
     for each in changed["rows"]:
         if each["runtime"] == "executorch_int8":
             each["latency_ms"] = {"v2": 1e6, "resnet18": 1e-5}.get(each["model"], 1e-6)
-    words = "executorch is slower in 8 bits in 2 of 20 cells, and no faster than resnet18 there: v2"
+    words = "executorch is slower in 8 bits in 2 of 20 cells; no faster than resnet18 in 8 bits: v2"
     assert words in " ".join(latency.page(changed, []).split())
     refused = copy.deepcopy(found)
     for each in refused["rows"]:
@@ -113,7 +120,7 @@ def test_where_a_mobilenet_is_no_faster_is_said(found):
         is_slow = (row["model"], row["runtime"], row["batch_size"]) == ("v2", "folded", 16)
         # faster than multiply-adds promise would be another contradiction
         row["latency_ms"] = {"resnet18": 10.0}.get(row["model"], 10 if is_slow else 9.9)
-    words = "every runtime in float32 on this processor but v2 at batch 16 in folded. Their"
+    words = "every runtime in float32 on this processor except v2 at batch 16 in folded. Their"
     assert words in " ".join(latency.page(changed, []).split())
 
 
