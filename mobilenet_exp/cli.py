@@ -4,14 +4,16 @@ Imports no torch, so that `--help`, `--cfg job` and shell completion answer at o
 programs import their jobs when they are asked for.
 """
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from mobilenet_exp.command.programs import CONF, INCOMPLETE, PROGRAMS
@@ -51,7 +53,7 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
     try:
         check_words(words, schema)
         check_groups(words)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with _own_hydra():
             return to_config(hydra.compose(config_name, words), schema)
     except InputError:
         raise
@@ -59,6 +61,18 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
         if not is_bad_input(error):
             raise
         raise ValueError(explain(error, words, schema)) from error
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Let Hydra look into conf/, also within a program that uses Hydra, which keeps its own."""
+    running = GlobalHydra.instance()
+    kept, running.hydra = running.hydra, None
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = kept
 
 
 def program(name: str) -> Callable[[Callable], Callable[[], None]]:

@@ -1,6 +1,5 @@
 """What is said when something goes wrong: one line for a person, a traceback for a defect."""
 
-import sys
 import traceback
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from yaml import YAMLError
 from mobilenet_exp.command.programs import PACKAGE
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
+from mobilenet_exp.core.streams import say
 from mobilenet_exp.machine.launched import is_first
 from mobilenet_exp.machine.preemption import Preempted, requeue
 
@@ -34,16 +34,16 @@ def report_error(error: BaseException, overrides: tuple[str, ...], schema: type)
 def print_error(text: str, *, is_own: bool = False) -> None:
     # of processes that share a job, the first says what they all know
     if is_own or is_first():
-        print(f"error: {text}", file=sys.stderr)
+        say(f"error: {text}")
 
 
 def report_stop(stop: Preempted) -> None:
     """Say that a run was stopped and saved, and have a scheduler run it again."""
     # one process speaks, and asks, for all that share the job
     if is_first():
-        print(stop.line, file=sys.stderr)
+        say(stop.line)
         if line := requeue(stop):
-            print(line, file=sys.stderr)
+            say(line)
 
 
 def is_bad_input(error: Exception) -> bool:

@@ -39,15 +39,20 @@ from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.config.words import check_flags, check_words, keep_text
+from mobilenet_exp.config.words import check_flags, check_words, keep_text, without_plus
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.streams import discard_output, escape_what_cannot_be_shown
+from mobilenet_exp.core.streams import (
+    discard_output,
+    escape_what_cannot_be_shown,
+    open_closed_streams,
+)
 from mobilenet_exp.machine.launched import adopt_slurm, place
 from mobilenet_exp.machine.preemption import Preempted, end_on_signals
 
 
 def run_program(composing: Callable[[], None], name: str, about: str) -> None:
     """Run a program from the command line, and exit with its code."""
+    open_closed_streams()
     escape_what_cannot_be_shown()
     code = 0
     try:
@@ -133,6 +138,7 @@ def _check_command(name: str, words: list[str], schema: type) -> list[str]:
     parser.error = _refuse
     check_flags(words, set(parser._option_string_actions), schema)
     check_words(words, schema)
+    words = _with_info(words, parser)
     asked = parser.parse_intermixed_args(words)
     if name not in SWEEPING and asked.multirun:
         raise InputError("--multirun", "", f"only {' and '.join(SWEEPING)} sweep")
@@ -141,6 +147,15 @@ def _check_command(name: str, words: list[str], schema: type) -> list[str]:
     if asked.resolve and not asked.cfg:
         raise InputError("--resolve", "", "goes with --cfg job")
     return [word for word in words if word not in asked.overrides] + asked.overrides
+
+
+def _with_info(words: list[str], parser: Any) -> list[str]:
+    """Return the words with `--info` as `--info=all` where none of its values follows."""
+    (info,) = [each for each in parser._actions if "--info" in each.option_strings]
+    return [
+        "--info=all" if word in info.option_strings and after not in info.choices else word
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+    ]
 
 
 def _refuse(message: str) -> NoReturn:
@@ -154,7 +169,8 @@ def run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
     escape_what_cannot_be_shown()
     hydra_config = HydraConfig.get()
     # the words as they are: one may hold an interpolation
-    overrides = tuple(OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
+    task = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    overrides = tuple(without_plus(task))
     # a benchmark's jobs keep what they find in folders of their own
     if hydra_config.mode == RunMode.MULTIRUN and schema is Config:
         return run_sweep_job(job, composed, overrides, hydra_config)

@@ -17,6 +17,7 @@ from mobilenet_exp.command.programs import BAD_INPUT, CONF, FAILED, PACKAGE
 from mobilenet_exp.command.reporting import BAD_INPUT_ERRORS, report_error, report_stop
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.schema import Config
+from mobilenet_exp.config.words import without_plus
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.machine.preemption import Preempted
 from mobilenet_exp.tracking.sweeps import Sweep, file_name
@@ -29,7 +30,8 @@ class SweepCallback(Callback):
     sweep: Sweep | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        words = list(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+        task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        words = without_plus(task)
         given = [word for word in config.hydra.overrides.hydra if "hydra.sweep.dir=" in word]
         folder = Path(config.hydra.sweep.dir)
         sweep = Sweep(folder) if given else Sweep.named_by(varied(words), folder)
@@ -126,7 +128,10 @@ def close_sweep(sweep: Sweep) -> int:
     found = sweep.folder / "optimization_results.yaml"
     if found.exists():
         best = OmegaConf.load(found)
-        words = " ".join(f"{key}={value:.6g}" for key, value in best.best_params.items())
+        words = " ".join(
+            f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in best.best_params.items()
+        )
         print(f"best: {words}, top-1 {best.best_value:.2f}; in {found}")
     if all(job["is_bad_input"] for job in jobs):
         # no job got past its own input

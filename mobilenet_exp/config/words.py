@@ -4,6 +4,7 @@ Hydra would read the folder 2024_01_05 as a number, and refuse /runs/epoch=9 unq
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -41,12 +42,21 @@ def keep_text(word: str, schema: type) -> str:
     of a sweep's values, each is looked at.
     """
     key, equals, value = word.partition("=")
+    home, is_option, _ = key.partition(".args.")
+    if equals and is_option and annotation_of(f"{home}.args", schema) is not None:
+        # options of one model, data set, ... need no + whether or not its file names them
+        return f"++{word}"
     if not equals or annotation_of(key.lstrip("+~"), schema) not in (str, str | None):
         return word
     is_special = value[:1] in ("", "[", "{", "'", '"') or "${" in value or CALL.fullmatch(value)
     if is_special:
         return word
     return f"{key}={','.join(map(_kept, value.split(',')))}"
+
+
+def without_plus(words: Iterable[str]) -> list[str]:
+    """Return the words of a command without the ++ that `keep_text` gave to options."""
+    return [word.removeprefix("++") if ".args." in word else word for word in words]
 
 
 def _kept(value: str) -> str:

@@ -14,8 +14,8 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mobilenet_exp.core.errors import first_line
-from mobilenet_exp.core.streams import discard_output
+from mobilenet_exp.core.errors import RunError, first_line
+from mobilenet_exp.core.streams import discard_output, say
 
 T = TypeVar("T")
 # what a bar is called, looked at again with each batch
@@ -29,14 +29,24 @@ NAME_WIDTH = 20
 
 
 class _Terminal(Console):
-    """rich's console, which a reader that has gone away (`| head`) does not bring down."""
+    """rich's console, which no reader that has gone away (`| head`) and no full disk bring down."""
 
     def on_broken_pipe(self) -> None:
         discard_output()
 
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            discard_output()
+            say(f"standard output cannot be written ({error.strerror}); the rest goes on without")
+
 
 @functools.cache
 def _terminal() -> Console:
+    if os.environ.get("COLUMNS") == "0":
+        # what some containers leave, of a terminal of unknown width
+        del os.environ["COLUMNS"]
     # a notebook's output says of itself that it is a terminal
     is_notebook = type(sys.stdout).__module__.startswith("ipykernel")
     found = _Terminal(force_jupyter=False, force_terminal=False if is_notebook else None)
@@ -62,6 +72,9 @@ def raw(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         discard_output()
+    except OSError as error:
+        discard_output()
+        raise RunError(f"standard output cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager

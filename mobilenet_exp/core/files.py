@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.core.errors import RunError
+from mobilenet_exp.core.errors import InputError, RunError
 
 
 def write_file(path: Path, content: str | Callable[[Path], Any]) -> None:
@@ -22,6 +23,25 @@ def write_file(path: Path, content: str | Callable[[Path], Any]) -> None:
         else:
             content(partial)
         os.replace(partial, path)
+
+
+def check_folder(folder: Path, key: str, value: object) -> None:
+    """Raise InputError, under `key`, unless files can be written into a folder that is to be.
+
+    Nothing is left of the attempt.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise InputError(key, value, f"{folder} cannot be written: {error.strerror}") from error
+    finally:
+        # unless another process has put something there
+        with contextlib.suppress(OSError):
+            for each in made:
+                each.rmdir()
 
 
 @contextlib.contextmanager

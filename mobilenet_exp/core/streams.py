@@ -6,13 +6,34 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 
-def discard_output() -> None:
-    """Send what is printed from here on nowhere, because nobody reads it any more."""
+def discard_output(stream: Any = None) -> None:
+    """Send what is printed from here on nowhere: nobody reads it, or nothing takes it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, (stream or sys.stdout).fileno())
     os.close(nowhere)
+
+
+def say(text: str) -> None:
+    """Print a line as an error; one that cannot be printed, as on a closed terminal, is lost."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        discard_output(sys.stderr)
+
+
+def open_closed_streams() -> None:
+    """Open streams that this process was started without, so that no file takes their number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # the lowest number that is free is this one
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
 
 
 def escape_what_cannot_be_shown() -> None:

@@ -44,8 +44,12 @@ class Threads:
 
     def wait(self, done: threading.Event, view: View) -> None:
         """Wait for a batch. Raises RunError naming an image that takes longer than the limit."""
+        image, looks = -1, 0
         while not done.wait(LOOK_EVERY):
-            if self.limit is not None and self.places.slowest()[1] > self.limit:
+            before, image = image, self.places.slowest()[0]
+            # looks are counted, not seconds: time for which this process was paused is none
+            looks = looks + 1 if image == before else 0
+            if image >= 0 and self.limit is not None and looks * LOOK_EVERY > self.limit:
                 raise too_slow(self.places, view)
 
     def _start(self) -> None:

@@ -20,6 +20,7 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.draws import Draws, Erasure
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.data.resizing import Middle, as_image, as_pixels, resize
+from mobilenet_exp.datasets.codec import Box
 from mobilenet_exp.datasets.decode import Opened
 
 # pixels of one step of a progressive side: the total stride of all networks
@@ -30,6 +31,8 @@ AUGMENTS = ("random_resized_crop", "inception", "pad_crop_flip", "affine", "none
 FLIPS = ("random_resized_crop", "inception", "pad_crop_flip")
 FLIPPED = 0.5
 INTERPOLATIONS = ("bilinear", "bicubic")
+# times that an image may be longer than it is wide before its ends are cut off unseen
+LONGEST = 16
 # slim's inception preprocessing: the most by which brightness, contrast, saturation and hue
 # change
 INCEPTION = (32 / 255, 0.5, 0.5, 0.2)
@@ -183,7 +186,8 @@ class EvalTransform:
     """Resize the shorter side to resolution / crop_pct and crop the centre.
 
     The resized side is cut to whole pixels, as timm does. What lies right of the centre and
-    below it is not decoded, unless `exact`.
+    below it is not decoded, unless `exact`; of an image more than LONGEST times as long as it is
+    wide, the middle alone.
     """
 
     def __init__(self, data: ImagesConfig | Preprocessing, *, exact: bool) -> None:
@@ -193,8 +197,15 @@ class EvalTransform:
 
     def __call__(self, image: Opened, out: np.ndarray) -> None:
         """Write an input into `out` (side, side, 3) uint8."""
-        middle = Middle.of(image.height, image.width, self.resized, self.side)
-        pixels = image.decode(middle.needed(self.interpolation, exact=self.exact))
+        longest = LONGEST * min(image.height, image.width)
+        top, left = (max(0, (size - longest) // 2) for size in (image.height, image.width))
+        height, width = image.height - 2 * top, image.width - 2 * left
+        middle = Middle.of(height, width, self.resized, self.side)
+        needed = middle.needed(self.interpolation, exact=self.exact)
+        if top or left:
+            part = needed or Box(0, 0, height, width)
+            needed = Box(part.top + top, part.left + left, part.height, part.width)
+        pixels = image.decode(needed)
         middle.put(pixels, out, self.interpolation, exact=self.exact)
 
 

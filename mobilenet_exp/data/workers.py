@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -29,6 +30,8 @@ from mobilenet_exp.machine.preemption import ASKING
 # more threads than this read no faster: each image takes Python's lock many times
 # (`python -m benchmarks.data --parts growth`)
 USEFUL_THREADS = 4
+# seconds more than it asked for after which a process was paused meanwhile
+PAUSE = 2.0
 
 
 def num_workers(images: ImageSet, workers: int | None, sharing: int, device: torch.device) -> int:
@@ -197,12 +200,15 @@ class ProcessReader:
     def _next(self, loaded: Iterator) -> tuple:
         """Wait for a batch, which may take longer than the limit of an image."""
         while True:
+            started, limit = time.monotonic(), self._limit or 0
             try:
                 return next(loaded)
             except RuntimeError as error:
                 index, seconds, _ = self._places.slowest()
-                is_at_work = index >= 0 and seconds < (self._limit or 0)
-                if TIMED_OUT not in str(error) or not is_at_work:
+                is_at_work = index >= 0 and seconds < limit
+                # as by Ctrl-Z: its own time was up at once
+                was_paused = time.monotonic() - started > limit + PAUSE
+                if TIMED_OUT not in str(error) or not (is_at_work or was_paused):
                     raise
 
     def _begun(self) -> Iterator:

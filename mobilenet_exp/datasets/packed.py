@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.datasets.codec import Box
 from mobilenet_exp.datasets.decode import Opened, open_image
@@ -96,53 +97,93 @@ def packed_images(
 ) -> tuple[PackedImages, list[str]]:
     """Return a split's images and its class names; shards without an index get one.
 
-    `kept` is the folder of the index. Raises InputError for shards that are missing, or not
-    as the index says.
+    `kept` is the folder of the index. One that was made of other shards than are there now is
+    made anew. Raises InputError for shards that are missing, or not as a packed set's index says.
     """
     path = index_path(kept, split)
+    if isinstance(place, Remote) and place.has_changed(path.name):
+        console.line(f"{place.address}: {path.name} has changed there; all is fetched anew")
+        place.forget(split)
     if not path.exists():
         _make_index(place, path, split, classes)
     index = Index.load(path)
+    if index.stamps and (change := _change(index, place, split)):
+        console.line(f"{path}: made anew, as {change}")
+        if isinstance(place, Remote):
+            place.forget(split)
+        _make_index(place, path, split, classes)
+        index = Index.load(path)
     if isinstance(place, Folder):
-        _check_lengths(index, place.path)
+        _check_shards(index, place, split)
     known = class_ids() if classes == "imagenet" else index.classes
     if index.label.max() >= len(known):
         problem = f"must have {index.label.max() + 1} classes, as the labels have"
         raise InputError("data.args.classes", classes, problem)
     images = PackedImages(
-        kept, index.names, index.label, upright=upright, index=index, place=place, verify=verify
+        kept,
+        index.names,
+        index.label,
+        others=index.others,
+        upright=upright,
+        index=index,
+        place=place,
+        verify=verify,
     )
     return images, known
 
 
 def _make_index(place: Place, path: Path, split: str, classes: str | None) -> None:
     """Bring the index that lies beside the shards, or make one of them."""
-    root = place.address if isinstance(place, Remote) else path.parent
     try:
         there = place.names()
         if isinstance(place, Remote) and path.name in there:
-            place.fetch(path.name)
+            place.fetch_index(path.name)
             return
         if PLAN in there:
             problem = "was not packed to the end; repeat the command that packs it"
-            raise InputError("data.root", root, problem)
+            raise InputError("data.root", place.root, problem)
         names = [name for name in there if is_of(name, split)]
         if not names:
             problem = f"has neither {path.name} nor shards named *{split}*.tar"
-            raise InputError("data.root", root, problem)
+            raise InputError("data.root", place.root, problem)
+        if isinstance(place, Remote) and not place.gives_parts(names[0]):
+            problem = "the server gives no parts of files, which an index is made of"
+            raise InputError("data.root", place.root, f"{problem}; copy the shards to a folder")
         index_shards(place, names, class_ids() if classes == "imagenet" else None).save(path)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError("data.root", root, f"{path.name} cannot be made: {reason}") from error
+        raise InputError("data.root", place.root, f"{path.name} cannot be made: {reason}") from error
 
 
-def _check_lengths(index: Index, folder: Path) -> None:
+def _change(index: Index, place: Place, split: str) -> str:
+    """Say in which way shards are not those that an index was made of; nothing if they are."""
+    known = [name for name, _ in index.shards]
+    try:
+        found = [name for name in place.names() if is_of(name, split)]
+        if new := sorted(set(found) ^ set(known)):
+            return f"{new[0]} {'is there now' if new[0] in found else 'is gone'}"
+        for name, stamp in zip(known, index.stamps, strict=True):
+            if place.stamp(name) != stamp:
+                return f"{name} has changed"
+    except OSError as error:
+        raise InputError("data.root", place.root, f"cannot be read: {error}") from error
+    return ""
+
+
+def _check_shards(index: Index, place: Folder, split: str) -> None:
+    """Raise InputError for shards that are missing, cut short, or not of the index."""
     for name, size in index.shards:
         try:
-            found = (folder / name).stat().st_size
+            found = place.size(name)
         except OSError as error:
-            raise InputError("data.root", folder, f"{name} is missing") from error
+            raise InputError("data.root", place.path, f"{name} is missing") from error
         if found != size:
             problem = f"{name} has {found:,} bytes, where the index says {size:,}"
             advice = "it was cut short or changed; fetch or pack it again"
-            raise InputError("data.root", folder, f"{problem}: {advice}")
+            raise InputError("data.root", place.path, f"{problem}: {advice}")
+    strangers = [each for each in place.names() if is_of(each, split)]
+    strangers = sorted(set(strangers) - {name for name, _ in index.shards})
+    if strangers:
+        problem = f"{strangers[0]} is not in {split}.index, which was packed without it"
+        advice = f"remove {split}.index to use all shards, or move that one away"
+        raise InputError("data.root", place.path, f"{problem}; {advice}")

@@ -18,14 +18,18 @@ import fsspec
 from filelock import FileLock
 
 from mobilenet_exp.core import console
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, first_line
 from mobilenet_exp.datasets.arrays import part_of
-from mobilenet_exp.datasets.shards import Index, read_part
+from mobilenet_exp.datasets.shards import Index, is_of, read_part
 
 T = TypeVar("T")
 # seconds between two tries of one request, which give a server half a minute to come back
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 PIECE = 1 << 24
+# bytes by which a server is tried
+PROBE = 16
+# by which servers tell that a file has changed, as fsspec's file systems name them
+MARKS = ("ETag", "Last-Modified", "LastModified", "mtime", "updated", "created", "md5Hash")
 # of the cache, which trying again does not mend
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
@@ -72,6 +76,56 @@ class Remote:
             raise InputError("data.root", self.address, str(error)) from error
         return sorted(each.rstrip("/").rpartition("/")[2] for each in found)
 
+    @property
+    def root(self) -> str:
+        return self.address
+
+    def stamp(self, name: str) -> str:
+        """Return what changes with a file: its length, and its checksum or time."""
+        return _stamp(self._tried(lambda files: files.info(f"{self._path}/{name}"), name))
+
+    def has_changed(self, name: str) -> bool:
+        """Return whether an index that was fetched before is another one now.
+
+        Without the address, what is in the cache is used as it is.
+        """
+        kept = self.cache / f"{name}.stamp"
+        if not kept.exists() or not (self.cache / name).exists():
+            return False
+        try:
+            facts = self._connect().info(f"{self._path}/{name}")
+        except Exception as error:
+            # each protocol's library has errors of its own
+            reason = first_line(error)
+            console.line(f"{self.address} does not answer ({reason}); the cache is used as it is")
+            return False
+        return _stamp(facts) != kept.read_text()
+
+    def fetch_index(self, name: str) -> None:
+        """Bring an index into the cache, and note what tells whether it changes there."""
+        stamp = self.stamp(name)
+        self.fetch(name)
+        (self.cache / f"{name}.stamp").write_text(stamp)
+
+    def forget(self, split: str) -> None:
+        """Remove a split's index and shards from the cache."""
+        for each in self.cache.iterdir():
+            if each.name.startswith(f"{split}.index") or is_of(each.name, split):
+                each.unlink(missing_ok=True)
+
+    def gives_parts(self, name: str) -> bool:
+        """Return whether the server answers a request for a part of a file with that part."""
+        if not self.address.startswith("http"):
+            return True
+        try:
+            # of a few bytes, so that an answer of more is refused before it has come
+            with self._connect().open(
+                f"{self._path}/{name}", "rb", block_size=PROBE, cache_type="none"
+            ) as file:
+                return len(file.read(PROBE)) == PROBE
+        except (ValueError, OSError):
+            return False
+
     def size(self, name: str) -> int:
         """Return a file's length in bytes."""
         size = self._tried(lambda files: files.size(f"{self._path}/{name}"), name)
@@ -110,7 +164,22 @@ class Remote:
         return there
 
     def fetch_ahead(self, index: Index) -> threading.Thread:
-        """Begin to fetch an index's shards, one after the other."""
+        """Begin to fetch an index's shards, one after the other.
+
+        Of a server that gives no parts of files, all are fetched at once, before any is read.
+        Raises InputError where the cache does not hold them.
+        """
+        is_here = all(self._has(name, size) for name, size in index.shards)
+        if not is_here and not self.gives_parts(index.shards[0][0]):
+            needed = sum(size for _, size in index.shards)
+            if needed > self.limit:
+                problem = (
+                    f"{self.address} gives no parts of files (it ignores Range), so the cache must "
+                    f"hold all {needed / 1e9:.3g} GB of shards; or copy the set to a folder"
+                )
+                raise InputError("data.args.cache_gb", f"{self.limit / 1e9:g}", problem)
+            console.line(f"{self.address} gives no parts of files: all shards are fetched first")
+            self._fetch_all(index)
         thread = threading.Thread(target=self._fetch_all, args=(index,), name="shards", daemon=True)
         thread.start()
         return thread
@@ -131,8 +200,7 @@ class Remote:
     def _fetch_what_fits(self, index: Index) -> str:
         """Fetch shards until the cache is full; return why some are left, or nothing."""
         for number, (name, size) in enumerate(index.shards):
-            there = self.cache / name
-            if there.exists() and there.stat().st_size == size:
+            if self._has(name, size):
                 continue
             held = sum(each.stat().st_size for each in self.cache.glob("*.tar"))
             if held + size > self.limit:
@@ -140,6 +208,10 @@ class Remote:
                 return f"{limit} holds {number} of {len(index.shards)} shards"
             self.fetch(name)
         return ""
+
+    def _has(self, name: str, size: int) -> bool:
+        there = self.cache / name
+        return there.exists() and there.stat().st_size == size
 
     def _tried(self, action: Callable[[Any], T], what: str) -> T:
         """Do something at the address, again after a while if it fails."""
@@ -159,6 +231,11 @@ class Remote:
                     raise OSError(problem) from error
                 time.sleep(wait)
         raise AssertionError
+
+
+def _stamp(facts: dict[str, Any]) -> str:
+    marks = [facts[key] for key in MARKS if facts.get(key)]
+    return " ".join(map(str, [facts.get("size"), *marks]))
 
 
 def default_cache(address: str) -> Path:

@@ -6,12 +6,12 @@ elsewhere it is made once.
 """
 
 import json
+import posixpath
 import re
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,6 +26,8 @@ PLAN = "packing.json"
 BLOCK = tarfile.BLOCKSIZE
 # an array of pixels, as numpy stores it
 RAW = ".npy"
+# an image's label, as text
+LABEL = ".cls"
 # no checksum is known of an image in a shard from elsewhere
 UNKNOWN = -1
 # words that tell in a shard's name which split it is of
@@ -38,7 +40,8 @@ class Index:
     """Where each image lies: its shard, the first byte there, its length, label and checksum.
 
     `shards` are names with lengths in bytes; `endings` are those of the images' files, by
-    number in `kind`.
+    number in `kind`. Of shards from elsewhere, `stamps` tell whether each is what it was,
+    and `others` are files in them that belong to no image, with the reason.
     """
 
     shards: list[tuple[str, int]]
@@ -51,6 +54,8 @@ class Index:
     endings: list[str]
     names: Names
     classes: list[str]
+    stamps: list[str] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.offset)
@@ -59,7 +64,7 @@ class Index:
         """Write the index; a reader finds all of it or none."""
         arrays = {key: getattr(self, key) for key in _ARRAYS}
         arrays |= {"names": self.names.text, "ends": self.names.ends}
-        texts = {key: getattr(self, key) for key in ("shards", "endings", "classes")}
+        texts = {key: getattr(self, key) for key in _TEXTS}
         save_arrays(path, arrays, {"format": FORMAT, "texts": json.dumps(texts)})
 
     @classmethod
@@ -102,6 +107,7 @@ class Index:
         )
 
 
+_TEXTS = ("shards", "endings", "classes", "stamps", "others")
 _ARRAYS = ("shard", "offset", "size", "label", "checksum", "kind")
 
 
@@ -119,11 +125,18 @@ def is_of(name: str, split: str) -> bool:
 class Place(Protocol):
     """Where shards are: in a folder, or at an address."""
 
+    @property
+    def root(self) -> object:
+        """Return the folder or the address."""
+
     def names(self) -> list[str]:
         """Return the files there, sorted."""
 
     def size(self, name: str) -> int:
         """Return a file's length in bytes."""
+
+    def stamp(self, name: str) -> str:
+        """Return what changes with a file: its length, and its time or checksum."""
 
     def open(self, name: str) -> Any:
         """Open a file for reading here and there."""
@@ -138,11 +151,19 @@ class Folder:
 
     path: Path
 
+    @property
+    def root(self) -> Path:
+        return self.path
+
     def names(self) -> list[str]:
         return sorted(each.name for each in self.path.iterdir())
 
     def size(self, name: str) -> int:
         return (self.path / name).stat().st_size
+
+    def stamp(self, name: str) -> str:
+        facts = (self.path / name).stat()
+        return f"{facts.st_size} {facts.st_mtime_ns}"
 
     def open(self, name: str) -> Any:
         return open(self.path / name, "rb")
@@ -165,8 +186,13 @@ def index_shards(place: Place, names: list[str], classes: list[str] | None) -> I
     follows another convention.
     """
     found = []
+    others: dict[str, str] = {}
+    # before they are read: one that changes meanwhile is read anew the next time
+    stamps = [place.stamp(name) for name in names]
     for number, name in enumerate(names):
-        found += [(number, *each) for each in _members(place, name)]
+        images, left_out = _members(place, name)
+        found += [(number, *each) for each in images]
+        others |= {f"{name}/{each}": why for each, why in left_out.items()}
     if not found:
         raise InputError("data.root", names[0], "holds no images")
     shard, keys, ends, offset, size, label = zip(*found, strict=True)
@@ -183,55 +209,112 @@ def index_shards(place: Place, names: list[str], classes: list[str] | None) -> I
         endings,
         Names.of(f"{key}{end}" for key, end in zip(keys, ends, strict=True)),
         classes or [str(number) for number in range(count)],
+        stamps,
+        others,
     )
 
 
-def _members(place: Place, shard: str) -> Iterator[tuple[str, str, int, int, int]]:
-    """Yield key, ending, offset, length and label of each image of a shard."""
-    images: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, int] = {}
+def _members(
+    place: Place, shard: str
+) -> tuple[list[tuple[str, str, int, int, int]], dict[str, str]]:
+    """Return key, ending, offset, length and label of each image of a shard, and other files."""
     try:
         with place.open(shard) as opened:
-            _read_members(opened, images, labels)
+            files, others = _read_members(opened)
     except tarfile.TarError as error:
         raise InputError("data.root", shard, f"is cut short or no tar file ({error})") from error
     except OSError as error:
         raise InputError("data.root", shard, f"cannot be read: {error}") from error
+    try:
+        return _images_of(files, others), others
     except ValueError as error:
         problem = f"is not in WebDataset's convention: {error}"
         raise InputError("data.root", shard, problem) from error
-    if images.keys() - labels.keys():
-        key = min(images.keys() - labels.keys())
-        problem = f"{key}{images[key][0]} has no {key}.cls with its label beside it"
-        raise InputError("data.root", shard, f"is not in WebDataset's convention: {problem}")
-    for key, (ending, offset, size) in images.items():
-        yield key, ending, offset, size, labels[key]
 
 
-def _read_members(
-    opened: Any, images: dict[str, tuple[str, int, int]], labels: dict[str, int]
-) -> None:
-    """Find images and labels; ValueError for what is not in the convention."""
+class _Member(NamedTuple):
+    """A file in a shard: where its bytes are, and its text if it is a label."""
+
+    offset: int
+    size: int
+    label: str | None
+
+
+def _read_members(opened: Any) -> tuple[dict[str, _Member], dict[str, str]]:
+    """Return a tar's files by name, links among them, and what is none, with the reason."""
+    files: dict[str, _Member] = {}
+    others: dict[str, str] = {}
     end = 0
     with tarfile.open(fileobj=opened, mode="r:") as tar:
         for member in tar:
             end = member.offset_data + -(-member.size // BLOCK) * BLOCK
-            if not member.isfile():
+            name = posixpath.normpath(member.name)
+            if member.isdir():
                 continue
-            folder, _, name = member.name.rpartition("/")
-            stem, _, ending = name.partition(".")
-            key, ending = f"{folder}/{stem}".lstrip("/"), f".{ending.lower()}"
-            if ending in image_endings() or ending == RAW:
-                if key in images:
-                    raise ValueError(f"{key} has two images, {images[key][0]} and {ending}")
-                images[key] = ending, member.offset_data, member.size
-            elif ending == ".cls":
-                file = tar.extractfile(member)
-                text = file.read().decode(errors="replace").strip() if file else ""
-                if not text.isdecimal():
-                    raise ValueError(f"{member.name} holds no label, but {text[:20]!r}")
-                labels[key] = int(text)
+            if member.islnk() or member.issym():
+                end = member.offset_data
+                folder = posixpath.dirname(name) if member.issym() else ""
+                target = posixpath.normpath(posixpath.join(folder, member.linkname))
+                if target in files:
+                    files[name] = files[target]
+                else:
+                    others[name] = f"a link to {target}, which is not before it in the shard"
+            elif member.issparse():
+                others[name] = "a sparse file, whose bytes do not lie together"
+            elif not member.isfile():
+                others[name] = "not a regular file"
+            else:
+                file = tar.extractfile(member) if name.lower().endswith(LABEL) else None
+                label = file.read().decode(errors="replace").strip() if file else None
+                files[name] = _Member(member.offset_data, member.size, label)
     _check_end(opened, end)
+    return files, others
+
+
+def _images_of(
+    files: dict[str, _Member], others: dict[str, str]
+) -> list[tuple[str, str, int, int, int]]:
+    """Pair images with their labels; `others` gets the files that belong to no image.
+
+    A key ends at the first dot of a name, as WebDataset has it, or at the last, of which
+    names like `IMG.01.jpg` are made. Raises ValueError for what is not in the convention.
+    """
+    images: dict[str, tuple[str, _Member]] = {}
+    labels: dict[str, int] = {}
+    known = {*image_endings(), RAW, LABEL}
+    for name, file in files.items():
+        folder, base = posixpath.split(name)
+        stem, _, ending = base.partition(".")
+        if f".{ending.lower()}" not in known:
+            stem, ending = base.rpartition(".")[::2]
+        key, ending = posixpath.join(folder, stem), f".{ending.lower()}"
+        if ending == LABEL:
+            text = file.label or ""
+            if not text.isdecimal():
+                raise ValueError(f"{name} holds no label, but {text[:20]!r}")
+            labels[key] = int(text)
+        elif ending in known:
+            if key in images:
+                raise ValueError(f"{key} has two images, {images[key][0]} and {ending}")
+            images[key] = ending, file
+    found = [
+        (key, ending, file.offset, file.size, labels[key])
+        for key, (ending, file) in images.items()
+        if key in labels
+    ]
+    groups = {_group(key) for key, *_ in found}
+    for key in images.keys() - labels.keys():
+        # 7.mask.png beside 7.jpg belongs to it
+        if _group(key) not in groups:
+            raise ValueError(f"{key}{images[key][0]} has no {key}{LABEL} with its label beside it")
+    others |= {name: "belongs to no image" for name in files if _group(name) not in groups}
+    return found
+
+
+def _group(name: str) -> str:
+    """Return a name up to the first dot of its last part: WebDataset's key."""
+    folder, base = posixpath.split(name)
+    return posixpath.join(folder, base.partition(".")[0])
 
 
 def _check_end(opened: Any, end: int) -> None:

@@ -6,6 +6,7 @@ one channel of a depthwise convolution to the next. torchao rounds, by the rules
 XNNPACK, which suit ONNX Runtime and OpenVINO, too.
 """
 
+import copy
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -16,13 +17,14 @@ from torch import Tensor, fx, nn
 from mobilenet_exp.core.libraries import forget, library
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import exported
+from mobilenet_exp.deploy.ptq import FloatLayers, Ranges, Reconstruction, equalise
 from mobilenet_exp.models.rounding import (
     LAYERS,
     LEAST,
     MOST,
-    WEIGHT_MAX,
     Rounding,
     step_of_weight,
+    weight_most,
 )
 
 # what is needed for it beside torch
@@ -31,9 +33,11 @@ LIBRARIES = ("torchao", "executorch")
 # XNNPACK multiplies steps, and takes no product that is much smaller
 LEAST_STEP = 2.0**-20
 
+# of all images that go through the network layer by layer, together
+PIXELS = 128 * 224 * 224
+
 # a range of 8 bits, and its type, as torch's operators that round want them
 BITS = (LEAST, MOST, torch.int8)
-WEIGHT_BITS = (0, -WEIGHT_MAX, WEIGHT_MAX, torch.int8)
 
 
 @torch.no_grad()
@@ -44,25 +48,37 @@ def with_torchao(
     *,
     any_number: bool = False,
     per_channel: bool = True,
+    weight_bits: int = 8,
+    corrects: bool = True,
 ) -> fx.GraphModule:
     """Quantise a folded network, with scales from `batches` of images (N, 3, H, W).
 
     It takes as many images of this shape as `images` are, or `any_number`. Without
-    `per_channel` a convolution's weights share one scale.
+    `per_channel` a convolution's weights share one scale. Weights are integers of so many
+    bits, 7 or 8, in 8; what rounding changes is made up for unless told not to (`corrects`).
     """
     pt2e: Any = library("torchao.quantization.pt2e.quantize_pt2e", "int8", True)
     rules: Any = library("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "int8", True)
     theirs = rules.get_symmetric_quantization_config(is_per_channel=per_channel)
-    config = _fine(theirs, per_channel)
-    graph = exported(model, images, any_number=any_number).module()
-    prepared = pt2e.prepare_pt2e(graph, _rules(rules.XNNPACKQuantizer).set_global(config))
+    config = _fine(theirs, per_channel, weight_bits)
+    graph = exported(copy.deepcopy(model), images, any_number=any_number).module()
     parts = [part for batch in batches for part in batch.split(len(images))]
     whole = [part for part in parts if any_number or len(part) == len(images)]
     if not whole:
         raise ValueError(f"no batch has the {len(images)} images that the network takes")
+    corrects &= per_channel and any_number
+    if corrects:
+        equalise(graph, whole)
+        some = _some(whole)
+        layers = FloatLayers(graph, some)
+    prepared = pt2e.prepare_pt2e(graph, _rules(rules.XNNPACKQuantizer, config))
     for part in whole:
         prepared(part)
+    if corrects:
+        Ranges(prepared).fit(some)
     quantised = _in_eval(pt2e.convert_pt2e(prepared))
+    if corrects:
+        Reconstruction(quantised, layers).run(some)
     # caches without bounds would keep what was prepared
     forget("torchao.utils", "_assert_and_get_unique_device")
     forget("torch.ao.quantization.fx.utils", "assert_and_get_unique_device")
@@ -88,7 +104,14 @@ def _in_eval(graph: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
-def _fine(config: Any, per_channel: bool) -> Any:
+def _some(batches: list[Tensor]) -> Tensor:
+    """Return images from all over the batches, as many as fit the memory at once."""
+    images = torch.cat(batches)
+    most = max(2, PIXELS // images[0, 0].numel())
+    return images[:: -(-len(images) // most)]
+
+
+def _fine(config: Any, per_channel: bool, weight_bits: int) -> Any:
     """Return XNNPACK's settings with steps as small as weights and activations ask for.
 
     Its own are never below 2^-12: a channel with weights below 0.03 gets too few.
@@ -96,12 +119,16 @@ def _fine(config: Any, per_channel: bool) -> Any:
     pt2e: Any = library("torchao.quantization.pt2e", "int8", True)
     of_weights = pt2e.PerChannelMinMaxObserver if per_channel else pt2e.MinMaxObserver
     # one for both sides, else what comes out is rounded anew where it goes in
-    activation = _with_observer(config.input_activation, pt2e.HistogramObserver)
+    activation = _with_observer(config.input_activation, pt2e.MinMaxObserver)
     return replace(
         config,
         input_activation=activation,
         output_activation=activation,
-        weight=_with_observer(config.weight, of_weights),
+        weight=replace(
+            _with_observer(config.weight, of_weights),
+            quant_min=-weight_most(weight_bits),
+            quant_max=weight_most(weight_bits),
+        ),
     )
 
 
@@ -109,10 +136,12 @@ def _with_observer(spec: Any, observer: Any) -> Any:
     return replace(spec, observer_or_fake_quant_ctr=observer.with_args(eps=LEAST_STEP))
 
 
-def _rules(xnnpack: type) -> Any:
-    """Return XNNPACK's rules, by which ReLU6 belongs to the convolution before it, as ReLU does.
+def _rules(xnnpack: type, config: Any) -> Any:
+    """Return XNNPACK's rules, but for ReLU6 and for means over an image.
 
-    By its own, each output is rounded before and after: two steps more for ONNX Runtime.
+    ReLU6 belongs to the convolution before it, as ReLU does: by XNNPACK's own rules each output
+    is rounded before and after, two steps more for ONNX Runtime. And a mean has a range of its
+    own, not that of its input, which is several times as wide.
     """
     known: Any = library("torchao.quantization.pt2e.quantizer.quantizer", "int8", True)
     name = "executorch.backends.xnnpack.quantizer.xnnpack_quantizer_utils"
@@ -120,6 +149,8 @@ def _rules(xnnpack: type) -> Any:
     aten = torch.ops.aten
     clamps = (aten.relu6.default, aten.relu6_.default,
               aten.hardtanh.default, aten.hardtanh_.default)  # fmt: skip
+
+    means = (aten.mean.dim, aten.adaptive_avg_pool2d.default)
 
     class Rules(xnnpack):
         def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
@@ -135,9 +166,13 @@ def _rules(xnnpack: type) -> Any:
                     )
                     noted.output_qspec = None
             propagate(model)
+            for mean in (each for each in model.graph.nodes if each.target in means):
+                noted = mean.meta.get(known.Q_ANNOTATION_KEY)
+                if noted is not None:
+                    noted.output_qspec = config.output_activation
             return model
 
-    return Rules()
+    return Rules().set_global(config)
 
 
 class _Quantised(Rounding):
@@ -147,13 +182,13 @@ class _Quantised(Rounding):
         ranges = {name: _Steps(each) for name, each in rounding.ranges.items()}
         # what is rounded is what layer scales are given
         network = folded(rounding.network, layer_scales=False)
-        super().__init__(network, nn.ModuleDict(ranges))
+        super().__init__(network, nn.ModuleDict(ranges), weight_bits=rounding.weight_bits)
         layers = {
             name.replace(".", "/"): module
             for name, module in self.network.named_modules()
             if isinstance(module, LAYERS)
         }
-        self.weights = nn.ModuleDict({name: _Weight(each) for name, each in layers.items()})
+        self.weights = nn.ModuleDict({name: _Weight(each, self.weight_bits) for name, each in layers.items()})
 
     def rounded_weights(self) -> dict[str, Tensor]:
         found = self.weights.items()
@@ -180,9 +215,10 @@ class _Steps(nn.Module):
 class _Weight(nn.Module):
     """The weights of a layer, which loses them."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, bits: int) -> None:
         super().__init__()
-        step = step_of_weight(layer.weight)
+        step, most = step_of_weight(layer.weight, bits), weight_most(bits)
+        self.range = (0, -most, most, torch.int8)
         whole = (layer.weight / step.view(-1, *[1] * (layer.weight.ndim - 1))).round()
         self.register_buffer("whole", whole.to(torch.int8))
         self.register_buffer("step", step)
@@ -191,7 +227,7 @@ class _Weight(nn.Module):
 
     def forward(self) -> Tensor:
         ops = torch.ops.quantized_decomposed
-        return ops.dequantize_per_channel(self.whole, self.step, self.zero, *WEIGHT_BITS)
+        return ops.dequantize_per_channel(self.whole, self.step, self.zero, *self.range)
 
 
 def _give_each_its_own(graph: fx.Graph) -> None:

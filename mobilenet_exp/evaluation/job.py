@@ -12,7 +12,7 @@ from mobilenet_exp.config.identity import learned_words
 from mobilenet_exp.config.schema import EvalConfig, EvalImages
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.files import write_file
+from mobilenet_exp.core.files import check_folder, write_file
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.evaluation import tables
 from mobilenet_exp.evaluation.photos import classify_photos, photos_csv
@@ -32,7 +32,8 @@ from mobilenet_exp.machine.device import describe_device, select_device
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.launched import place
 from mobilenet_exp.models.rounding import check_device
-from mobilenet_exp.papers.comparison import compare
+from mobilenet_exp.models.profiling import Profile
+from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.weights.exported import ExportedModel
 from mobilenet_exp.weights.loaded import LoadedModel, load_model
@@ -65,6 +66,9 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
     with joined(device) as team:
         loaded = team.together(lambda: _load(config, precision, device))
         data = team.together(lambda: eval_data(config.data, loaded))
+        folder = _folder(loaded, data, config)
+        # before the work, which may take hours
+        team.share(lambda: check_folder(folder, *_place(config)))
         show = console.progress if team.is_first else console.no_progress
         if team.is_first:
             _announce(loaded, describe_device(device, team.size, precision))
@@ -72,8 +76,21 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
             loaded, data, config, device=device, precision=precision, team=team, show=show
         )
         # the others wait until everything is written
-        results = team.share(lambda: _record(loaded, data, config, found, overrides))
+        results = team.share(lambda: _record(loaded, data, config, found, folder, overrides))
     return results
+
+
+def _folder(loaded: LoadedModel, data: EvalImages, config: EvalConfig) -> Path:
+    """Return where the results go: beside the run that is scored, or in a folder of their own."""
+    name = eval_name(loaded, data, config.run.precision)
+    return loaded.folder / "eval" / name if loaded.folder else Path(config.run.root) / name
+
+
+def _place(config: EvalConfig) -> tuple[str, str]:
+    """Return the key that says where results go, and its value."""
+    if config.checkpoint is not None:
+        return "checkpoint", config.checkpoint
+    return "run.root", config.run.root
 
 
 def _load(config: EvalConfig, precision: Precision, device: torch.device) -> LoadedModel:
@@ -104,11 +121,13 @@ def _classify(
     """Print what the network sees on photos; for a folder, write it down, too."""
     if config.data.name is not None:
         raise InputError("data", config.data.name, "cannot be combined with image=")
+    folder = Path(config.run.root) / photos_name(loaded, image)
+    if Path(image).is_dir():
+        check_folder(folder, "run.root", config.run.root)
     answers, unread = classify_photos(loaded, image, device, precision)
     _announce(loaded, describe_device(device, 1, precision))
     tables.print_photos(answers, unread)
     if Path(image).is_dir():
-        folder = Path(config.run.root) / photos_name(loaded, image)
         write_file(folder / PREDICTIONS, photos_csv(answers, unread))
         console.line(f"all five answers of each in {folder / PREDICTIONS}")
     return {"num_left_out": len(unread), "num_missing": 0}
@@ -119,11 +138,11 @@ def _record(
     data: EvalImages,
     config: EvalConfig,
     found: EvalResult,
+    folder: Path,
     overrides: tuple[str, ...] | None,
 ) -> dict[str, Any]:
     """Write and print what an evaluation found, and log it to W&B."""
-    name = eval_name(loaded, data, config.run.precision)
-    folder = loaded.folder / "eval" / name if loaded.folder else Path(config.run.root) / name
+    name = folder.name
     profile = loaded.profile(data.resolution)
     comparison = compare(
         loaded.config,
@@ -155,6 +174,26 @@ def _record(
         run_id=f"{loaded.folder.name}-{name}" if loaded.folder else name,
         root=Path(config.run.root),
     )
+    try:
+        _write(tracker, results, found, data, comparison, profile, config)
+    except Exception:
+        # what was computed is not lost
+        tables.print_evaluation(results, folder, "not written")
+        raise
+    tables.print_evaluation(results, folder, tracker.status)
+    return results
+
+
+def _write(
+    tracker: Tracker,
+    results: dict[str, Any],
+    found: EvalResult,
+    data: EvalImages,
+    comparison: Comparison | Unpublished,
+    profile: Profile,
+    config: EvalConfig,
+) -> None:
+    """Write an evaluation's files, and log it to W&B."""
     with tracker:
         figures = {f"eval/{key}": value for key, value in found.scores.items()}
         figures |= {f"eval/real_{key}": value for key, value in (found.real or {}).items()}
@@ -167,5 +206,3 @@ def _record(
         tracker.write("results.json", json.dumps(results, indent=2) + "\n")
         show_answers(tracker, "", "eval", found.images.images, draws=config.run.pictures)
         tracker.table("paper/table", *comparison.table(profile, results["top1"], results["top5"]))
-    tables.print_evaluation(results, folder, tracker.status)
-    return results

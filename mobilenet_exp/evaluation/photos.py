@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.core.text import as_csv, printable
 from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.transforms import EvalTransform
@@ -53,6 +53,9 @@ def classify_photos(
         images = finish(pixels, [])
         with autocast(device, precision):
             logits = model(images).float()
+        if not logits.isfinite().all():
+            problem = f"the network's answers to {photo} are not finite numbers"
+            raise NonFiniteLossError(f"{problem}: its weights are damaged, or {precision} overflows")
         best = logits.softmax(1)[0].topk(min(5, logits.shape[1]))
         guesses = [
             (names[index], 100 * probability)

@@ -17,7 +17,13 @@ from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, in_pl
 from mobilenet_exp.core.streams import escape_what_cannot_be_shown
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.machine.launched import place
-from mobilenet_exp.machine.preemption import ASKING, END_OF_TIME, Preempted
+from mobilenet_exp.machine.preemption import (
+    ASKING,
+    END_OF_TIME,
+    HANG_UP,
+    Preempted,
+    ignores_hang_up,
+)
 
 T = TypeVar("T")
 # seconds that processes get to save before they are killed
@@ -28,7 +34,7 @@ PLACE_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "ROLE_",
 # the system has no such thing
 START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 # signals that the agent or this module handles while processes run
-AGENT_SIGNALS = (*ASKING, signal.SIGHUP, signal.SIGQUIT)
+AGENT_SIGNALS = (*ASKING, signal.SIGQUIT)
 
 
 def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: int) -> T:
@@ -58,10 +64,15 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
         _start_fork_server(job.__module__)
     if hasattr(config, "shutdown_timeout"):
         config.shutdown_timeout = SAVE_WITHIN
+    if ignores_hang_up():
+        # the agent would take the signal all the same, and end processes that ignore it
+        config.signals_to_handle = "SIGTERM,SIGINT,SIGQUIT"
     kept = {number: signal.getsignal(number) for number in AGENT_SIGNALS}
     asked = _pass_on_early_signals()
     try:
-        answers = elastic_launch(config, _worker)(job, args, processes, dict(os.environ))
+        answers = elastic_launch(config, _worker)(
+            job, args, processes, dict(os.environ), ignores_hang_up()
+        )
     except SignalException as stop:
         if multiprocessing.active_children():
             # told a second time, while the processes were saving
@@ -100,7 +111,13 @@ def _start_fork_server(module: str) -> None:
             os.environ["PYTHONPATH"] = kept
 
 
-def _worker(job: Callable, args: tuple, processes: int, environment: dict[str, str]) -> bytes:
+def _worker(
+    job: Callable,
+    args: tuple,
+    processes: int,
+    environment: dict[str, str],
+    ignores_hang_up: bool,
+) -> bytes:
     """Run the job; what a person should read is a result, not a reason to restart."""
     # the fork server has the environment in which it was started, perhaps for another job
     # but this process's place, which the agent has set
@@ -110,6 +127,8 @@ def _worker(job: Callable, args: tuple, processes: int, environment: dict[str, s
     escape_what_cannot_be_shown()
     # the fork server ignores these
     for number in ASKING:
+        if number == HANG_UP and ignores_hang_up:
+            continue
         signal.signal(
             number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         )

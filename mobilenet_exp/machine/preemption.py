@@ -1,7 +1,8 @@
 """Signals that ask a run to stop: it finishes its update, saves, and exits.
 
-Knows no run. Ctrl-C and SIGTERM ask; so do SIGUSR1 and SIGUSR2, by which a scheduler
-announces the end of a job's time. A second Ctrl-C exits at once.
+Ctrl-C and SIGTERM ask; so do SIGUSR1 and SIGUSR2, by which a scheduler announces the end of
+a job's time, and SIGHUP, when the terminal is closed (but not under nohup). A second Ctrl-C
+exits at once.
 """
 
 import _thread
@@ -21,7 +22,8 @@ PREEMPTED = 75
 END_OF_TIME = tuple(
     getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
-ASKING = (signal.SIGINT, signal.SIGTERM, *END_OF_TIME)
+HANG_UP = getattr(signal, "SIGHUP", None)
+ASKING = (signal.SIGINT, signal.SIGTERM, *END_OF_TIME, *([HANG_UP] if HANG_UP else []))
 
 
 class Preempted(BaseException):
@@ -45,7 +47,7 @@ class Preempted(BaseException):
 
 
 class _Ended(SystemExit):
-    """Raised by SIGTERM where no run listens."""
+    """Raised by SIGTERM and SIGHUP where no run listens."""
 
 
 # seconds after which a signal is sent again whose exception Python has dropped
@@ -92,13 +94,17 @@ _signals = _Signals()
 
 
 def end_on_signals() -> None:
-    """Let SIGTERM end this process as an error does, `finally` and all, with exit code 143.
+    """Let SIGTERM and SIGHUP end this process as an error does, `finally` and all.
+
+    The exit code is 128 and the signal's number, 143 for SIGTERM.
 
     Python drops what a signal raises while it calls back for a weak reference that has died, of
     which torch.compile has many. Then the signal, SIGTERM or Ctrl-C, is sent again a moment
     later, unless another one has come through.
     """
     signal.signal(signal.SIGTERM, _signals.end)
+    if HANG_UP and not ignores_hang_up():
+        signal.signal(HANG_UP, _signals.end)
     # a shell's background job ignores it
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _signals.end)
@@ -134,6 +140,11 @@ class Stop:
         return Preempted(number, saved, self.earlier.get(number))
 
 
+def ignores_hang_up() -> bool:
+    """Return whether this process was started to outlive its terminal, as nohup does."""
+    return HANG_UP is not None and signal.getsignal(HANG_UP) == signal.SIG_IGN
+
+
 @contextmanager
 def listening() -> Iterator[Stop]:
     """Note signals that ask to stop, instead of what they did before.
@@ -143,6 +154,8 @@ def listening() -> Iterator[Stop]:
     stop = Stop()
     is_main = threading.current_thread() is threading.main_thread()
     for each in ASKING if is_main else ():
+        if each == HANG_UP and ignores_hang_up():
+            continue
         stop.earlier[each] = signal.signal(each, stop._ask)
     try:
         yield stop

@@ -29,12 +29,20 @@ def installed(names: Iterable[str]) -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the code's commit, with `-dirty` if files differ from it; None outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Return the code's commit, with `-dirty` if files differ from it; None outside git.
+
+    Nor has a package that is installed inside somebody's repository a commit of its own.
+    """
+    file = Path(__file__)
+    is_tracked = ["git", "ls-files", "--error-unmatch", file.name]
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
-        )
+        for command in (is_tracked, describe):
+            done = subprocess.run(
+                command, cwd=file.parent, capture_output=True, text=True, timeout=10
+            )
+            if done.returncode:
+                return None
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -18,7 +18,6 @@ from mobilenet_exp.models.layers import ConvBNAct
 LAYERS = (nn.Conv2d, nn.Linear)
 # activations that runtimes compute in one step with the convolution before them
 FUSED = (nn.ReLU, nn.ReLU6, nn.Identity)
-WEIGHT_MAX = 127
 # what 8 bits of an activation can be
 LEAST, MOST = -128, 127
 # torchao's names in the state of a range, after its point's
@@ -31,7 +30,8 @@ AVERAGING = 0.1
 class Rounding(nn.Module):
     """A network rounded to 8 bits (Jacob et al., arXiv:1712.05877, section 3), in float32.
 
-    Gradients pass as if nothing was rounded. Weights have a scale for each output channel,
+    Gradients pass as if nothing was rounded. Weights are integers of `weight_bits`, 7 (right on
+    every processor) or 8, and have a scale for each output channel,
     which BatchNorm's later folding does not change: it multiplies both. Rounded are also what
     goes into a layer, what comes out of it (after BatchNorm, and after an activation that
     runtimes fuse), and the sums of shortcuts: each with a range of its own, a moving average of
@@ -44,9 +44,11 @@ class Rounding(nn.Module):
         network: nn.Module,
         ranges: nn.ModuleDict | None = None,
         asked_by: tuple[str, str] = ("train.quantise", "int8"),
+        *,
+        weight_bits: int,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.weight_bits = network, weight_bits
         # those of another network are looked at, not changed
         self.observes = ranges is None
         names = [name.replace(".", "/") for name, _ in _points(network)]
@@ -54,7 +56,7 @@ class Rounding(nn.Module):
 
     def around(self, network: nn.Module) -> "Rounding":
         """Return other weights of the same network, rounded by this one's ranges."""
-        return Rounding(network, self.ranges)
+        return Rounding(network, self.ranges, weight_bits=self.weight_bits)
 
     def forward(self, images: Tensor) -> Tensor:
         for each in self.ranges.values():
@@ -65,7 +67,7 @@ class Rounding(nn.Module):
     def rounded_weights(self) -> dict[str, Tensor]:
         """Return the weights of all layers, rounded, by name."""
         return {
-            f"{name}.weight": _rounded_weight(module.weight)
+            f"{name}.weight": _rounded_weight(module.weight, self.weight_bits)
             for name, module in self.network.named_modules()
             if isinstance(module, LAYERS)
         }
@@ -127,17 +129,22 @@ def _hook(rounded: nn.Module, is_input: bool, is_last: bool) -> Callable:
     return before if is_input else after
 
 
-def _rounded_weight(weight: Tensor) -> Tensor:
-    """Round weights (out, ...) to 255 steps, from the largest below zero to that above."""
-    scale = step_of_weight(weight)
+def _rounded_weight(weight: Tensor, bits: int) -> Tensor:
+    """Round weights (out, ...) to 255 or 127 steps, from the largest below zero to that above."""
+    scale, most = step_of_weight(weight, bits), weight_most(bits)
     zero = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -WEIGHT_MAX, WEIGHT_MAX)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -most, most)
+
+
+def weight_most(bits: int) -> int:
+    """Return the largest integer that a weight of so many bits is: 127, or 63."""
+    return 2 ** (bits - 1) - 1
 
 
 @torch.no_grad()
-def step_of_weight(weight: Tensor) -> Tensor:
+def step_of_weight(weight: Tensor, bits: int) -> Tensor:
     """Return the size of a step of each output channel of weights (out, ...)."""
-    scale = weight.abs().flatten(1).amax(1) / WEIGHT_MAX
+    scale = weight.abs().flatten(1).amax(1) / weight_most(bits)
     return scale.clamp_(min=torch.finfo(torch.float32).eps)
 
 

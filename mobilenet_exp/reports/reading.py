@@ -7,6 +7,7 @@ missing. Every other report starts from what is read here.
 import csv
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -133,7 +134,8 @@ class RunFolder:
 def number(value: Any) -> float | None:
     """Return a finite number, or None for anything else."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and abs(value) < float("inf") else None
+    # integers of JSON may be larger than any float
+    return value if is_number and abs(value) <= sys.float_info.max else None
 
 
 def text(value: Any) -> str:
@@ -304,7 +306,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         found = yaml.load(path.read_text(encoding="utf-8", errors="replace"), loader)
-    except (OSError, ValueError, yaml.YAMLError):
+        # an anchor may hold itself, which JSON cannot
+        json.dumps(found, default=str)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -318,7 +322,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and number(row.get("epoch")) is not None:
             rows.append(row)

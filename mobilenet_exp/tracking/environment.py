@@ -5,18 +5,23 @@ All of it is taken where the configuration does not say otherwise. Knows no run.
 
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import wandb
 
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, first_line
 
 DEFAULT_PROJECT = "mobilenet_exp"
 # seconds to wait for W&B's server to open a run, and for what is left to send at its end
 INIT_TIMEOUT, FINISH_TIMEOUT = 20, 60
 Mode = Literal["online", "offline", "disabled"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+# variables whose values are not shown
+SECRET = re.compile("KEY|TOKEN|PASSWORD|PROXY|HEADERS")
 # of W&B's variable, from earlier versions
 OLD_MODES = {"dryrun": "offline", "run": "online"}
 # the file in a run's folder that keeps how W&B knows the run
@@ -52,10 +57,16 @@ def is_under_agent() -> bool:
 
 
 def settings() -> "wandb.Settings":
-    """Return W&B's settings for a run that prints nothing and ends within a minute."""
-    if os.environ.get("WANDB_MODE") == "":
-        # which W&B refuses; to a shell it is as good as not set
-        del os.environ["WANDB_MODE"]
+    """Return W&B's settings for a run that prints nothing and ends within a minute.
+
+    Raises InputError for a variable of W&B's that W&B refuses; an empty one counts as not set.
+    """
+    for name, value in list(os.environ.items()):
+        if name.startswith("WANDB_") and not value:
+            del os.environ[name]
+        elif name.startswith("WANDB_"):
+            with _refused_as(name, "..." if SECRET.search(name) else value):
+                wandb.Settings().update_from_env_vars({name: value})
     found = wandb.Settings(init_timeout=INIT_TIMEOUT, silent=True, console="off")
     # flush rows each second, not each 15: a killed run keeps them. The setting is private.
     if hasattr(found, "x_transaction_log_flush_interval"):
@@ -64,6 +75,25 @@ def settings() -> "wandb.Settings":
     if hasattr(found, "finish_timeout"):
         found.finish_timeout, found.finish_timeout_raises = FINISH_TIMEOUT, True
     return found
+
+
+def check(project: str | None) -> None:
+    """Raise InputError for variables, or a project's name, that W&B refuses."""
+    settings()
+    with _refused_as("run.wandb_project", project):
+        wandb.Settings(project=project)
+
+
+@contextmanager
+def _refused_as(key: str, value: str | None) -> Iterator[None]:
+    """Raise InputError under `key` for what W&B's settings refuse."""
+    try:
+        yield
+    except (ValueError, wandb.errors.UsageError) as error:
+        # pydantic's errors know the sentence alone; their text has it in the third line
+        details = error.errors() if hasattr(error, "errors") else []
+        problem = details[0]["msg"] if details else first_line(error)
+        raise InputError(key, value, f"W&B refuses it: {problem}") from error
 
 
 def settle_mode(asked: str) -> tuple[Mode, str]:
@@ -78,6 +108,9 @@ def settle_mode(asked: str) -> tuple[Mode, str]:
         key, mode = "WANDB_MODE", OLD_MODES.get(told, told)
         if mode not in MODES:
             raise InputError(key, told, f"not known; allowed: {', '.join(MODES)}")
+    if mode == "disabled":
+        # W&B is not asked for anything, and need not be able to answer
+        return "disabled", ""
     if mode == "auto":
         in_file = wandb.setup(settings()).settings.mode
         mode = in_file if in_file in ("offline", "disabled") else mode

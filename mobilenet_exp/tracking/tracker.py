@@ -90,26 +90,31 @@ class Tracker:
 
     def __enter__(self) -> "Tracker":
         mode, reason = environment.settle_mode(self._mode)
+        if mode != "disabled":
+            environment.check(self._init_args["project"])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             problem = f"cannot hold the run's folder: {error.strerror}"
             raise InputError("run.root", self.folder.parent, problem) from error
-        self._run = self._start(mode, reason)
+        if mode == "disabled":
+            self.status = "W&B: disabled"
+        else:
+            self._run = self._start(mode, reason)
+            self._tell("define_metric", "*", step_metric="epoch")
         try:
-            self._run.define_metric("*", step_metric="epoch")
             if (self.folder / environment.KEPT).exists():
                 # what an earlier start has left
                 self.set_summary({"run/stopped": ""})
             # under an agent, W&B may know this folder as several runs; the first one stays
-            if mode != "disabled" and self._init_args["id"] == self._own_id:
+            if self._run and self._init_args["id"] == self._own_id:
                 group = self._init_args["group"]
                 self.write(environment.KEPT, environment.kept_text(self._run, group))
             if self._is_start:
                 self._add_provenance()
             (self.folder / "error.txt").unlink(missing_ok=True)
         except BaseException:
-            self._run.finish(exit_code=1)
+            self._tell("finish", exit_code=1)
             raise
         return self
 
@@ -275,8 +280,7 @@ class Tracker:
 
     def _start(self, mode: Mode, reason: str) -> "wandb.Run":
         args = self._init_args | {"settings": environment.settings()}
-        if mode != "disabled":
-            args |= self._named(environment.read_surroundings())
+        args |= self._named(environment.read_surroundings())
         try:
             run = wandb.init(mode=mode, **args)
         except wandb.errors.CommError as error:
@@ -288,10 +292,8 @@ class Tracker:
             mode, run = "offline", wandb.init(mode="offline", **args)
         if mode == "online":
             self.status = f"W&B: {run.url}"
-        elif mode == "offline":
-            self.status = _offline_line(run) + (f" ({reason})" if reason else "")
         else:
-            self.status = "W&B: disabled"
+            self.status = _offline_line(run) + (f" ({reason})" if reason else "")
         self._init_args = args
         return run
 

@@ -242,7 +242,7 @@ def finished_with(session: Session, folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     results = _read_results(path, session.config)
-    check_images(session, results["images"], path)
+    check_images(session, results["images"], path, results["data_root"])
     return results
 
 

@@ -255,7 +255,8 @@ def resume(session: Session, folder: Path) -> list[str]:
     path = folder / "last.pt"
     theirs = stored_config(state["config"], path)
     session.team.together(lambda: check_config(session.config, theirs, path))
-    session.team.together(lambda: check_images(session, state["images"], path))
+    place = state["config"]["data"]["root"]
+    session.team.together(lambda: check_images(session, state["images"], path, place))
     _restore(session, state, path)
     session.progress = Progress(**state["progress"])
     session.meter = _own_meter(session, _meters(state))
@@ -318,9 +319,13 @@ def check_config(ours: Any, theirs: Any, path: Path) -> None:
         raise InputError("run.root", ours.run.root, f"{problem}; {way_out}")
 
 
-def check_images(session: Session, images: dict[str, Any], path: Path) -> None:
-    """Refuse to continue with what `path` holds if it was trained on other images."""
-    if images != session.loaders.identity():
-        problem = f"class names or image counts differ from those that {path} was made with"
-        way_out = "choose another run.root to start afresh"
-        raise InputError("data.root", session.config.data.root, f"{problem}; {way_out}")
+def check_images(
+    session: Session, images: dict[str, Any], path: Path, place: str | None
+) -> None:
+    """Refuse to continue with what `path` holds if it was trained on other images, of `place`."""
+    ours = session.loaders.identity()
+    # names of files are not in what was made before 0.12
+    if images != {key: ours.get(key) for key in images}:
+        problem = f"holds other images (classes, counts or names of files) than {place}, of which"
+        way_out = f"{path} was made; choose another run.root to start afresh"
+        raise InputError("data.root", session.config.data.root, f"{problem} {way_out}")

@@ -194,12 +194,17 @@ def to_ours(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> Te
     for key, tensor in tensors.items():
         module, _, leaf = key.rpartition(".")
         name = f"{theirs_to_ours[module]}.{leaf}" if module in theirs_to_ours else key
+        if leaf == "num_batches_tracked" and tensor.is_floating_point():
+            # a net that was saved in half precision: its counters are rounded, or infinite
+            continue
         translated[name] = _as_shaped(tensor, own[name]) if name in own else tensor
     return translated
 
 
 def _as_shaped(tensor: Tensor, like: Tensor) -> Tensor:
-    """A 1x1 convolution and a linear layer hold the same numbers."""
+    """A 1x1 convolution and a linear layer hold the same numbers; float8 is for storage alone."""
+    if tensor.is_floating_point() and tensor.itemsize == 1:
+        tensor = tensor.float()
     if {tensor.ndim, like.ndim} == {2, 4} and tensor.numel() == like.numel():
         kernel = tensor.shape[2:] or like.shape[2:]
         if kernel == (1, 1) and tensor.shape[:2] == like.shape[:2]:
@@ -210,7 +215,7 @@ def _as_shaped(tensor: Tensor, like: Tensor) -> Tensor:
 def check_fit(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> None:
     """Raise InputError naming the first few tensors that do not fit.
 
-    Missing, extra, misshapen, or with values that are not finite. `tensors` are under our
+    Missing, extra, misshapen, integers, or with values that are not finite. `tensors` are under our
     names; the message has the file's. `num_batches_tracked`, which files of PyTorch
     before 0.4.1 lack, may be missing.
     """
@@ -228,10 +233,17 @@ def check_fit(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> 
         for key in own
         if key in tensors and tensors[key].shape != own[key].shape
     ]
+    whole = [
+        theirs(key)
+        for key in own
+        if key in tensors and own[key].is_floating_point() and _is_whole(tensors[key])
+    ]
     broken = [
         theirs(key)
         for key in own
-        if key in tensors and (tensors[key].is_complex() or not tensors[key].isfinite().all())
+        if key in tensors
+        and not _is_whole(tensors[key])
+        and (tensors[key].is_complex() or not tensors[key].isfinite().all())
     ]
     found = [
         f"{len(keys)} {what} ({'; '.join(keys[:3])}{'; ...' if len(keys) > 3 else ''})"
@@ -239,6 +251,7 @@ def check_fit(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> 
             (missing, "missing"),
             (extra, "not in this network"),
             (misshapen, "of the wrong shape"),
+            (whole, "of a quantised network, integers without their scale; save the float network"),
             (broken, "with values that are not finite real numbers"),
         )
         if keys
@@ -248,10 +261,14 @@ def check_fit(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> 
         head, rows = theirs("classifier.x").removesuffix("x"), tensors.get("classifier.weight")
         is_head_only = all(text.startswith(head) for text in misshapen)
         hint = ""
-        if is_head_only and rows is not None and rows.ndim == 2 and not missing + extra + broken:
+        if is_head_only and rows is not None and rows.ndim == 2 and not missing + extra + whole + broken:
             hint = f"; model.num_classes={len(rows)} fits"
         problem = f"does not fit {width} ({layout.title}): tensors {', '.join(found)}{hint}"
         raise InputError("weights", path, problem)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return tensor.is_quantized or not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def _shape(tensor: Tensor) -> str:
