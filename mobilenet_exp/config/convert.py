@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mobilenet_exp.config.rules import check, check_section, with_home, with_stem_stride
+from mobilenet_exp.config.rules import check, check_section, with_exif, with_home, with_stem_stride
 from mobilenet_exp.config.schema import AnyConfig, Config
 from mobilenet_exp.config.smoke import shrunk
 from mobilenet_exp.core.errors import InputError, first_line
@@ -30,6 +30,7 @@ def to_config(composed: Any, schema: type = Config) -> AnyConfig:
         raise InputError(key, "???", f"must be given, as {key}=...")
     config: AnyConfig = with_home(OmegaConf.to_object(typed))
     check(config)
+    config = with_exif(config)
     return with_stem_stride(shrunk(config)) if isinstance(config, Config) else config
 
 

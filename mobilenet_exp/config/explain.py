@@ -41,8 +41,11 @@ def explain(error: Exception, overrides: list[str], schema: type = Config) -> st
         return f"{key}={given.get(key, '')}: no such key; {_suggest(key, schema)}"
     if match := re.search(r"merging override (\S+?)=(.*)", text):
         return f"{match[1]}={match[2]}: must be {_kind(match[1], schema)}"
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) > 20 else " ".join(str(error).split())
+    lines = text.split("\n")
+    if not any(line.strip() for line in lines):
+        # an error without a word; where it was raised at least
+        return f"{type(error).__name__}, of which {type(error).__module__} says no more"
+    return lines[0] if len(lines[0]) > 20 else " ".join(text.split())
 
 
 def _of_an_option(text: str, given: dict, schema: type) -> str | None:

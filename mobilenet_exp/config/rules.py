@@ -58,6 +58,14 @@ def with_home(section: Any) -> Any:
     return replace(section, **changed)
 
 
+def with_exif(config: AnyConfig) -> AnyConfig:
+    """Return the config with `data.exif=auto` settled: published rows took ImageNet as stored."""
+    data = getattr(config, "data", None)
+    if data is None or data.exif != "auto":
+        return config
+    return replace(config, data=replace(data, exif="ignore" if data.is_imagenet else "apply"))
+
+
 def with_stem_stride(config: Config) -> Config:
     """Return the config with `model.stem_stride` settled, unless weights will settle it."""
     if config.model.stem_stride is not None or config.weights:

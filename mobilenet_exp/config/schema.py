@@ -106,6 +106,13 @@ class ImagePlaces:
     # options of one data set, e.g. num_images for fake
     args: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_imagenet(self) -> bool:
+        """Whether these are ImageNet-1k's images and classes, as folders or as shards."""
+        name = getattr(self, "name", None)
+        is_packed = name == "packed" and self.args.get("classes") == "imagenet"
+        return name == "imagenet" or is_packed
+
 
 @dataclass(kw_only=True)
 class ImagesConfig(ImagePlaces):
@@ -127,19 +134,13 @@ class ImagesConfig(ImagePlaces):
     # standard deviation per colour channel
     std: list[float] = field(default_factory=_std, metadata=ALWAYS)
     # photos whose EXIF data say that they lie on their side: apply turns them upright,
-    # ignore takes them as they are stored
+    # ignore takes them as they are stored, auto ignores ImageNet's and applies others'
     exif: str = "ignore"
     # share of each class to hold out where root holds class folders without train/ and
     # val/; null: root has both
     val_share: float | None = None
     # seed of that choice
     val_seed: int = 0
-
-    @property
-    def is_imagenet(self) -> bool:
-        """Whether these are ImageNet-1k's images and classes, as folders or as shards."""
-        is_packed = self.name == "packed" and self.args.get("classes") == "imagenet"
-        return self.name == "imagenet" or is_packed
 
 
 @dataclass(kw_only=True)
@@ -353,7 +354,7 @@ class EvalDataConfig(ImagePlaces):
     mean: list[float] | None = None
     # standard deviation per colour channel
     std: list[float] | None = None
-    # photos whose EXIF data say that they lie on their side: apply or ignore
+    # photos whose EXIF data say that they lie on their side: apply, ignore or auto
     exif: str | None = None
     # share of each class that is held out, where root holds class folders without a split
     val_share: float | None = None

@@ -90,7 +90,7 @@ RANGES = {
     "data.interpolation": one_of("bilinear", "bicubic"),
     "data.on_bad_image": one_of("skip", "fail"),
     "data.resize": one_of("fast", "exact"),
-    "data.exif": one_of("apply", "ignore"),
+    "data.exif": one_of("apply", "ignore", "auto"),
     "data.val_share": Range(lambda v: 0 < v < 1, "must be in (0, 1)"),
     "data.val_seed": COUNT,
     "data.mean": RGB,

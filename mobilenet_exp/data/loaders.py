@@ -100,11 +100,23 @@ class Loaders:
 
     def fingerprint(self) -> str:
         """Return a hash of all images' names and labels, which peers that train together share."""
-        digest = hashlib.sha256("\n".join(self.classes).encode())
-        for images in (self.train.view.images, self.val_images):
-            if isinstance(images, ImageFiles):
-                images.add_to(digest)
-        return digest.hexdigest()
+        return _fingerprint(self.classes, self.train.view.images, self.val_images)
+
+
+def names_of(data: DataConfig) -> str | None:
+    """Return the `names_sha256` of a data set's `identity`, without its loaders."""
+    train, val = build_image_set(data, "train"), build_image_set(data, "val")
+    if not isinstance(val.images, ImageFiles):
+        return None
+    return _fingerprint(_check_classes(data, train, val), train.images, val.images)
+
+
+def _fingerprint(classes: list[str], *splits: Dataset) -> str:
+    digest = hashlib.sha256("\n".join(classes).encode())
+    for images in splits:
+        if isinstance(images, ImageFiles):
+            images.add_to(digest)
+    return digest.hexdigest()
 
 
 class _Share:

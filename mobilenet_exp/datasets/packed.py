@@ -152,7 +152,9 @@ def _make_index(place: Place, path: Path, split: str, classes: str | None) -> No
         index_shards(place, names, class_ids() if classes == "imagenet" else None).save(path)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError("data.root", place.root, f"{path.name} cannot be made: {reason}") from error
+        raise InputError(
+            "data.root", place.root, f"{path.name} cannot be made: {reason}"
+        ) from error
 
 
 def _change(index: Index, place: Place, split: str) -> str:

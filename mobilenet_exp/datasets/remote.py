@@ -122,6 +122,8 @@ class Remote:
             with self._connect().open(
                 f"{self._path}/{name}", "rb", block_size=PROBE, cache_type="none"
             ) as file:
+                # the first bytes would come from such a server, too
+                file.seek(PROBE)
                 return len(file.read(PROBE)) == PROBE
         except (ValueError, OSError):
             return False

@@ -133,7 +133,10 @@ def _write_executorch(model: nn.Module, images: Tensor, path: Path, record: str)
 
 def _write_torch_export(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
     program = exported(model, images, any_number=True)
-    torch.export.save(program, str(path), extra_files={RECORD: record})
+    # torch's own writer of files ends the process where the disk is full
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={RECORD: record})
+    path.write_bytes(content.getbuffer())
 
 
 FORMATS = {

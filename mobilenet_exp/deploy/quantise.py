@@ -188,7 +188,9 @@ class _Quantised(Rounding):
             for name, module in self.network.named_modules()
             if isinstance(module, LAYERS)
         }
-        self.weights = nn.ModuleDict({name: _Weight(each, self.weight_bits) for name, each in layers.items()})
+        self.weights = nn.ModuleDict(
+            {name: _Weight(each, self.weight_bits) for name, each in layers.items()}
+        )
 
     def rounded_weights(self) -> dict[str, Tensor]:
         found = self.weights.items()

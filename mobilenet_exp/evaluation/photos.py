@@ -55,7 +55,9 @@ def classify_photos(
             logits = model(images).float()
         if not logits.isfinite().all():
             problem = f"the network's answers to {photo} are not finite numbers"
-            raise NonFiniteLossError(f"{problem}: its weights are damaged, or {precision} overflows")
+            raise NonFiniteLossError(
+                f"{problem}: its weights are damaged, or {precision} overflows"
+            )
         best = logits.softmax(1)[0].topk(min(5, logits.shape[1]))
         guesses = [
             (names[index], 100 * probability)

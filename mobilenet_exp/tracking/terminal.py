@@ -13,6 +13,7 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.text import examples, figure, plural
 
 MILLION = 1e6
+PRECISION = "run.precision="
 SWEEP_COLUMNS = ("top-1 %", "madds M", "params M")
 # the rows of a comparison: key of a published row, and its name
 ROWS = {"top1": "top-1 %", "top5": "top-5 %", "madds_m": "madds M", "params_m": "params M"}
@@ -125,6 +126,20 @@ def print_sweep(jobs: Sequence[dict[str, Any]], not_begun: Sequence[tuple[str, .
         if job["error"]:
             state = "stopped" if job["is_stopped"] else "failed"
             notes.append(f"job {job['number']} {state}: {job['error']}")
+        asked = next(
+            (
+                word.removeprefix(PRECISION)
+                for word in job["overrides"]
+                if word.startswith(PRECISION)
+            ),
+            "auto",
+        )
+        done = (job["results"] or {}).get("precision", asked)
+        if asked not in ("auto", done):
+            label = _sweep_label(job["overrides"], common)
+            notes.append(
+                f"{label}: computed in {done}; run.* does not name a run, run.root=... does"
+            )
     if not_begun:
         notes.append(f"{plural(len(not_begun), 'run')} not begun; repeat the command to go on")
     reasons = {job["results"]["paper_reason"] for job in jobs if job["results"]} - {None}

@@ -14,6 +14,7 @@ from mobilenet_exp.config.identity import learned_words, run_label
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.loaders import names_of
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.machine.device import describe_device
 from mobilenet_exp.machine.memory import peak_memory
@@ -23,7 +24,7 @@ from mobilenet_exp.tracking import terminal
 from mobilenet_exp.tracking.environment import is_under_agent
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.training.gallery import Gallery
-from mobilenet_exp.training.saving import check_config, check_images
+from mobilenet_exp.training.saving import check_config, check_images, other_images
 from mobilenet_exp.training.session import Session
 from mobilenet_exp.training.tracing import Tracer
 
@@ -222,18 +223,25 @@ def stored_config(folder: Path) -> Config | None:
 
 
 def finished(config: Config, folder: Path) -> dict[str, Any] | None:
-    """Return the results of a run that is done, without a look at its images; else None.
+    """Return the results of a run that is done, without a look at its pixels; else None.
 
-    The whole configuration must agree, not the run's name alone, and the images must lie
-    where they lay: where they have moved, `finished_with` looks at them. Raises InputError
-    for a damaged file, and for results of a different configuration.
+    The whole configuration must agree, not the run's name alone, and the names of the image
+    files: where these have moved, `finished_with` looks at them. Raises InputError for a
+    damaged file, and for results of a different configuration or of other images.
     """
     path = folder / "results.json"
     if not path.exists():
         return None
     results = _read_results(path, config)
-    is_moved = config.data.root is not None and results["data_root"] != _place(config)
-    return None if is_moved else results
+    place, known = _place(config), results["images"].get("names_sha256")
+    if place is not None and results["data_root"] != place:
+        return None
+    if place is not None and known is not None:
+        if "://" in place or not Path(place).exists():
+            console.line(f"{place} was not looked at: the images may have changed")
+        elif names_of(config.data) != known:
+            raise other_images(config, path, place)
+    return results
 
 
 def finished_with(session: Session, folder: Path) -> dict[str, Any] | None:
@@ -266,6 +274,11 @@ def show_finished(results: dict[str, Any], config: Config, folder: Path) -> None
             figures |= {f"model/{key}": results[key] for key in ("madds", "params")}
             tracker.set_summary(figures)
     console.line(f"{folder} is already finished; train.seed=N starts a new run; its results:")
+    if config.run.precision not in ("auto", results["precision"]):
+        asked = f"run.precision={config.run.precision} is not looked at"
+        console.line(
+            f"{asked}: it was computed in {results['precision']}; run.root=... computes it anew"
+        )
     terminal.print_comparison(results)
 
 
@@ -283,7 +296,7 @@ def _read_results(path: Path, config: Config) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         problem = f"{path} is damaged; delete it and repeat the command to rebuild it"
         raise InputError("run.root", config.run.root, problem) from error
-    return {"data_root": None, "peak_memory_mb": None, **results}
+    return {"data_root": None, "peak_memory_mb": None, "precision": "float32", **results}
 
 
 def _place(config: Config) -> str | None:

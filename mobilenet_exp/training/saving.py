@@ -14,6 +14,7 @@ import torch
 
 from mobilenet_exp.config.convert import stored_config, to_dict
 from mobilenet_exp.config.identity import differences
+from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError, known_to_all
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.machine.preemption import Stop
@@ -319,13 +320,17 @@ def check_config(ours: Any, theirs: Any, path: Path) -> None:
         raise InputError("run.root", ours.run.root, f"{problem}; {way_out}")
 
 
-def check_images(
-    session: Session, images: dict[str, Any], path: Path, place: str | None
-) -> None:
+def check_images(session: Session, images: dict[str, Any], path: Path, place: str | None) -> None:
     """Refuse to continue with what `path` holds if it was trained on other images, of `place`."""
     ours = session.loaders.identity()
     # names of files are not in what was made before 0.12
     if images != {key: ours.get(key) for key in images}:
-        problem = f"holds other images (classes, counts or names of files) than {place}, of which"
-        way_out = f"{path} was made; choose another run.root to start afresh"
-        raise InputError("data.root", session.config.data.root, f"{problem} {way_out}")
+        raise other_images(session.config, path, place)
+
+
+def other_images(config: Config, path: Path, place: str | None) -> InputError:
+    """Return what is said where `path` was made of other images, which lay in `place`."""
+    where = f", of {place}" if place else ""
+    problem = f"classes, counts or names of images differ from those that {path} was made with"
+    way_out = "choose another run.root to start afresh"
+    return InputError("data.root", config.data.root, f"{problem}{where}; {way_out}")

@@ -261,7 +261,12 @@ def check_fit(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> 
         head, rows = theirs("classifier.x").removesuffix("x"), tensors.get("classifier.weight")
         is_head_only = all(text.startswith(head) for text in misshapen)
         hint = ""
-        if is_head_only and rows is not None and rows.ndim == 2 and not missing + extra + whole + broken:
+        if (
+            is_head_only
+            and rows is not None
+            and rows.ndim == 2
+            and not missing + extra + whole + broken
+        ):
             hint = f"; model.num_classes={len(rows)} fits"
         problem = f"does not fit {width} ({layout.title}): tensors {', '.join(found)}{hint}"
         raise InputError("weights", path, problem)
