@@ -22,6 +22,7 @@ from mobilenet_exp.command.running import run_job, run_program
 from mobilenet_exp.command.sweeping import check_groups
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
+from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import (
     PREPARATION,
     AnyConfig,
@@ -54,7 +55,9 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
         check_words(words, schema)
         check_groups(words)
         with _own_hydra():
-            return to_config(hydra.compose(config_name, words), schema)
+            config = to_config(hydra.compose(config_name, words), schema)
+        check_effects(config, overrides)
+        return config
     except InputError:
         raise
     except Exception as error:

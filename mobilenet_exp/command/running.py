@@ -38,6 +38,7 @@ from mobilenet_exp.command.sweeping import (
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
+from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.config.words import check_flags, check_words, keep_text, without_plus
 from mobilenet_exp.core.errors import InputError
@@ -176,7 +177,9 @@ def run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
         return run_sweep_job(job, composed, overrides, hydra_config)
     try:
         check_groups(overrides)
-        return job(to_config(composed, schema), overrides=overrides, group=None)
+        config = to_config(composed, schema)
+        check_effects(config, overrides)
+        return job(config, overrides=overrides, group=None)
     except Preempted as stop:
         report_stop(stop)
         raise

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from mobilenet_exp.command.programs import BAD_INPUT, CONF, FAILED, PACKAGE
 from mobilenet_exp.command.reporting import BAD_INPUT_ERRORS, report_error, report_stop
 from mobilenet_exp.config.convert import to_config
+from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.config.words import without_plus
 from mobilenet_exp.core.errors import InputError
@@ -100,7 +101,9 @@ def run_sweep_job(
     is_bad_input, is_stopped = False, True
     try:
         check_groups(overrides)
-        results = job(to_config(composed), overrides=overrides, group=sweep.group)
+        config = to_config(composed)
+        check_effects(config, overrides, is_sweep=True)
+        results = job(config, overrides=overrides, group=sweep.group)
         error_line, is_stopped = None, False
     except Preempted as stop:
         error_line = stop.line

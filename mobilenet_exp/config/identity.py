@@ -80,6 +80,9 @@ def _is_named(section: str, entry: Field, values: Any) -> bool:
     if entry.metadata.get("always"):
         return True
     value = getattr(values, entry.name)
+    if entry.name == "int8_weights":
+        # 8 is what was learned before there was a choice
+        return values.quantise is not None and value != 8
     if value == ALSO_DEFAULT.get((section, entry.name), MISSING):
         return False
     default = entry.default

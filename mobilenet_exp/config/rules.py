@@ -1,10 +1,12 @@
 """What a configuration as a whole must satisfy: ranges, and keys that need each other."""
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from mobilenet_exp.config.schema import AnyConfig, Config, DistillConfig, WeightsConfig
+from mobilenet_exp.config.schema import AnyConfig, Config, DistillConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import RANGES, check_range
 
@@ -15,16 +17,35 @@ SMALLEST_HALVED_SIDE = 64
 def check(config: AnyConfig) -> None:
     """Raise InputError naming the first key whose value is not allowed."""
     check_section(config, "")
-    if isinstance(config, (Config, WeightsConfig)) and not config.weights:
-        for key in ("weights_like", "weights_key"):
-            if getattr(config, key):
-                raise InputError(key, getattr(config, key), "needs weights=FILE")
     if isinstance(config, Config):
         distill = config.distill
         if distill.teacher is None and distill != DistillConfig():
             raise InputError("distill.teacher", None, "required when another distill.* key is set")
         if config.train.quantise:
             _check_quantised(config)
+
+
+def check_effects(config: Any, words: Iterable[str], *, is_sweep: bool = False) -> None:
+    """Raise InputError for a word of a command that has no effect, with what it needs.
+
+    A sweep's words are for all its jobs: one that some of them give what it needs is let be.
+    """
+    given = {key.lstrip("+~"): value for key, _, value in (w.partition("=") for w in words)}
+    for key in given:
+        section, _, name = key.rpartition(".")
+        part = getattr(config, section, None) if section else config
+        if not is_dataclass(part):
+            continue
+        entry = next((each for each in fields(part) if each.name == name), None)
+        need = entry.metadata.get("needs") if entry else None
+        if entry is None or need is None or need.is_met(config):
+            continue
+        value = getattr(part, name)
+        is_met_elsewhere = is_sweep and any(
+            other != key and re.search(rf"\b{re.escape(other)}\b", need.words) for other in given
+        )
+        if value != entry.default and not is_met_elsewhere:
+            raise InputError(key, given[key], f"has no effect here; it needs {need.words}")
 
 
 def _check_quantised(config: Config) -> None:

@@ -5,8 +5,9 @@ learned and give a run its name. `run`, and fields marked as a place, say where 
 Each program has a schema of its own, with exactly the keys that it reads.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 # Says where things are, not what is learned: not part of a run's identity.
 PLACE = {"place": True}
@@ -15,6 +16,69 @@ PATH = {"path": True}
 # Part of a run's identity even at the schema's default.
 ALWAYS = {"always": True}
 
+
+class Need(NamedTuple):
+    """What a key needs to have any effect: in words, and whether a configuration has it."""
+
+    words: str
+    is_met: Callable[[Any], bool]
+
+
+def needs(words: str, is_met: Callable[[Any], bool]) -> dict[str, Any]:
+    """Return the metadata of a key that has an effect in some configurations alone.
+
+    Recipes may carry it anywhere; a command that gives it where it has none is refused.
+    """
+    return {"needs": Need(words, is_met)}
+
+
+IN_MEMORY = ("digits", "fake", "noise")
+ARRAYS = (*IN_MEMORY, "cifar10", "cifar100", "fashion_mnist", "svhn")
+# sets that lie where the user has them, which nothing downloads
+BROUGHT = ("imagefolder", "imagenet", "packed", "photos")
+FILES = needs(
+    "data of image files, e.g. data=imagefolder or data=imagenet",
+    lambda config: config.data.name not in ARRAYS,
+)
+ROOT = needs(
+    "data that lie in a folder, e.g. data=imagenet or data=imagefolder",
+    lambda config: config.data.name not in IN_MEMORY,
+)
+DOWNLOAD = needs(
+    "data that can be downloaded, e.g. data=cifar10 or data=food101",
+    lambda config: config.data.name not in (*IN_MEMORY, *BROUGHT),
+)
+SPLIT = needs("data.val_share", lambda config: config.data.val_share is not None)
+CROPS = needs(
+    "data.augment=random_resized_crop or inception",
+    lambda config: config.data.augment in ("random_resized_crop", "inception"),
+)
+ERASES = needs("data.random_erase above 0", lambda config: config.data.random_erase > 0)
+MIXES = needs(
+    "data.mixup or data.cutmix above 0",
+    lambda config: config.data.mixup > 0 or config.data.cutmix > 0,
+)
+MIXES_BOTH = needs(
+    "both data.mixup and data.cutmix above 0",
+    lambda config: config.data.mixup > 0 and config.data.cutmix > 0,
+)
+DECAYS = needs("optimizer.weight_decay above 0", lambda config: config.optimizer.weight_decay > 0)
+WARMS_UP = needs("schedule.warmup_epochs above 0", lambda c: c.schedule.warmup_epochs > 0)
+AVERAGES = needs("train.ema_decay", lambda config: config.train.ema_decay is not None)
+QUANTISES = needs("train.quantise=int8", lambda config: config.train.quantise is not None)
+SEVERAL = needs("run.devices above 1", lambda config: config.run.devices > 1)
+READERS = needs(
+    "readers: data of files, or run.workers above 0",
+    lambda config: config.run.workers or (
+        config.run.workers is None and config.data.name not in IN_MEMORY
+    ),
+)  # fmt: skip
+CALIBRATES = needs("int8=true", lambda config: config.int8)
+MAKES_SMALLER = needs(
+    "side=PIXELS and form=jpeg", lambda config: config.side is not None and config.form == "jpeg"
+)
+HAS_CHECKPOINT = needs("checkpoint=FILE", lambda config: config.checkpoint is not None)
+HAS_WEIGHTS = needs("weights=FILE", lambda config: config.weights is not None)
 
 # keys of data that say how images are prepared for a network
 PREPARATION = ("resolution", "crop_pct", "interpolation", "resize", "mean", "std")
@@ -67,9 +131,9 @@ class OptimizerConfig:
     # L2 penalty, or decoupled decay for adamw and lamb
     weight_decay: float
     # whether weight decay also acts on biases and normalisation
-    decay_norm_and_bias: bool = False
+    decay_norm_and_bias: bool = field(default=False, metadata=DECAYS)
     # whether weight decay acts on depthwise filters; V1's paper: very little or none
-    decay_depthwise: bool = True
+    decay_depthwise: bool = field(default=True, metadata=DECAYS)
     # further arguments of the optimizer, e.g. momentum
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -81,9 +145,9 @@ class ScheduleConfig:
     # length of the linear warm-up, in epochs
     warmup_epochs: float = 0.0
     # share of lr that the warm-up starts from, in [0, 1)
-    warmup_from: float = 0.0
+    warmup_from: float = field(default=0.0, metadata=WARMS_UP)
     # whether the schedule counts epochs from the start, not from the end of the warm-up
-    counts_warmup: bool = False
+    counts_warmup: bool = field(default=False, metadata=WARMS_UP)
     # epochs at the end at the rate that the schedule ends with
     cooldown_epochs: float = 0.0
     # two shares of the training between which timm's noise is added to each epoch's rate;
@@ -98,9 +162,9 @@ class ImagePlaces:
     """Where images are."""
 
     # folder of the images; null where the data needs none
-    root: str | None = field(default=None, metadata=PLACE | PATH)
+    root: str | None = field(default=None, metadata=PLACE | PATH | ROOT)
     # whether the data may be downloaded into root
-    download: bool = field(default=False, metadata=PLACE)
+    download: bool = field(default=False, metadata=PLACE | DOWNLOAD)
     # for ImageNet's val/ in one flat folder: the file that gives each image its label
     labels: str | None = field(default=None, metadata=PLACE | PATH)
     # options of one data set, e.g. num_images for fake
@@ -135,12 +199,12 @@ class ImagesConfig(ImagePlaces):
     std: list[float] = field(default_factory=_std, metadata=ALWAYS)
     # photos whose EXIF data say that they lie on their side: apply turns them upright,
     # ignore takes them as they are stored, auto ignores ImageNet's and applies others'
-    exif: str = "ignore"
+    exif: str = field(default="ignore", metadata=FILES)
     # share of each class to hold out where root holds class folders without train/ and
     # val/; null: root has both
     val_share: float | None = None
     # seed of that choice
-    val_seed: int = 0
+    val_seed: int = field(default=0, metadata=SPLIT)
 
 
 @dataclass(kw_only=True)
@@ -156,7 +220,7 @@ class DataConfig(ImagesConfig):
     # training augmentation: random_resized_crop, inception, pad_crop_flip, affine, none
     augment: str = field(default="random_resized_crop", metadata=ALWAYS)
     # smallest share of the image's area that random_resized_crop and inception crop
-    min_crop_area: float = 0.08
+    min_crop_area: float = field(default=0.08, metadata=CROPS)
     # method by which training resizes: bilinear, bicubic, or random: one of both for each image
     train_interpolation: str = "bilinear"
     # most by which brightness, contrast and saturation change, in shares; 0: not at all
@@ -167,22 +231,22 @@ class DataConfig(ImagesConfig):
     # probability of erasing a rectangle of the image
     random_erase: float = 0.0
     # what the rectangle is filled with: const (the mean) or pixel (noise)
-    erase_mode: str = "const"
+    erase_mode: str = field(default="const", metadata=ERASES)
     # alpha of mixup; 0: off
     mixup: float = 0.0
     # alpha of cutmix; 0: off
     cutmix: float = 0.0
     # probability that a batch is mixed at all
-    mix_prob: float = 1.0
+    mix_prob: float = field(default=1.0, metadata=MIXES)
     # where mixup and cutmix are both on: probability that it is cutmix
-    cutmix_share: float = 0.5
+    cutmix_share: float = field(default=0.5, metadata=MIXES_BOTH)
     # epochs at the end in which nothing is mixed
-    mix_off_epochs: int = 0
+    mix_off_epochs: int = field(default=0, metadata=MIXES)
     # repeated augmentation: how often an image appears in an epoch of the same length
     repeats: int = 1
     # an image that cannot be read: fail stops the run, skip trains on the next one in its
     # place and names it
-    on_bad_image: str = field(default="fail", metadata=PLACE)
+    on_bad_image: str = field(default="fail", metadata=PLACE | FILES)
 
 
 @dataclass(kw_only=True)
@@ -212,12 +276,15 @@ class TrainConfig:
     # decay of an average of weights and BatchNorm statistics, e.g. 0.9999; null: no average
     ema_decay: float | None = None
     # updates between two steps of the average
-    ema_every: int = 1
+    ema_every: int = field(default=1, metadata=AVERAGES)
     # whether the decay rises from 0, so that a short run's average forgets its start
-    ema_warmup: bool = True
+    ema_warmup: bool = field(default=True, metadata=AVERAGES)
     # int8: weights and activations are rounded as in 8 bits, so that the network learns to
     # answer with them; null: they are not
     quantise: str | None = None
+    # bits of the weights that it learns: 7, right on every processor, or 8, for those with VNNI,
+    # AMX or Arm's dot product
+    int8_weights: int = field(default=7, metadata=QUANTISES)
     # what to do when a loss is not finite: stop, skip the update, or rollback to the last
     # checkpoint and continue after the images that failed
     on_nonfinite: str = "stop"
@@ -273,9 +340,9 @@ class EvalRunConfig(BenchRunConfig):
     workers: int | None = None
     # what those are: threads, processes, or auto: processes for more than 4 that read files,
     # and for what is not made for threads, as data.auto_augment and data sets of your own
-    loader: str = "auto"
+    loader: str = field(default="auto", metadata=READERS)
     # seconds that reading one image may take before the run ends and names it; null: any
-    image_timeout: float | None = 300.0
+    image_timeout: float | None = field(default=300.0, metadata=READERS)
     # memory layout of images and weights: channels_last (faster nearly everywhere),
     # contiguous, or auto: channels_last, but contiguous on MPS
     memory_format: str = "auto"
@@ -286,7 +353,7 @@ class RunConfig(EvalRunConfig):
     # processes that train together on this machine, each on a GPU of its own if it has GPUs
     devices: int = 1
     # how often they are all restarted from the last checkpoint after one has died
-    max_restarts: int = 1
+    max_restarts: int = field(default=1, metadata=SEVERAL)
     # minutes between two checkpoints within an epoch; 0: every update; null: none
     save_every_minutes: float | None = 10.0
     # minutes between two lines about an epoch under way, where there is no terminal to draw
@@ -324,9 +391,9 @@ class Config:
     # weights to start from: a file of any known layout, torchvision:TAG or timm:ARCH.TAG
     weights: str | None = field(default=None, metadata=PATH)
     # the published weights that the file holds, where its keys cannot tell
-    weights_like: str | None = None
+    weights_like: str | None = field(default=None, metadata=HAS_WEIGHTS)
     # where the file holds several state dicts, the one to take, as state_dict or model.ema
-    weights_key: str | None = None
+    weights_key: str | None = field(default=None, metadata=HAS_WEIGHTS)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -355,16 +422,16 @@ class EvalDataConfig(ImagePlaces):
     # standard deviation per colour channel
     std: list[float] | None = None
     # photos whose EXIF data say that they lie on their side: apply, ignore or auto
-    exif: str | None = None
+    exif: str | None = field(default=None, metadata=FILES)
     # share of each class that is held out, where root holds class folders without a split
     val_share: float | None = None
     # seed of that choice
-    val_seed: int | None = None
+    val_seed: int | None = field(default=None, metadata=SPLIT)
     # images that are scored together; null: as many as the run trained
     # with, where its own data is scored, else 64
     batch_size: int | None = None
     # an image that cannot be read or has no label: skip leaves it out and names it, fail stops
-    on_bad_image: str = "skip"
+    on_bad_image: str = field(default="skip", metadata=FILES)
     # whether to score against ImageNet-ReaL's labels too
     real_labels: bool = False
 
@@ -385,14 +452,14 @@ class WeightsConfig:
     # a run's checkpoint; it brings its model, data and preprocessing
     checkpoint: str | None = field(default=None, metadata=PATH)
     # whether to take a checkpoint's averaged weights, where it has them
-    ema: bool = True
+    ema: bool = field(default=True, metadata=HAS_CHECKPOINT)
     # a file of any known layout, torchvision:TAG or timm:ARCH.TAG, which need model=; or an
     # exported file (.onnx, .xml, .pte, .pt2)
     weights: str | None = field(default=None, metadata=PATH)
     # the published weights that the file holds, where its keys cannot tell
-    weights_like: str | None = None
+    weights_like: str | None = field(default=None, metadata=HAS_WEIGHTS)
     # where the file holds several state dicts, the one to take, as state_dict or model.ema
-    weights_key: str | None = None
+    weights_key: str | None = field(default=None, metadata=HAS_WEIGHTS)
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
 
 
@@ -448,7 +515,7 @@ class PackConfig:
     # how smaller images are stored: jpeg, or raw: pixels, ten times as large and faster
     form: str = "jpeg"
     # JPEG's quality of smaller images
-    quality: int = 94
+    quality: int = field(default=94, metadata=MAKES_SMALLER)
     # images of one shard
     shard_images: int = 4096
     # threads that read and make smaller; null: as many as cores
@@ -470,8 +537,11 @@ class ExportConfig(WeightsConfig):
     tolerance: float | None = None
     # write it in 8 bits, with scales from images of data's training share
     int8: bool = False
+    # bits of its weights: 7, right on every processor, or 8, for those with VNNI, AMX or Arm's
+    # dot product; null: as the network learned (train.int8_weights), else 7, in executorch 8
+    int8_weights: int | None = field(default=None, metadata=CALIBRATES)
     # so many of them
-    calibration_images: int = 300
+    calibration_images: int = field(default=300, metadata=CALIBRATES)
     # the data for it; null: the checkpoint's own
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     run: ExportRunConfig = field(default_factory=ExportRunConfig)

@@ -48,6 +48,9 @@ def one_of(*allowed: str) -> Range:
     return Range(lambda v: v in allowed, f"not known; allowed: {', '.join(allowed)}")
 
 
+BITS = Range(lambda v: v in (7, 8), "must be 7 or 8")
+
+
 # One row per key; null is left to the types.
 RANGES = {
     "model.width_mult": WIDTH,
@@ -112,6 +115,8 @@ RANGES = {
     "train.ema_decay": Range(lambda v: 0 < v < 1, "must be in (0, 1)"),
     "train.ema_every": WHOLE,
     "train.quantise": one_of("int8"),
+    "train.int8_weights": BITS,
+    "int8_weights": BITS,
     "train.on_nonfinite": one_of("stop", "skip", "rollback"),
     "distill.teacher": NAMED,
     "distill.model": NAMED,

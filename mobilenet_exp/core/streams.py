@@ -33,7 +33,7 @@ def open_closed_streams() -> None:
             # the lowest number that is free is this one
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def escape_what_cannot_be_shown() -> None:

@@ -19,6 +19,7 @@ from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import FORMATS, Format
+from mobilenet_exp.deploy.int8_check import PART, check_answers
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
 from mobilenet_exp.deploy.quantise import as_learned, with_torchao
 from mobilenet_exp.deploy.samples import calibration_images, real_images
@@ -29,8 +30,6 @@ from mobilenet_exp.weights.loaded import LoadedModel, load_chosen
 
 # largest difference of an answer of a file in float32
 TOLERANCE = 1e-4
-# images that go through a network at once
-PART = 32
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
@@ -58,6 +57,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         # what the file is compared with; said before anything is calibrated
         _ = loaded.network
         _check_calibration(config, loaded)
+        config = replace(config, int8_weights=_weight_bits(config, loaded))
     if config.resolution:
         sized = replace(loaded.preprocessing, resolution=config.resolution)
         loaded = replace(loaded, preprocessing=sized)
@@ -71,6 +71,22 @@ def export(config: ExportConfig) -> dict[str, Any]:
     size = sum(each.stat().st_size for each in _parts(path))
     _print(config, loaded, path, size, agreement, len(images))
     return {"path": str(path), "bytes": size, **agreement._asdict()}
+
+
+def _weight_bits(config: ExportConfig, loaded: LoadedModel) -> int:
+    """Return the bits of a file's weights. Raises InputError for others than were learned."""
+    usual = 8 if config.format == "executorch" else 7
+    if loaded.trained_by is None or loaded.rounding is None:
+        return config.int8_weights or usual
+    learned = loaded.trained_by.train.int8_weights
+    if config.int8_weights not in (None, learned):
+        problem = f"the network learned with {learned} (train.int8_weights)"
+        raise InputError("int8_weights", config.int8_weights, problem)
+    if learned > usual and config.int8_weights is None:
+        problem = f"the network learned weights of {learned} bits, right only where the processor"
+        way_out = f"has VNNI, AMX or Arm's dot product; int8_weights={learned} says that it does"
+        raise InputError("int8_weights", None, f"{problem} {way_out}")
+    return learned
 
 
 def _check_calibration(config: ExportConfig, loaded: LoadedModel) -> None:
@@ -132,8 +148,13 @@ def _write(
             raise InputError("out", path, f"would overwrite {each}, which belongs to another file")
     with _folder_for(path) as place:
         draft = place / path.name
-        _fill(config, form, loaded, images, draft)
+        written = _fill(config, form, loaded, images, draft)
         forward, _ = read_exported(str(draft), key="format")
+        if config.int8:
+            try:
+                check_answers(forward, written, images[:: -(-len(images) // PART)], config.format)
+            except RunError as error:
+                raise RunError(f"{path} is not written: {error}") from error
         found = _compare(forward, loaded.network if config.int8 else loaded.model, images)
         if not found.difference <= limit:
             words = f"by {found.difference:.1e}, more than tolerance={limit:g}"
@@ -169,13 +190,17 @@ def _folder_for(path: Path) -> Iterator[Path]:
 
 def _fill(
     config: ExportConfig, form: Format, loaded: LoadedModel, images: Tensor, path: Path
-) -> None:
-    """Write a network into a file. Raises RunError for what a library does not take."""
+) -> nn.Module:
+    """Write a network into a file, and return it as it was written.
+
+    Raises RunError for what a library does not take.
+    """
     record = _record(config, loaded).to_json()
     try:
         with torch.no_grad():
-            model = _in_int8(loaded, form, images) if config.int8 else folded(loaded.model)
+            model = _in_int8(config, loaded, images) if config.int8 else folded(loaded.model)
             form.write(model, images, path, record)
+            return model
     except (InputError, RunError, OSError):
         raise
     except Exception as error:
@@ -190,18 +215,19 @@ def _needs_calibration(config: ExportConfig, loaded: LoadedModel) -> bool:
     return config.int8 and loaded.rounding is None
 
 
-def _as_learned(config: ExportConfig, loaded: LoadedModel) -> str:
-    is_learned = config.int8 and not _needs_calibration(config, loaded)
-    return " as it learned" if is_learned else ""
+def _int8(config: ExportConfig, loaded: LoadedModel) -> str:
+    """Say what an int8 file holds."""
+    learned = "" if _needs_calibration(config, loaded) else " as it learned"
+    return f"int8{learned}, weights of {config.int8_weights} bits"
 
 
-def _in_int8(loaded: LoadedModel, form: Format, images: Tensor) -> nn.Module:
+def _in_int8(config: ExportConfig, loaded: LoadedModel, images: Tensor) -> nn.Module:
     """Return a network in 8 bits: as it learned to be, or with scales from `images`."""
-    shape = images if form.any_number else images[:1]
     if isinstance(loaded.network, Rounding):
-        return as_learned(loaded.network, shape, any_number=form.any_number)
-    batches = images.split(PART)
-    return with_torchao(folded(loaded.model), shape, batches, any_number=form.any_number)
+        return as_learned(loaded.network, images[:2], any_number=True)
+    assert config.int8_weights is not None
+    network = folded(loaded.model)
+    return with_torchao(network, images.split(PART), weight_bits=config.int8_weights)
 
 
 @torch.inference_mode()
@@ -215,7 +241,7 @@ def _compare(forward: Forward, network: nn.Module, images: Tensor) -> Agreement:
 
 def _record(config: ExportConfig, loaded: LoadedModel) -> Record:
     stem = loaded.model.stem.conv.stride[0]
-    bits = f"int8{_as_learned(config, loaded)}" if config.int8 else "float32"
+    bits = _int8(config, loaded) if config.int8 else "float32"
     return Record(
         model=asdict(loaded.config) | {"stem_stride": stem},
         num_classes=loaded.num_classes,
@@ -246,7 +272,7 @@ def _print(
     state = loaded.model.state_dict().values()
     weights = sum(value.numel() * value.element_size() for value in state)
     console.line(f"{loaded.origin}: {', '.join(loaded.notes)}")
-    bits = f" in 8 bits{_as_learned(config, loaded)}" if config.int8 else ""
+    bits = f" in {_int8(config, loaded)}" if config.int8 else ""
     console.line(
         f"{path}: {config.format}{bits}, {size / 1e6:.1f} MB (weights {weights / 1e6:.1f} MB)"
     )

@@ -15,8 +15,17 @@ from torch import Tensor, nn
 
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError, RunError, first_line, in_plain_words
+from mobilenet_exp.deploy.int8_check import check_answers
 from mobilenet_exp.deploy.nets import Net, settle_statistics
-from mobilenet_exp.deploy.runtimes import INT8, LIBRARIES, Forward, Place, check_runtimes, prepare
+from mobilenet_exp.deploy.runtimes import (
+    INT8,
+    LIBRARIES,
+    Forward,
+    InInt8,
+    Place,
+    check_runtimes,
+    prepare,
+)
 from mobilenet_exp.machine.arithmetic import Precision
 from mobilenet_exp.machine.memory import (
     forget_peak,
@@ -28,8 +37,6 @@ from mobilenet_exp.machine.memory import (
 # largest difference of an answer, in shares of the largest answer
 TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.TF32: 2e-2}
 TOLERANCE_OF_HALF = 1e-1
-# random weights multiply what rounding has changed from layer to layer; all zeros differ by 1
-TOLERANCE_OF_INT8 = 0.7
 # of a matrix product that shows what the machine can do
 SIDE_OF_PRODUCT, PRODUCTS = {"cpu": 2048, "mps": 4096, "cuda": 8192}, 7
 # a cell is warm once a forward takes this much more or less than its fastest so far, or nearer
@@ -170,9 +177,10 @@ def _prepare(cell: Cell, images: Tensor, warmup: int, place: Place) -> None:
         if not cell.net.own_runtime:
             cell.memory_mb = _needed_memory(forward, images, before, cell.net)
             cell.difference = _difference(forward, cell.net, images, place)
-            limit = TOLERANCE.get(place.precision, TOLERANCE_OF_HALF)
-            limit = TOLERANCE_OF_INT8 if cell.runtime.endswith(INT8) else limit
-            if not cell.difference <= limit:
+            if isinstance(forward, InInt8):
+                check_answers(forward, forward.exact, images, cell.runtime)
+                forward = forward.forward
+            elif not cell.difference <= TOLERANCE.get(place.precision, TOLERANCE_OF_HALF):
                 raise RunError(f"its answers differ from torch's by {cell.difference:.1e}")
         _warm_up(forward, images, warmup)
     except InputError:

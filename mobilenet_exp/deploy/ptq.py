@@ -28,7 +28,9 @@ SMALLEST = 1e-3
 # parts of the least and the greatest value that a range of activations may end at
 CLIPPED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4)
 # share of the mean square of inputs that is added to each, for inputs that are never there
-DAMPING = 0.01
+DAMPING = 0.05
+# inputs whose errors reach those after them together
+BLOCK = 64
 # images that go through a layer at once where its inputs are multiplied
 AT_ONCE = 16
 
@@ -182,7 +184,7 @@ class Reconstruction(fx.Interpreter):
         if node.name not in self._layers.means:
             return super().run_node(node)
         inputs, weight, *others = self.fetch_args_kwargs_from_env(node)[0]
-        whole, step, _, _, least, most, _ = node.args[1].args
+        whole, step, _, _, _, most, _ = node.args[1].args
         step = _tensor(self.module, step)
         groups = others[4] if len(others) > 4 else 1
         rounded = round_weights(
@@ -207,7 +209,7 @@ def round_weights(weight: Tensor, step: Tensor, products: Tensor, most: int) -> 
     """
     groups, count = products.shape[:2]
     left = weight.reshape(groups, -1, count).double()
-    steps = step.reshape(groups, -1, 1).double()
+    steps = step.reshape(groups, -1).double()
     power = products.double().diagonal(dim1=1, dim2=2)
     damped = products.double() + torch.diag_embed(
         (DAMPING * power.mean(1, keepdim=True) + 1e-12).expand_as(power)
@@ -220,12 +222,16 @@ def round_weights(weight: Tensor, step: Tensor, products: Tensor, most: int) -> 
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor = torch.linalg.cholesky(inverse, upper=True)
     whole = torch.empty_like(left)
-    for index in range(count):
-        column = left[:, :, index : index + 1]
-        whole[:, :, index : index + 1] = (column / steps).round().clamp(-most, most)
-        error = column - whole[:, :, index : index + 1] * steps
-        error = error / factor[:, index, index].view(-1, 1, 1)
-        left[:, :, index:] -= error * factor[:, index, None, index:]
+    errors = torch.empty_like(left)
+    for first in range(0, count, BLOCK):
+        end = min(first + BLOCK, count)
+        for index in range(first, end):
+            column = left[:, :, index]
+            whole[:, :, index] = (column / steps).round().clamp(-most, most)
+            error = (column - whole[:, :, index] * steps) / factor[:, index, index, None]
+            left[:, :, index:end] -= error[:, :, None] * factor[:, index, None, index:end]
+            errors[:, :, index] = error
+        left[:, :, end:] -= errors[:, :, first:end] @ factor[:, first:end, end:]
     found = torch.empty_like(whole).scatter_(2, order[:, None, :].expand_as(whole), whole)
     return found.reshape(weight.shape).to(weight.dtype)
 
@@ -247,7 +253,8 @@ def _products(node: fx.Node, inputs: Tensor, weight: Tensor, groups: int) -> Ten
 
 def _patches(node: fx.Node, inputs: Tensor, weight: Tensor) -> Tensor:
     """Return the inputs (N, C * kernel, places) that a convolution multiplies by its weights."""
-    stride, padding, dilation = [*node.args[3:6], *([1, 1], [0, 0], [1, 1])[len(node.args) - 3 :]]
+    given: Any = node.args[3:6]
+    stride, padding, dilation = (*given, *((1, 1), (0, 0), (1, 1))[len(given) :])
     return nn.functional.unfold(inputs, weight.shape[2:], dilation, padding, stride)
 
 

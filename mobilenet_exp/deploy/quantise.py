@@ -43,37 +43,32 @@ BITS = (LEAST, MOST, torch.int8)
 @torch.no_grad()
 def with_torchao(
     model: nn.Module,
-    images: Tensor,
     batches: Iterable[Tensor],
     *,
-    any_number: bool = False,
+    weight_bits: int = 7,
     per_channel: bool = True,
-    weight_bits: int = 8,
     corrects: bool = True,
 ) -> fx.GraphModule:
-    """Quantise a folded network, with scales from `batches` of images (N, 3, H, W).
+    """Quantise a folded network, with scales from `batches` of images (N, 3, H, W) of one size.
 
-    It takes as many images of this shape as `images` are, or `any_number`. Without
-    `per_channel` a convolution's weights share one scale. Weights are integers of so many
-    bits, 7 or 8, in 8; what rounding changes is made up for unless told not to (`corrects`).
+    It takes any number of such images. Weights are integers of 7 or 8 bits, kept in 8; without
+    `per_channel` a layer's share one scale. What rounding changes is made up for unless told
+    not to (`corrects`).
     """
     pt2e: Any = library("torchao.quantization.pt2e.quantize_pt2e", "int8", True)
     rules: Any = library("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "int8", True)
     theirs = rules.get_symmetric_quantization_config(is_per_channel=per_channel)
     config = _fine(theirs, per_channel, weight_bits)
-    graph = exported(copy.deepcopy(model), images, any_number=any_number).module()
-    parts = [part for batch in batches for part in batch.split(len(images))]
-    whole = [part for part in parts if any_number or len(part) == len(images)]
-    if not whole:
-        raise ValueError(f"no batch has the {len(images)} images that the network takes")
-    corrects &= per_channel and any_number
+    batches = list(batches)
+    graph = exported(copy.deepcopy(model), batches[0], any_number=True).module()
+    some = _some(batches)
+    corrects &= per_channel
     if corrects:
-        equalise(graph, whole)
-        some = _some(whole)
+        equalise(graph, batches)
         layers = FloatLayers(graph, some)
     prepared = pt2e.prepare_pt2e(graph, _rules(rules.XNNPACKQuantizer, config))
-    for part in whole:
-        prepared(part)
+    for batch in batches:
+        prepared(batch)
     if corrects:
         Ranges(prepared).fit(some)
     quantised = _in_eval(pt2e.convert_pt2e(prepared))

@@ -9,6 +9,7 @@ import torch
 
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.identity import learned_words
+from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import EvalConfig, EvalImages
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
@@ -31,8 +32,8 @@ from mobilenet_exp.machine.cores import keeping_threads, settle_cpu
 from mobilenet_exp.machine.device import describe_device, select_device
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.launched import place
-from mobilenet_exp.models.rounding import check_device
 from mobilenet_exp.models.profiling import Profile
+from mobilenet_exp.models.rounding import check_device
 from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.weights.exported import ExportedModel
@@ -66,6 +67,10 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
     with joined(device) as team:
         loaded = team.together(lambda: _load(config, precision, device))
         data = team.together(lambda: eval_data(config.data, loaded))
+        # of a run's own data, too, whose name the command need not give
+        settled_data: Any = data
+        settled_config = replace(config, data=settled_data)
+        team.together(lambda: check_effects(settled_config, overrides or ()))
         folder = _folder(loaded, data, config)
         # before the work, which may take hours
         team.share(lambda: check_folder(folder, *_place(config)))

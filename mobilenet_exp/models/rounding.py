@@ -45,7 +45,7 @@ class Rounding(nn.Module):
         ranges: nn.ModuleDict | None = None,
         asked_by: tuple[str, str] = ("train.quantise", "int8"),
         *,
-        weight_bits: int,
+        weight_bits: int = 7,
     ) -> None:
         super().__init__()
         self.network, self.weight_bits = network, weight_bits

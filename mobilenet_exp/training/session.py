@@ -269,7 +269,7 @@ def _build_learner(
     rounding = None
     if train.quantise:
         check_device(device)
-        rounding = Rounding(model).to(device)
+        rounding = Rounding(model, weight_bits=train.int8_weights).to(device)
     scaler = torch.amp.GradScaler(device.type) if precision.needs_scaler else None
     return Learner(
         model=model,

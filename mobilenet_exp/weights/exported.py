@@ -138,13 +138,20 @@ def settings_of(record: Record) -> tuple[ModelConfig, Preprocessing]:
     return to_part(record.model, ModelConfig, "model"), Preprocessing(**record.preprocessing)
 
 
-def open_onnx(file: str | bytes, key: str, threads: int | None) -> tuple[Forward, str]:
-    """Open an ONNX file, or its content, in ONNX Runtime; return its record, too."""
+def open_onnx(
+    file: str | bytes, key: str, threads: int | None, *, is_plain: bool = False
+) -> tuple[Forward, str]:
+    """Open an ONNX file, or its content, in ONNX Runtime; return its record, too.
+
+    Where `is_plain` its operators run as they are, none joined with another.
+    """
     ort = library("onnxruntime", key, file if isinstance(file, str) else "onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     # errors alone
     options.log_severity_level = 3
+    if is_plain:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0].name
     text = session.get_modelmeta().custom_metadata_map.get(RECORD, "")

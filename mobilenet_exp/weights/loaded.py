@@ -73,7 +73,9 @@ class LoadedModel:
         """
         if self.rounding is None:
             return self.model
-        rounding = Rounding(self.model, asked_by=("checkpoint", self.origin))
+        assert self.trained_by is not None
+        bits = self.trained_by.train.int8_weights
+        rounding = Rounding(self.model, asked_by=("checkpoint", self.origin), weight_bits=bits)
         restore_ranges(rounding, {"rounding": self.rounding}, self.origin)
         return rounding.eval()
 
