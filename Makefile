@@ -6,6 +6,9 @@ PYTHON := .venv/bin/python
 SETUP := .venv/.stamp
 endif
 
+# uv installs in a minute what takes pip four; where it cannot be had, pip does it all
+PIP := .venv/bin/python -m pip install --disable-pip-version-check
+
 # the arms, in order: the fourth starts from the first one's weights
 STORY := rmsprop_story/sgd,rmsprop_story/torch_at_sgd_rate,rmsprop_story/tensorflow,rmsprop_story/from_sgd,rmsprop_story/torch_at_sane_rate
 
@@ -26,7 +29,8 @@ setup: $(SETUP)  ## make the environment in .venv (about 6 GB, once)
 
 .venv/.stamp: requirements.txt
 	python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) --quiet uv && .venv/bin/python -m uv pip install --quiet --python .venv -r requirements.txt \
+		|| $(PIP) --quiet -r requirements.txt
 	touch $@
 
 demo: $(SETUP)  ## train a MobileNetV3 on real digits and set it beside its paper (minutes)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.config_source import ConfigSource
 
 from mobilenet_exp.config.schema import BenchConfig, Config, EvalConfig, ExportConfig, PackConfig
 
@@ -28,6 +29,10 @@ GROUPS = {
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 # done, but not with everything that was asked for
 INCOMPLETE = 3
+
+# Hydra looks for a file's package in its first line, where a byte order mark would hide it
+_read_header = ConfigSource._get_header_dict
+ConfigSource._get_header_dict = staticmethod(lambda text: _read_header(text.lstrip("\ufeff")))
 
 for _program, (_, _schema) in PROGRAMS.items():
     ConfigStore.instance().store(f"{_program}_schema", _schema)

@@ -155,7 +155,7 @@ def _with_info(words: list[str], parser: Any) -> list[str]:
     (info,) = [each for each in parser._actions if "--info" in each.option_strings]
     return [
         "--info=all" if word in info.option_strings and after not in info.choices else word
-        for word, after in zip(words, [*words[1:], ""], strict=True)
+        for word, after in zip(words, [*words[1:], ""], strict=False)
     ]
 
 

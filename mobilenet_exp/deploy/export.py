@@ -152,7 +152,8 @@ def _write(
         forward, _ = read_exported(str(draft), key="format")
         if config.int8:
             try:
-                check_answers(forward, written, images[:: -(-len(images) // PART)], config.format)
+                some = images[:: -(-len(images) // PART)]
+                check_answers(forward, written, loaded.model, some, config.format)
             except RunError as error:
                 raise RunError(f"{path} is not written: {error}") from error
         found = _compare(forward, loaded.network if config.int8 else loaded.model, images)

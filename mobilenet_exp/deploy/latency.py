@@ -178,7 +178,7 @@ def _prepare(cell: Cell, images: Tensor, warmup: int, place: Place) -> None:
             cell.memory_mb = _needed_memory(forward, images, before, cell.net)
             cell.difference = _difference(forward, cell.net, images, place)
             if isinstance(forward, InInt8):
-                check_answers(forward, forward.exact, images, cell.runtime)
+                check_answers(forward, forward.exact, cell.net.model, images, cell.runtime)
                 forward = forward.forward
             elif not cell.difference <= TOLERANCE.get(place.precision, TOLERANCE_OF_HALF):
                 raise RunError(f"its answers differ from torch's by {cell.difference:.1e}")

@@ -253,8 +253,8 @@ def _products(node: fx.Node, inputs: Tensor, weight: Tensor, groups: int) -> Ten
 
 def _patches(node: fx.Node, inputs: Tensor, weight: Tensor) -> Tensor:
     """Return the inputs (N, C * kernel, places) that a convolution multiplies by its weights."""
-    given: Any = node.args[3:6]
-    stride, padding, dilation = (*given, *((1, 1), (0, 0), (1, 1))[len(given) :])
+    given = list(node.args[3:6])
+    stride, padding, dilation = given + [[1, 1], [0, 0], [1, 1]][len(given) :]
     return nn.functional.unfold(inputs, weight.shape[2:], dilation, padding, stride)
 
 

@@ -32,7 +32,6 @@ LIBRARIES = ("torchao", "executorch")
 
 # XNNPACK multiplies steps, and takes no product that is much smaller
 LEAST_STEP = 2.0**-20
-
 # of all images that go through the network layer by layer, together
 PIXELS = 128 * 224 * 224
 

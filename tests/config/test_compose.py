@@ -4,7 +4,9 @@ import re
 import shlex
 from dataclasses import fields, is_dataclass
 
+import hydra
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from programs import ROOT
 
 from mobilenet_exp import compose
@@ -139,7 +141,8 @@ def _written_commands() -> list[str]:
     pattern = re.compile(
         r"^\s*(?:#\s*|\$\s*)?(?:\S*python3? )"
         # a colon ends a command unless it is quoted or within a word
-        r"((?:train|eval|bench)\.py(?:'[^'\n]*'|:(?=\w)|[^#:;|`\n])*)",
+        r"((?:(?:train|eval|bench)\.py|-m mobilenet_exp (?:pack|export))"
+        r"(?:'[^'\n]*'|:(?=\w)|[^#:;|`\n])*)",
         re.M,
     )
     return sorted(
@@ -152,7 +155,7 @@ COMMANDS = [command for command in _written_commands() if "--config-dir" not in 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_in_text_composes(command):
-    script, *words = shlex.split(command)
+    script, *words = shlex.split(command.removeprefix("-m mobilenet_exp "))
     # flags compose nothing, and brackets before the = are prose
     words = [word for word in words if "=" in word and "[" not in word.split("=")[0]]
     # of a sweep, the first value; an ellipsis in brackets is prose
@@ -160,10 +163,22 @@ def test_every_command_in_text_composes(command):
     compose(*first, program=script.removesuffix(".py"))
 
 
+def test_options_of_packed_sets_are_taken_as_the_documents_write_them():
+    text = (ROOT / "docs" / "data.md").read_text()
+    words = set(re.findall(r"`(data\.args\.\w+=\w+)`", text)) | {"data.args.cache_gb=5"}
+    assert len(words) >= 3
+    for word in sorted(words):
+        for program, more in (("train", ()), ("eval", ("model=v2", "weights=x"))):
+            config = compose("data=packed", "data.root=x", *more, word, program=program)
+            assert word.partition("=")[0].removeprefix("data.args.") in config.data.args
+
+
 def test_commands_are_found():
     commands = " ".join(_written_commands())
     for needed in (
         "model=v3_large optimizer=rmsprop",
+        "-m mobilenet_exp pack data=imagenet",
+        "-m mobilenet_exp export checkpoint=FILE",
         "-m model.width_mult",
         "eval.py",
         "bench.py",
@@ -190,3 +205,21 @@ def test_every_key_has_a_comment_and_stands_in_the_help(schema):
     for group in GROUPS[name]:
         for path in (ROOT / "conf" / group).rglob("*.yaml"):
             assert path.stem in text
+
+
+def test_composing_within_a_program_that_uses_hydra_leaves_hydra_as_it_was(tmp_path):
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+        theirs = GlobalHydra.instance().hydra
+        assert compose("model=v2").model.name == "v2"
+        with pytest.raises(ValueError, match="model=v9: not known"):
+            compose("model=v9")
+        assert GlobalHydra.instance().hydra is theirs
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_yaml_file_with_a_byte_order_mark_is_read(tmp_path):
+    """As editors on Windows write it."""
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ntrain:\n  epochs: 3\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text, encoding="utf-8-sig")
+    assert compose("experiment=mine", config_dir=str(tmp_path)).train.epochs == 3

@@ -1,6 +1,7 @@
 """From a decoded image to the input of a network."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.data.transforms import EvalTransform, TrainTransform, side_of_epoch
 from mobilenet_exp.data.views import opened
+from mobilenet_exp.datasets.images import open_file
 from mobilenet_exp.weights.published import find_published
 
 CPU = torch.device("cpu")
@@ -247,3 +249,18 @@ def test_published_preprocessing_is_the_library_s_pixel_for_pixel(name, model):
         # pixels are the same, the last digit of their scaling is not
         ours = _eval(image, prepared, exact=True)
         torch.testing.assert_close(ours, theirs(image), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_of_a_very_long_image_the_middle_alone_is_resized(exact, tmp_path):
+    """60,000 x 1 pixels in 261 bytes would become 256 x 15 million."""
+    pixels = np.zeros((1, 60_001, 3), np.uint8)
+    pixels[:, 30_000 - 3 : 30_000 + 4] = (9, 200, 30)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    out = np.empty((224, 224, 3), np.uint8)
+    asked: list = []
+    whole = open_file(tmp_path / "x.png")
+    noted = replace(whole, decode=lambda box: asked.append(box) or whole.decode(box))
+    EvalTransform(Preprocessing(), exact=exact)(noted, out)
+    assert asked[0].width <= 17
+    assert np.array_equal(out[100, 112], (9, 200, 30))

@@ -1,7 +1,9 @@
 """Packed sets: what goes in comes out, in the folder's order; what is damaged is named."""
 
+import contextlib
 import io
 import json
+import os
 import shutil
 import tarfile
 
@@ -13,10 +15,11 @@ from PIL import Image
 from programs import run
 
 from mobilenet_exp import compose
-from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.config.schema import DataConfig, ImagesConfig
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.data.loaders import Reading, build_loaders
 from mobilenet_exp.datasets import packing
+from mobilenet_exp.datasets.builders import build_image_set
 from mobilenet_exp.datasets.codec import Box
 from mobilenet_exp.datasets.packed import open_raw
 from mobilenet_exp.datasets.packing import pack
@@ -64,7 +67,8 @@ def test_a_packed_set_is_the_folder_to_the_bit(folder, packed):
 def test_smaller_images_keep_their_shape(folder, tmp_path, form):
     for path in folder.rglob("*.jpg"):
         path.write_bytes(CHINA.read_bytes())
-    out = _pack(folder, tmp_path / "small", "side=64", f"form={form}", "quality=95")
+    words = ("quality=95",) if form == "jpeg" else ()
+    out = _pack(folder, tmp_path / "small", "side=64", f"form={form}", *words)
     images = _loaders("packed", out).train.view.images
     opened, label = images.open(0)
     assert (opened.height, opened.width, label) == (64, 96, 0)
@@ -262,3 +266,97 @@ def test_packed_imagenet_is_imagenet(packed):
     assert named.is_imagenet
     assert not DataConfig(name="packed", root=str(packed)).is_imagenet
     assert not DataConfig(name="imagefolder", args={"classes": "imagenet"}).is_imagenet
+
+
+def _index(folder) -> Index:
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "val.index").unlink()
+    images = build_image_set(ImagesConfig(name="packed", root=str(folder)), "val").images
+    return images.index
+
+
+def test_every_member_of_a_shard_is_an_image_belongs_to_one_or_is_named(tmp_path):
+    """Links, dots in names, folders, what belongs to no image, a sparse file."""
+    files = {"d/1.jpg": b"one", "d/1.cls": b"1", "d/1.json": b"{}", "d/1.mask.png": b"m"}
+    files |= {"d/IMG.01.jpg": b"dots", "d/IMG.01.cls": b"0", "README": b"x", "d/9.txt": b"y"}
+    path = tmp_path / "val-0.tar"
+    _write_shard(path, files)
+    with tarfile.open(path, "a") as tar:
+        for name, target, kind in (
+            ("d/2.jpg", "d/1.jpg", tarfile.LNKTYPE), ("d/2.cls", "d/IMG.01.cls", tarfile.LNKTYPE),
+            ("d/3.jpg", "IMG.01.jpg", tarfile.SYMTYPE), ("d/3.cls", "1.cls", tarfile.SYMTYPE),
+            ("d/4.jpg", "nowhere.jpg", tarfile.SYMTYPE), ("d/pipe", "", tarfile.FIFOTYPE),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    index = _index(tmp_path)
+    content = path.read_bytes()
+    found = {
+        name: (content[offset : offset + size], label)
+        for name, offset, size, label in zip(
+            index.names, index.offset, index.size, index.label.tolist(), strict=True
+        )
+    }
+    assert found == {
+        "d/1.jpg": (b"one", 1), "d/IMG.01.jpg": (b"dots", 0),
+        "d/2.jpg": (b"one", 0), "d/3.jpg": (b"dots", 1),
+    }  # fmt: skip
+    assert index.others == {
+        "val-0.tar/README": "belongs to no image",
+        "val-0.tar/d/9.txt": "belongs to no image",
+        "val-0.tar/d/4.jpg": "a link to d/nowhere.jpg, which is not before it in the shard",
+        "val-0.tar/d/pipe": "not a regular file",
+    }
+    images = build_image_set(ImagesConfig(name="packed", root=str(tmp_path)), "val").images
+    assert images.others == index.others
+
+
+def test_an_index_of_other_shards_is_made_anew_or_refused(tmp_path, packed, capsys):
+    """Labels were corrected, in a file of the same length; a shard was added; one was removed."""
+    shards = [tmp_path / f"val-{number}.tar" for number in (0, 1)]
+    _write_shard(shards[0], {"a.jpg": b"x", "a.cls": b"1"})
+    assert _index(tmp_path).label.tolist() == [1]
+
+    def labels() -> list[int]:
+        data = ImagesConfig(name="packed", root=str(tmp_path))
+        return build_image_set(data, "val").images.labels.tolist()
+
+    before = (tmp_path / "val.index").stat().st_mtime_ns
+    assert labels() == [1]
+    assert (tmp_path / "val.index").stat().st_mtime_ns == before
+    _write_shard(shards[0], {"a.jpg": b"x", "a.cls": b"2"})
+    assert labels() == [2]
+    assert "val.index: made anew, as val-0.tar has changed" in capsys.readouterr().out
+    _write_shard(shards[1], {"b.jpg": b"x", "b.cls": b"0"})
+    assert labels() == [2, 0]
+    assert "val.index: made anew, as val-1.tar is there now" in capsys.readouterr().out
+    shards[0].unlink()
+    assert labels() == [0]
+    assert "val.index: made anew, as val-0.tar is gone" in capsys.readouterr().out
+    # a set that was packed here has checksums, and is copied with new times
+    for each in packed.iterdir():
+        os.utime(each)
+    _loaders("packed", packed)
+    shutil.copy(packed / "train-000000.tar", packed / "train-000009.tar")
+    words = "train-000009.tar is not in train.index, which was packed without it; remove"
+    with pytest.raises(InputError, match=words):
+        _loaders("packed", packed)
+
+
+def test_a_split_may_lack_the_last_label(tmp_path):
+    for name, labels in (("train-0.tar", "0120"), ("val-0.tar", "01")):
+        files = {}
+        for number, label in enumerate(labels):
+            files |= {f"{number}.jpg": CHINA.read_bytes(), f"{number}.cls": label.encode()}
+        _write_shard(tmp_path / name, files)
+    assert _loaders("packed", tmp_path).classes == ["0", "1", "2"]
+
+
+def test_exif_of_packed_imagenet_is_ignored_as_from_its_folder(packed):
+    common = ("data=packed", f"data.root={packed}")
+    assert compose(*common).data.exif == "apply"
+    assert compose(*common, "data.args.classes=imagenet").data.exif == "ignore"
+    assert compose(*common, "data.args.classes=imagenet", "data.exif=apply").data.exif == "apply"
+    words = ("model=v2", "weights=x", *common, "data.args.classes=imagenet")
+    assert compose(*words, program="eval").data.exif == "ignore"

@@ -1,6 +1,8 @@
 """Packed sets at an address: fetched ahead, read by ranges meanwhile, tried again."""
 
 import errno
+import functools
+import http.server
 import threading
 from typing import ClassVar
 
@@ -135,3 +137,38 @@ def test_half_a_shard_is_never_taken_for_a_whole_one(address, tmp_path, monkeypa
     _wait_for_fetching()
     assert f"{cache}: No space left on device; what is not in" in capsys.readouterr().out
     assert not list(cache.glob("*.tar"))
+
+
+def test_a_set_that_changed_at_its_address_is_fetched_anew(address, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    before = _images(_loaders(address, cache))
+    _wait_for_fetching()
+    server, name = Flaky(), "/bucket/set/train.index"
+    # the same set again: another time there
+    server.pipe_file(name, server.cat_file(name))
+    assert torch.equal(_images(_loaders(address, cache)), before)
+    assert "train.index has changed there; all is fetched anew" in capsys.readouterr().out
+    _wait_for_fetching()
+    _loaders(address, cache)
+    assert "fetched anew" not in capsys.readouterr().out
+
+
+def test_a_server_that_gives_no_parts_of_files(address, tmp_path, capsys):
+    """As `python -m http.server`: all shards are fetched first, or one line says what to do."""
+    packed = tmp_path / "packed"
+    handler = functools.partial(_Quiet, directory=str(packed))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        root = f"http://127.0.0.1:{server.server_port}"
+        expected = _images(_loaders(str(packed), tmp_path))
+        assert torch.equal(_images(_loaders(root, tmp_path / "cache")), expected)
+        assert "gives no parts of files: all shards are fetched first" in capsys.readouterr().out
+        words = r"cache_gb=1e-06: http.* gives no parts of files .* the cache must hold all"
+        with pytest.raises(InputError, match=words):
+            _loaders(root, tmp_path / "small", cache_gb=1e-6)
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        """Print nothing."""

@@ -6,17 +6,19 @@ from PIL import Image
 from torch import nn
 
 from mobilenet_exp import compose, train
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.deploy.export import export
 from mobilenet_exp.deploy.folding import folded
-from mobilenet_exp.deploy.formats import FORMATS, to_onnx
+from mobilenet_exp.deploy.formats import FORMATS, exported, to_onnx
+from mobilenet_exp.deploy.int8_check import check_answers
 from mobilenet_exp.deploy.nets import build_nets, settle_statistics
+from mobilenet_exp.deploy.ptq import equalise, round_weights
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
 from mobilenet_exp.deploy.quantise import as_learned, with_torchao
 from mobilenet_exp.deploy.samples import calibration_images
 from mobilenet_exp.evaluation.job import evaluate
 from mobilenet_exp.models.layers_v4 import LayerScale, MultiQueryAttention, UniversalBottleneck
-from mobilenet_exp.models.rounding import Rounding
+from mobilenet_exp.models.rounding import Rounding, weight_most
 from mobilenet_exp.weights.exported import read_exported
 from mobilenet_exp.weights.loaded import load_run
 
@@ -259,3 +261,86 @@ def test_images_that_cannot_be_read_are_left_out_and_named_or_end_it(
     strict = compose(*words, "data.on_bad_image=fail", program="export")
     with pytest.raises(InputError, match=r"a/2.png.*; data.on_bad_image=skip leaves it out"):
         calibration_images(strict, loaded)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime_int8", "executorch_int8"])
+@torch.no_grad()
+def test_a_runtime_that_answers_otherwise_than_the_integers_is_refused(runtime):
+    """Sums that overflow in 16 bits, as without VNNI: pairs of products above 32,767 are cut off."""
+    for library in ("onnx", "onnxscript", "onnxruntime", *FOR_INT8):
+        pytest.importorskip(library)
+    (net,) = build_nets([{"name": "v2", "width_mult": 0.35, "num_classes": 9}], 64)
+    settle_statistics(net.model, 64)
+    network, images = folded(net.model), torch.randn(8, 3, 64, 64)
+    exact = with_torchao(network, [images], weight_bits=8, corrects=False)
+    check_answers(exact, exact, network, images, runtime)
+
+    def overflowing(images: torch.Tensor) -> torch.Tensor:
+        return exact(images) * torch.linspace(-1, 1, 9)
+
+    why = "it lacks VNNI; int8_weights=7 avoids it" if "onnx" in runtime else "computes the file"
+    with pytest.raises(RunError, match=f"from what its integers give.*{why}"):
+        check_answers(overflowing, exact, network, images, runtime)
+
+
+def test_weights_of_7_bits_leave_room_for_two_products_in_16_bits():
+    """The bound that makes them right on every processor: 255 * 63 * 2 is below 2 ** 15."""
+    assert 255 * weight_most(7) * 2 < 2**15 <= 255 * weight_most(8) * 2
+    layer, images = nn.Conv2d(8, 4, 3), torch.randn(4, 8, 16, 16)
+    for bits in (7, 8):
+        small = with_torchao(nn.Sequential(layer), [images], weight_bits=bits)
+        (weights,) = (each for each in small.buffers() if each.dtype == torch.int8)
+        assert weights.abs().max() <= weight_most(bits)
+        assert weights.abs().max() > 0.9 * weight_most(bits)
+
+
+@torch.no_grad()
+def test_channels_that_are_evened_out_leave_the_answers():
+    (net,) = build_nets([{"name": "v2", "width_mult": 0.35, "num_classes": 9}], 64)
+    settle_statistics(net.model, 64)
+    images = torch.randn(4, 3, 64, 64)
+    # a channel of the shortcuts that is a hundred times as large as the others
+    norm = net.model.blocks[1].project.bn
+    norm.weight[0] *= 100
+    graph = exported(folded(net.model), images, any_number=True).module()
+    before, scales = graph(images), [each.clone() for each in graph.parameters()]
+    equalise(graph, [images])
+    torch.testing.assert_close(graph(images), before, rtol=1e-3, atol=1e-4)
+    changed = [not torch.equal(a, b) for a, b in zip(scales, graph.parameters(), strict=True)]
+    assert sum(changed) > len(net.model.blocks)
+
+
+@torch.no_grad()
+def test_rounding_makes_up_for_its_errors():
+    """Inputs that go together: what one weight loses, the next one gives."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(500, 1, generator=generator)
+    inputs = common + 0.1 * torch.randn(500, 16, generator=generator)
+    weight = torch.randn(4, 16, generator=generator)
+    step, products = weight.abs().amax(1) / 7, (inputs.T @ inputs / 500)[None]
+    plain = (weight / step[:, None]).round().clamp(-7, 7)
+    found = round_weights(weight, step, products, 7)
+    assert found.abs().max() <= 7
+    assert torch.equal(found, found.round())
+    errors = [
+        ((inputs @ (whole * step[:, None] - weight).T) ** 2).mean().item()
+        for whole in (plain, found)
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_bits_of_weights_are_said_and_must_be_those_that_were_learned(run, learned, tmp_path):
+    words = (f"checkpoint={learned}", "int8=true", f"out={tmp_path}/x.onnx")
+    with pytest.raises(InputError, match=r"int8_weights=8: the network learned with 7 \(train"):
+        export(compose(*words, "int8_weights=8", program="export"))
+    loaded = load_run(str(learned))
+    assert loaded.network.weight_bits == 7
+    # a run of 0.11, which says nothing of it
+    state = torch.load(learned, weights_only=True)
+    del state["config"]["train"]["int8_weights"]
+    old = tmp_path / "old.pt"
+    torch.save(state, old)
+    assert load_run(str(old)).network.weight_bits == 8
+    words = (f"checkpoint={old}", "int8=true", f"out={tmp_path}/x.onnx")
+    with pytest.raises(InputError, match=r"int8_weights=null: the network learned weights of 8"):
+        export(compose(*words, program="export"))

@@ -3,13 +3,15 @@
 import csv
 import re
 
+import pytest
 import torch
 import torchvision
 from image_folders import HOPPER
 from layout_nets import KuanWangV3
 from PIL import Image
 
-from mobilenet_exp import evaluate
+from mobilenet_exp import build_model, evaluate
+from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.datasets import imagenet
 
 
@@ -41,3 +43,14 @@ def test_photos_are_named_with_imagenet_s_names(
     printed = " ".join(capsys.readouterr().out.split())
     name = imagenet.class_names()[best.indices]
     assert f"{name} {100 * best.values:.2f}" in printed
+
+
+def test_answers_that_are_not_finite_are_no_answers(compose_config, tmp_path):
+    """A variance below zero in the file; half precision that overflows does the same."""
+    state = build_model("v2", width_mult=0.35, num_classes=10).state_dict()
+    next(value for key, value in state.items() if key.endswith("running_var"))[0] = -1.0
+    torch.save(state, tmp_path / "w.pt")
+    words = ("model=v2", "model.width_mult=0.35", f"weights={tmp_path}/w.pt", "run.device=cpu")
+    config = compose_config(*words, f"image={HOPPER}", f"run.root={tmp_path}", program="eval")
+    with pytest.raises(RunError, match="grace_hopper.jpg are not finite numbers: its weights are"):
+        evaluate(config)

@@ -20,8 +20,9 @@ from programs import ROOT
 
 from mobilenet_exp import evaluate, train
 from mobilenet_exp.config.schema import EvalConfig, EvalModelConfig, EvalRunConfig
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.datasets import imagenet
+from mobilenet_exp.evaluation import job
 
 
 @pytest.fixture
@@ -270,3 +271,32 @@ def test_an_evaluation_of_a_checkpoint_lies_in_its_run_s_folder(finished):
                 run=cpu,
             )
         )
+
+
+def test_where_results_cannot_go_is_said_before_the_work(finished, tmp_path, monkeypatch):
+    _, _, folder = finished
+    copy = shutil.copytree(folder, tmp_path / "run")
+    shutil.rmtree(copy / "eval", ignore_errors=True)
+    (copy / "eval").write_text("no folder")
+    cpu = EvalRunConfig(device="cpu", wandb="disabled", root=str(tmp_path))
+    asked = EvalConfig(checkpoint=str(copy / "checkpoints" / "best.pt"), run=cpu)
+    monkeypatch.setattr(job, "score", None)
+    with pytest.raises(InputError, match=r"^checkpoint=.*eval/.* cannot be written: Not a direct"):
+        evaluate(asked)
+
+
+def test_scores_that_cannot_be_kept_are_printed(finished, tmp_path, monkeypatch, capsys):
+    """A disk that was filled meanwhile."""
+    _, results, folder = finished
+    copy = shutil.copytree(folder, tmp_path / "run")
+    cpu = EvalRunConfig(device="cpu", wandb="disabled", root=str(tmp_path))
+
+    def full(*_: object) -> None:
+        raise RunError("results.json could not be written: No space left on device")
+
+    monkeypatch.setattr(job.Tracker, "write", full)
+    with pytest.raises(RunError, match="No space left"):
+        evaluate(EvalConfig(checkpoint=str(copy / "checkpoints" / "best.pt"), run=cpu))
+    printed = capsys.readouterr().out
+    assert f"{results['top1']:.2f}" in printed
+    assert "not written" in printed

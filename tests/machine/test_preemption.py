@@ -25,7 +25,7 @@ def _saved(tmp_path):
     return list(tmp_path.glob("runs/*/checkpoints/last.pt"))
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_asked_to_stop_a_run_saves_and_asks_to_be_run_again(tmp_path, sent):
     """To the whole group, as a terminal and Slurm do: loading processes hear it, too."""
     words = (*BUSY, "run.wandb=offline")
@@ -48,7 +48,7 @@ def test_asked_to_stop_a_run_saves_and_asks_to_be_run_again(tmp_path, sent):
     (stored,) = tmp_path.glob("runs/wandb/offline-run-*")
     # by hand it reads as killed, by a scheduler as preempted
     records = _inspect(stored)
-    assert any("preempting" in record for record in records) == (sent == signal.SIGTERM)
+    assert any("preempting" in record for record in records) == (sent != signal.SIGINT)
     if sent == signal.SIGINT:
         (code,) = [json.loads(each)["exit"] for each in records if '"exit"' in each]
         assert code["exit_code"] == 255
@@ -82,6 +82,19 @@ def test_a_second_ctrl_c_leaves_at_once():
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=10) == 130
+
+
+def test_under_nohup_a_terminal_that_is_closed_asks_for_nothing():
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + BUSY_FOR_EVER
+    command = [sys.executable, "-c", ignoring, str(ROOT)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    # heard once, of SIGTERM
+    assert process.stdout.readline() == "heard\n"
+    process.kill()
+    process.wait()
 
 
 # a signal comes while Python calls back for a weak reference, and the process then sleeps

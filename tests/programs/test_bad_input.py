@@ -171,7 +171,7 @@ TINY = ("model.name=tiny", "run.imports=[tiny_net]", "data=fake", "data.resoluti
         ("train", ("data.val_share=0.5",), "data.val_share=0.5: is only for data=imagefolder"),
         ("train", ("data=imagefolder", "data.root=nowhere"), "data.root=nowhere: has no folder"),
         ("train", ("weights=nowhere.pth",), "weights=nowhere.pth: cannot be read: No such file"),
-        ("train", ("weights_key=x",), "weights_key=x: needs weights=FILE"),
+        ("train", ("weights_key=x",), "weights_key=x: has no effect here; it needs weights=FILE"),
         ("train", ("distill.teacher=nowhere.pt",), "distill.teacher=nowhere.pt: no such file"),
         ("train", ("run.root=/dev/null/x", *TINY), "run.root=/dev/null/x: cannot hold the run's"),
         ("train", ("run.imports=[nowhere]",), "run.imports=nowhere: cannot be imported: Module"),
@@ -247,3 +247,11 @@ def test_sizes_that_memory_does_not_hold_are_one_line(monkeypatch):
     assert errors.startswith("error: memory does not suffice")
     assert errors.count("\n") == 1
     assert torch.get_num_threads() > 0
+
+
+@pytest.mark.parametrize("words", [("--info",), ("--info", "all"), ("-i",), ("--info=config",)])
+def test_info_is_understood_anywhere(words):
+    code, _, errors = _command("train", "model=v2", "optimizer.lr=0.1", *words)
+    assert (code, errors) == (0, "")
+    code, _, errors = _command("train", *words, "model=v2")
+    assert (code, errors) == (0, "")

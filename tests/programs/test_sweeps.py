@@ -11,7 +11,9 @@ from hard_run import WORDS, wait_for
 from hydra import compose, initialize_config_dir
 
 from mobilenet_exp.command.programs import CONF
-from mobilenet_exp.command.sweeping import plan_of
+from mobilenet_exp.command.sweeping import close_sweep, plan_of
+from mobilenet_exp.tracking.sweeps import Sweep
+from mobilenet_exp.tracking.terminal import print_sweep
 
 SMALL = (
     "data=fake", "data.resolution=32", "data.args.num_images=32", "data.batch_size=16",
@@ -141,3 +143,24 @@ def _composed_sweep(*words: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [], return_hydra_config=True)
     return plan_of(config, words[1:])
+
+
+def test_a_search_among_words_ends_with_the_best_of_them(tmp_path, capsys):
+    results = {"top1": 50.0, "madds": 1e6, "params": 1e6, "reference": None, "paper_reason": None}
+    sweep = Sweep(tmp_path)
+    sweep.begin("group", [])
+    sweep.record(0, ("train.loss=bce",), results, None)
+    best = {"best_params": {"train.loss": "bce", "optimizer.lr": 0.123456789}, "best_value": 50.0}
+    (tmp_path / "optimization_results.yaml").write_text(yaml.safe_dump(best))
+    assert close_sweep(sweep) == 0
+    assert "optimizer.lr=0.123457 train.loss=bce, top-1 50.00; in" in capsys.readouterr().out
+
+
+def test_a_precision_that_no_run_was_computed_in_is_noted(capsys):
+    results = {"top1": 50.0, "madds": 1e6, "params": 1e6, "reference": None, "paper_reason": None}
+    job = {"results": results | {"precision": "float32"}, "error": None, "is_stopped": False}
+    words = [("run.precision=float32",), ("run.precision=bfloat16",)]
+    print_sweep([job | {"number": n, "overrides": each} for n, each in enumerate(words)])
+    printed = capsys.readouterr().out
+    assert printed.count("computed in float32") == 1
+    assert "precision=bfloat16: computed in float32" in printed

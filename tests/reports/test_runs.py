@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -370,3 +371,20 @@ def test_kinds(tmp_path):
     assert kinds == {
         "mine": "bench", "bench-20260101-000000": "bench", "eval-v2-fake": "eval", "v2-w1": "train",
     }  # fmt: skip
+
+
+def test_numbers_and_anchors_that_no_file_should_hold(finished, tmp_path, capsys):
+    """An integer of 400 digits, an anchor that holds itself: that run alone suffers."""
+    _, _, folder = finished
+    huge = "1" + 400 * "0"
+    for name in ("results", "metrics", "yaml", "whole"):
+        shutil.copytree(folder, tmp_path / name)
+    text = (tmp_path / "results" / "results.json").read_text()
+    text = re.sub(r'"top1": [\d.]+', f'"top1": {huge}', text, count=1)
+    (tmp_path / "results" / "results.json").write_text(text)
+    with (tmp_path / "metrics" / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"epoch": 3, "val/top1": {huge}}}\n')
+    (tmp_path / "yaml" / "config.yaml").write_text("model: &m {a: *m}\ndata: {}\nrun: {}\n")
+    assert main(["runs", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("finished") >= 4
+    assert main(["page", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -305,6 +306,36 @@ def test_an_unknown_mode_in_the_environment_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("WANDB_TAGS", "x" * 70, "Tags must be between 1 and 64 characters"),
+        ("WANDB_PROJECT", "team/project", "cannot contain characters"),
+        ("WANDB_SILENT", "maybe", "should be a valid boolean"),
+        ("WANDB_BASE_URL", "nonsense", "should be a valid URL"),
+        ("WANDB_INIT_TIMEOUT", "soon", "should be a valid number"),
+    ],
+)
+def test_a_variable_that_wandb_refuses_is_one_line(tmp_path, monkeypatch, name, value, problem):
+    monkeypatch.setenv(name, value)
+    for mode in ("offline", "auto"):
+        with (
+            pytest.raises(InputError, match=f"{name}={value}: W&B refuses it: .*{problem}"),
+            _tracker(tmp_path / "run", mode=mode),
+        ):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with _tracker(tmp_path / "run", mode="disabled") as tracker:
+        assert tracker.status == "W&B: disabled"
+
+
+def test_empty_variables_of_wandb_are_as_good_as_not_set(tmp_path, monkeypatch):
+    for name in ("WANDB_TAGS", "WANDB_SILENT", "WANDB_RUN_GROUP"):
+        monkeypatch.setenv(name, "")
+    with _tracker(tmp_path / "run", mode="offline") as tracker:
+        assert tracker.status.startswith("W&B: offline")
+
+
 def test_disabled_writes_nothing_of_wandb(tmp_path):
     with _tracker(tmp_path / "run", mode="disabled") as tracker:
         tracker.log(1, {"val/top1": 1.0})
@@ -320,6 +351,24 @@ def test_git_commit_is_that_of_the_code():
         ["git", "rev-parse", "HEAD"], cwd=os.path.dirname(__file__), capture_output=True, text=True
     )
     assert commit.removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_a_package_inside_somebody_s_repository_has_no_commit(tmp_path):
+    """Installed into the .venv of another project, which is a git repository."""
+    site = tmp_path / "mine" / ".venv"
+    target = site / "mobilenet_exp" / "machine"
+    target.mkdir(parents=True)
+    shutil.copy(provenance.__file__, target)
+    commands = (
+        ("git", "init", "-q"),
+        ("git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "--allow-empty", "-qm", "x"),
+    )
+    for command in commands:
+        subprocess.run(command, cwd=tmp_path / "mine", check=True)
+    code = "from mobilenet_exp.machine.provenance import git_commit; print(git_commit())"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=site, capture_output=True, text=True)
+    assert done.stdout == "None\n", done.stderr
 
 
 def test_an_evaluation_is_a_run_of_its_own_of_job_type_eval(logged):

@@ -3,6 +3,8 @@
 import gzip
 import itertools
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import timm
@@ -150,6 +152,49 @@ def test_a_run_is_not_taken_up_with_other_images(quick, tmp_path):
     with pytest.raises(InputError, match=message):
         train(second)
     assert train(first)["epochs"] == 1
+
+
+def test_a_run_is_not_taken_up_with_other_files_of_the_same_classes(quick, tmp_path):
+    """Two folds: the same classes and counts, other names; and one file renamed in place."""
+    folders = []
+    for fold in ("a", "b"):
+        root = _image_folder(tmp_path / fold / "images", "y")
+        for path in [*root.rglob("*.png")]:
+            path.rename(path.with_name(f"{fold}{path.name}"))
+        folders.append(root)
+    words = ("data=imagefolder", "data.resolution=32", "data.batch_size=4", "train.epochs=1")
+    first, second = (quick(*words, f"data.root={each}", "run.workers=0") for each in folders)
+    train(first)
+    folder = tmp_path / "runs" / run_name(first)
+    message = f"names of images differ .* was made with, of {folders[0]}; choose another run.root"
+    with pytest.raises(InputError, match=message):
+        train(second)
+    path = next(folders[0].rglob("val/x/*.png"))
+    path.rename(path.with_name("z.png"))
+    with pytest.raises(InputError, match=message):
+        train(first)
+    # what was made before names were kept goes by classes and counts
+    results = json.loads((folder / "results.json").read_text())
+    del results["images"]["names_sha256"]
+    (folder / "results.json").write_text(json.dumps(results))
+    assert train(first)["epochs"] == 1
+
+
+def test_results_of_images_that_are_gone_are_shown_with_a_line(quick, tmp_path, capsys):
+    root = _image_folder(tmp_path / "images", "y")
+    words = ("data=imagefolder", "data.resolution=32", "data.batch_size=4", "train.epochs=1")
+    config = quick(*words, f"data.root={root}", "run.workers=0")
+    results = train(config)
+    shutil.rmtree(root)
+    assert train(config) == results
+    assert f"{root} was not looked at: the images may have changed" in capsys.readouterr().out
+
+
+def test_a_precision_that_was_not_used_is_said(finished, capsys):
+    config, results, _ = finished
+    asked = replace(config, run=replace(config.run, precision="bfloat16"))
+    assert train(asked) == results
+    assert "it was computed in float32; run.root=... computes it anew" in capsys.readouterr().out
 
 
 def _image_folder(root, kind):

@@ -237,3 +237,30 @@ def test_earlier_files_of_d_li14_load(hidden, classifier, tmp_path):
     }
     torch.save(state, tmp_path / "w.pth")
     assert_same_logits(net, load_weights(build_model("v3_small"), tmp_path / "w.pth"))
+
+
+def _filters(kind) -> dict:
+    return {key: kind(value) if value.ndim == 4 else value for key, value in STATE.items()}
+
+
+def _quantised(value: torch.Tensor) -> torch.Tensor:
+    return torch.quantize_per_tensor(value, 0.01, 0, torch.qint8)
+
+
+@pytest.mark.parametrize("kind", [lambda value: (value * 100).to(torch.int8), _quantised])
+def test_integers_without_their_scale_are_refused(kind, tmp_path):
+    torch.save(_filters(kind), tmp_path / "w.pth")
+    words = r"tensors \d+ of a quantised network, integers without their scale; save the float"
+    with pytest.raises(InputError, match=words):
+        load_weights(build_model("v3_small"), tmp_path / "w.pth")
+
+
+def test_float8_and_counters_in_half_precision_load(tmp_path):
+    """A counter past 65504 is infinite in float16, and counts for nothing."""
+    state = _filters(lambda value: value.to(torch.float8_e4m3fn))
+    infinite = torch.tensor(float("inf"), dtype=torch.float16)
+    state |= {key: infinite for key in state if "num_batches_tracked" in key}
+    torch.save(state, tmp_path / "w.pth")
+    model = load_weights(build_model("v3_small"), tmp_path / "w.pth")
+    assert torch.equal(model.stem.conv.weight, state["features.0.0.weight"].float())
+    assert model.stem.bn.num_batches_tracked == 0

@@ -380,6 +380,7 @@ async function start() {
   $("about").textContent = DATA.about;
   fillFilters();
   drawHeads();
+  if (RUNS.length === 1) state.chosen = [RUNS[0]];
   draw();
   $("theme").addEventListener("click", () => {
     setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
