@@ -266,7 +266,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named_or_end_it(
 @pytest.mark.parametrize("runtime", ["onnxruntime_int8", "executorch_int8"])
 @torch.no_grad()
 def test_a_runtime_that_answers_otherwise_than_the_integers_is_refused(runtime):
-    """Sums that overflow in 16 bits, as without VNNI: pairs of products above 32,767 are cut off."""
+    """As without VNNI, where sums of two products are cut off at 32,767."""
     for library in ("onnx", "onnxscript", "onnxruntime", *FOR_INT8):
         pytest.importorskip(library)
     (net,) = build_nets([{"name": "v2", "width_mult": 0.35, "num_classes": 9}], 64)
