@@ -12,8 +12,9 @@ from functools import partial
 import torch
 from torch.utils.data import Dataset
 
-from mobilenet_exp.config.schema import DataConfig, EvalImages, EvalRunConfig
+from mobilenet_exp.config.schema import Config, DataConfig, EvalImages, EvalRunConfig
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.data.feeding import Feed, Reader, ThreadReader
 from mobilenet_exp.data.finishing import Finisher
 from mobilenet_exp.data.mixing import mixes
@@ -103,8 +104,10 @@ class Loaders:
         return _fingerprint(self.classes, self.train.view.images, self.val_images)
 
 
-def names_of(data: DataConfig) -> str | None:
-    """Return the `names_sha256` of a data set's `identity`, without its loaders."""
+def names_of(config: Config) -> str | None:
+    """Return the `names_sha256` of a run's images, as `identity` has it, without loaders."""
+    import_modules(config.run.imports)
+    data = config.data
     train, val = build_image_set(data, "train"), build_image_set(data, "val")
     if not isinstance(val.images, ImageFiles):
         return None

@@ -107,7 +107,8 @@ def packed_images(
     if not path.exists():
         _make_index(place, path, split, classes)
     index = Index.load(path)
-    if index.stamps and (change := _change(index, place, split)):
+    # a set that was packed here has checksums, which move with it; shards from elsewhere do not
+    if UNKNOWN in index.checksum[:1] and (change := _change(index, place, split)):
         console.line(f"{path}: made anew, as {change}")
         if isinstance(place, Remote):
             place.forget(split)
@@ -164,11 +165,15 @@ def _change(index: Index, place: Place, split: str) -> str:
         found = [name for name in place.names() if is_of(name, split)]
         if new := sorted(set(found) ^ set(known)):
             return f"{new[0]} {'is there now' if new[0] in found else 'is gone'}"
+        if len(index.stamps) != len(known):
+            return "it does not say when its shards were written"
         for name, stamp in zip(known, index.stamps, strict=True):
             if place.stamp(name) != stamp:
                 return f"{name} has changed"
-    except OSError as error:
-        raise InputError("data.root", place.root, f"cannot be read: {error}") from error
+    except (OSError, InputError) as error:
+        if isinstance(place, Folder):
+            raise
+        console.line(f"{error}; what is in the cache is used as it is")
     return ""
 
 

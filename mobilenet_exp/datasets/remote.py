@@ -89,17 +89,25 @@ class Remote:
 
         Without the address, what is in the cache is used as it is.
         """
-        kept = self.cache / f"{name}.stamp"
-        if not kept.exists() or not (self.cache / name).exists():
+        index, kept = self.cache / name, self.cache / f"{name}.stamp"
+        if not index.exists():
             return False
         try:
-            facts = self._connect().info(f"{self._path}/{name}")
+            stamp = _stamp(self._connect().info(f"{self._path}/{name}"))
+            if not kept.exists() and index.read_bytes() == self._connect().cat_file(
+                f"{self._path}/{name}"
+            ):
+                # fetched by an earlier version
+                kept.write_text(stamp)
+        except FileNotFoundError:
+            # made here, of shards without one
+            return False
         except Exception as error:
             # each protocol's library has errors of its own
             reason = first_line(error)
             console.line(f"{self.address} does not answer ({reason}); the cache is used as it is")
             return False
-        return _stamp(facts) != kept.read_text()
+        return not kept.exists() or stamp != kept.read_text()
 
     def fetch_index(self, name: str) -> None:
         """Bring an index into the cache, and note what tells whether it changes there."""

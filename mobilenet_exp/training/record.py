@@ -239,7 +239,7 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
     if place is not None and known is not None:
         if "://" in place or not Path(place).exists():
             console.line(f"{place} was not looked at: the images may have changed")
-        elif names_of(config.data) != known:
+        elif names_of(config) != known:
             raise other_images(config, path, place)
     return results
 

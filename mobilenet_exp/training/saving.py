@@ -261,6 +261,9 @@ def resume(session: Session, folder: Path) -> list[str]:
     _restore(session, state, path)
     session.progress = Progress(**state["progress"])
     session.meter = _own_meter(session, _meters(state))
+    asked, then = session.config.run.precision, theirs.run.precision
+    if "auto" not in (asked, then) and asked != then:
+        lines.append(f"was trained in {then} so far and goes on in {asked}")
     return [*lines, *_keep_threads(session, state.get("threads"), len(_meters(state)))]
 
 

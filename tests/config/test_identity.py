@@ -13,7 +13,7 @@ def test_run_name_follows_what_is_learned(compose_config):
     name = run_name(compose_config())
     assert re.fullmatch(r"v3_small-w1-r32-digits-sgd-s0-[0-9a-f]{8}", name)
     assert run_name(compose_config("model.width_mult=1")) == name
-    for place in ("run.device=cpu", "run.workers=3", "data.root=elsewhere", "run.root=there"):
+    for place in ("run.device=cpu", "run.workers=3", "run.root=there"):
         assert run_name(compose_config(place)) == name
     for change in ("train.seed=1", "optimizer.lr=0.1", "schedule=step", "data.batch_size=32"):
         assert run_name(compose_config(change)) != name
@@ -24,6 +24,18 @@ def test_folders_of_images_are_told_apart_by_their_own_name(compose_config):
         return run_name(compose_config("data=imagefolder", f"data.root={root}"))
 
     assert name("/disk/flowers") == name("/mnt/flowers/") != name("/disk/birds")
+
+
+def test_bits_of_weights_name_a_run_that_learns_them(compose_config):
+    plain = run_name(compose_config())
+    learned = run_name(compose_config("train.quantise=int8"))
+    # before there was a choice, 8 bits had no word of their own
+    before = to_dict(compose_config("train.quantise=int8", "train.int8_weights=8"))
+    del before["train"]["int8_weights"]
+    old = to_config(before)
+    assert old.train.int8_weights == 8
+    assert len({plain, learned, run_name(old)}) == 3
+    assert run_name(old) == "v3_small-w1-r32-digits-sgd-s0-fa2552f6"
 
 
 def test_a_saved_config_comes_back_the_same(compose_config):

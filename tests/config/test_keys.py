@@ -78,6 +78,7 @@ def test_train_reads_every_key(tmp_path, monkeypatch):
     first = run(*mixed, "data.augment=inception")
     best = f"{tmp_path}/{first['name']}/checkpoints/best.pt"
     run(f"weights={best}", f"distill.teacher={best}", "schedule.noise=[0.1,0.9]")
+    run("train.quantise=int8")
     with pytest.raises(ValueError, match="distill"):
         run(f"distill.teacher={best}", "distill.model=v2")
     for words in (("data=imagenet", "data.labels=x"), ("data=cifar10",)):

@@ -112,7 +112,7 @@ def test_runtimes_in_8_bits_are_near(runtime):
     off = ((forward(images) - expected).abs().max() / expected.abs().max()).item()
     # no float32's, and no other network's
     assert 1e-4 < off < 0.7
-    check_answers(forward, forward.exact, net.model, images, name)
+    check_answers(forward, forward.exact, net.model, images, runtime)
 
 
 def test_libraries_keep_no_network_that_is_not_run_any_more():
