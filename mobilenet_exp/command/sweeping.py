@@ -102,7 +102,7 @@ def run_sweep_job(
     try:
         check_groups(overrides)
         config = to_config(composed)
-        check_effects(config, overrides, is_sweep=True)
+        check_effects(config, overrides, sweep.varied())
         results = job(config, overrides=overrides, group=sweep.group)
         error_line, is_stopped = None, False
     except Preempted as stop:

@@ -25,11 +25,15 @@ def check(config: AnyConfig) -> None:
             _check_quantised(config)
 
 
-def check_effects(config: Any, words: Iterable[str], *, is_sweep: bool = False) -> None:
+def check_effects(config: Any, words: Iterable[str], varied: Iterable[str] = ()) -> None:
     """Raise InputError for a word of a command that has no effect, with what it needs.
 
-    A sweep's words are for all its jobs: one that some of them give what it needs is let be.
+    `varied` are the keys that a sweep varies, whose words are for all its jobs: one that needs
+    such a key has an effect in some of them.
     """
+    if isinstance(config, Config) and config.run.smoke:
+        # a recipe that is checked on noise
+        return
     given = {key.lstrip("+~"): value for key, _, value in (w.partition("=") for w in words)}
     for key in given:
         section, _, name = key.rpartition(".")
@@ -41,8 +45,8 @@ def check_effects(config: Any, words: Iterable[str], *, is_sweep: bool = False) 
         if entry is None or need is None or need.is_met(config):
             continue
         value = getattr(part, name)
-        is_met_elsewhere = is_sweep and any(
-            other != key and re.search(rf"\b{re.escape(other)}\b", need.words) for other in given
+        is_met_elsewhere = any(
+            re.search(rf"\b{re.escape(other)}\b", need.words) for other in varied if other != key
         )
         if value != entry.default and not is_met_elsewhere:
             raise InputError(key, given[key], f"has no effect here; it needs {need.words}")
@@ -80,11 +84,16 @@ def with_home(section: Any) -> Any:
 
 
 def with_exif(config: AnyConfig) -> AnyConfig:
-    """Return the config with `data.exif=auto` settled: published rows took ImageNet as stored."""
+    """Return the config with `data.exif=auto` settled, unless a checkpoint names its data."""
     data = getattr(config, "data", None)
-    if data is None or data.exif != "auto":
+    if data is None or data.name is None:
         return config
-    return replace(config, data=replace(data, exif="ignore" if data.is_imagenet else "apply"))
+    return replace(config, data=replace(data, exif=settled_exif(data)))
+
+
+def settled_exif(data: Any) -> Any:
+    """Return apply or ignore for auto: published rows took ImageNet's photos as stored."""
+    return ("ignore" if data.is_imagenet else "apply") if data.exif == "auto" else data.exif
 
 
 def with_stem_stride(config: Config) -> Config:

@@ -48,7 +48,11 @@ DOWNLOAD = needs(
     "data that can be downloaded, e.g. data=cifar10 or data=food101",
     lambda config: config.data.name not in (*IN_MEMORY, *BROUGHT),
 )
-SPLIT = needs("data.val_share", lambda config: config.data.val_share is not None)
+SPLIT = needs(
+    "data.val_share",
+    # of a checkpoint's own data, which are not known yet
+    lambda config: config.data.val_share is not None or config.data.name is None,
+)
 CROPS = needs(
     "data.augment=random_resized_crop or inception",
     lambda config: config.data.augment in ("random_resized_crop", "inception"),
@@ -441,7 +445,7 @@ class EvalImages(ImagesConfig):
     """What an evaluation scores, once everything is settled; no program's own keys."""
 
     batch_size: int
-    on_bad_image: str
+    on_bad_image: str = field(default="skip", metadata=FILES)
     real_labels: bool
 
 

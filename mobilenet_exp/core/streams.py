@@ -31,7 +31,7 @@ def open_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             # the lowest number that is free is this one
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 

@@ -51,7 +51,7 @@ def list_tree(folder: Path) -> Listing:
     if found:
         return found
     with ExitStack() as stack:
-        _wait_for_others(kept, stack)
+        wait_for_others(kept, stack)
         # another process may have listed it meanwhile
         return _load(kept) or _list_and_keep(folder, classes, kept)
 
@@ -108,8 +108,8 @@ def _kept_at(folder: Path) -> Path:
     return Path(cache) / "mobilenet_exp" / name
 
 
-def _wait_for_others(kept: Path, stack: ExitStack) -> None:
-    """Let one process of a machine list a tree while others wait for its list."""
+def wait_for_others(kept: Path, stack: ExitStack) -> None:
+    """Let one process of a machine write a file while others wait for it."""
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         stack.enter_context(FileLock(kept.with_suffix(".lock")))

@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from mobilenet_exp.datasets.codec import Box
 from mobilenet_exp.datasets.decode import Opened, open_image
 from mobilenet_exp.datasets.imagenet import class_ids
 from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.listing import wait_for_others
 from mobilenet_exp.datasets.remote import Remote
 from mobilenet_exp.datasets.shards import (
     PLAN,
@@ -101,19 +103,11 @@ def packed_images(
     made anew. Raises InputError for shards that are missing, or not as a packed set's index says.
     """
     path = index_path(kept, split)
-    if isinstance(place, Remote) and place.has_changed(path.name):
-        console.line(f"{place.address}: {path.name} has changed there; all is fetched anew")
-        place.forget(split)
-    if not path.exists():
-        _make_index(place, path, split, classes)
-    index = Index.load(path)
-    # a set that was packed here has checksums, which move with it; shards from elsewhere do not
-    if UNKNOWN in index.checksum[:1] and (change := _change(index, place, split)):
-        console.line(f"{path}: made anew, as {change}")
+    with ExitStack() as stack:
         if isinstance(place, Remote):
-            place.forget(split)
-        _make_index(place, path, split, classes)
-        index = Index.load(path)
+            # one process of a machine changes what is kept, the others wait
+            wait_for_others(path, stack)
+        index = _index_of(place, path, split, classes)
     if isinstance(place, Folder):
         _check_shards(index, place, split)
     known = class_ids() if classes == "imagenet" else index.classes
@@ -133,13 +127,30 @@ def packed_images(
     return images, known
 
 
-def _make_index(place: Place, path: Path, split: str, classes: str | None) -> None:
+def _index_of(place: Place, path: Path, split: str, classes: str | None) -> Index:
+    """Return the index that is kept, or one made anew where it is not that of the shards."""
+    if isinstance(place, Remote) and place.has_changed(path.name):
+        console.line(f"{place.address}: {path.name} has changed there; all is fetched anew")
+        place.forget(split)
+    if not path.exists():
+        return _make_index(place, path, split, classes)
+    index = Index.load(path)
+    # a set that was packed here has checksums, which move with it; shards from elsewhere do not
+    if UNKNOWN in index.checksum[:1] and (change := _change(index, place, split)):
+        console.line(f"{path}: made anew, as {change}")
+        if isinstance(place, Remote):
+            place.forget(split)
+        return _make_index(place, path, split, classes)
+    return index
+
+
+def _make_index(place: Place, path: Path, split: str, classes: str | None) -> Index:
     """Bring the index that lies beside the shards, or make one of them."""
     try:
         there = place.names()
         if isinstance(place, Remote) and path.name in there:
             place.fetch_index(path.name)
-            return
+            return Index.load(path)
         if PLAN in there:
             problem = "was not packed to the end; repeat the command that packs it"
             raise InputError("data.root", place.root, problem)
@@ -150,12 +161,16 @@ def _make_index(place: Place, path: Path, split: str, classes: str | None) -> No
         if isinstance(place, Remote) and not place.gives_parts(names[0]):
             problem = "the server gives no parts of files, which an index is made of"
             raise InputError("data.root", place.root, f"{problem}; copy the shards to a folder")
-        index_shards(place, names, class_ids() if classes == "imagenet" else None).save(path)
+        index = index_shards(place, names, class_ids() if classes == "imagenet" else None)
+    except OSError as error:
+        problem = f"{path.name} cannot be made: {error.strerror or error}"
+        raise InputError("data.root", place.root, problem) from error
+    try:
+        index.save(path)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(
-            "data.root", place.root, f"{path.name} cannot be made: {reason}"
-        ) from error
+        console.line(f"{path} cannot be kept ({reason}): it is made at each start")
+    return index
 
 
 def _change(index: Index, place: Place, split: str) -> str:

@@ -125,16 +125,23 @@ class Remote:
         """Return whether the server answers a request for a part of a file with that part."""
         if not self.address.startswith("http"):
             return True
+
+        def probe(files: Any) -> bool:
+            place = f"{self._path}/{name}"
+            try:
+                with files.open(place, "rb", block_size=PROBE, cache_type="none") as file:
+                    # the first bytes would come from such a server, too
+                    file.seek(PROBE)
+                    return len(file.read(PROBE)) == PROBE
+            except ValueError:
+                # what fsspec raises for an answer that is not the part
+                return False
+
         try:
-            # of a few bytes, so that an answer of more is refused before it has come
-            with self._connect().open(
-                f"{self._path}/{name}", "rb", block_size=PROBE, cache_type="none"
-            ) as file:
-                # the first bytes would come from such a server, too
-                file.seek(PROBE)
-                return len(file.read(PROBE)) == PROBE
-        except (ValueError, OSError):
-            return False
+            return self._tried(probe, name)
+        except OSError:
+            # it does not answer: whoever reads an image tries again, and says so
+            return True
 
     def size(self, name: str) -> int:
         """Return a file's length in bytes."""
@@ -181,11 +188,14 @@ class Remote:
         """
         is_here = all(self._has(name, size) for name, size in index.shards)
         if not is_here and not self.gives_parts(index.shards[0][0]):
+            ours = {name for name, _ in index.shards}
+            others = [each for each in self.cache.glob("*.tar") if each.name not in ours]
             needed = sum(size for _, size in index.shards)
+            needed += sum(each.stat().st_size for each in others)
             if needed > self.limit:
                 problem = (
                     f"{self.address} gives no parts of files (it ignores Range), so the cache must "
-                    f"hold all {needed / 1e9:.3g} GB of shards; or copy the set to a folder"
+                    f"hold all shards, {needed / 1e9:.3g} GB; or copy the set to a folder"
                 )
                 raise InputError("data.args.cache_gb", f"{self.limit / 1e9:g}", problem)
             console.line(f"{self.address} gives no parts of files: all shards are fetched first")

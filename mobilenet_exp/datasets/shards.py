@@ -247,12 +247,15 @@ def _read_members(opened: Any) -> tuple[dict[str, _Member], dict[str, str]]:
     end = 0
     with tarfile.open(fileobj=opened, mode="r:") as tar:
         for member in tar:
-            end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+            # where the next one begins: a sparse file takes less than its size
+            end = tar.offset
             name = posixpath.normpath(member.name)
             if member.isdir():
                 continue
-            if member.islnk() or member.issym():
-                end = member.offset_data
+            if name in files or posixpath.basename(name).startswith("."):
+                # of two, the first one counts; macOS adds a hidden file to each
+                others[name] = "there before in this shard" if name in files else "a hidden file"
+            elif member.islnk() or member.issym():
                 folder = posixpath.dirname(name) if member.issym() else ""
                 target = posixpath.normpath(posixpath.join(folder, member.linkname))
                 if target in files:
@@ -302,12 +305,16 @@ def _images_of(
         for key, (ending, file) in images.items()
         if key in labels
     ]
-    groups = {_group(key) for key, *_ in found}
-    for key in images.keys() - labels.keys():
+    keys = {key for key, *_ in found}
+    for key in images.keys() - keys:
         # 7.mask.png beside 7.jpg belongs to it
-        if _group(key) not in groups:
+        if _group(key) not in keys:
             raise ValueError(f"{key}{images[key][0]} has no {key}{LABEL} with its label beside it")
-    others |= {name: "belongs to no image" for name in files if _group(name) not in groups}
+    others |= {
+        name: "belongs to no image"
+        for name in files
+        if _group(name) not in keys and posixpath.splitext(name)[0] not in keys
+    }
     return found
 
 

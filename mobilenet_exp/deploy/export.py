@@ -19,7 +19,7 @@ from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import FORMATS, Format
-from mobilenet_exp.deploy.int8_check import PART, check_answers
+from mobilenet_exp.deploy.int8_check import check_answers
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
 from mobilenet_exp.deploy.quantise import as_learned, with_torchao
 from mobilenet_exp.deploy.samples import calibration_images, real_images
@@ -30,6 +30,8 @@ from mobilenet_exp.weights.loaded import LoadedModel, load_chosen
 
 # largest difference of an answer of a file in float32
 TOLERANCE = 1e-4
+# images that go through a network at once
+PART = 32
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def _write(
         forward, _ = read_exported(str(draft), key="format")
         if config.int8:
             try:
-                some = images[:: -(-len(images) // PART)]
+                some = images[:: -(-len(images) // PART)].contiguous()
                 check_answers(forward, written, loaded.model, some, config.format)
             except RunError as error:
                 raise RunError(f"{path} is not written: {error}") from error

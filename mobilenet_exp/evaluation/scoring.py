@@ -4,13 +4,14 @@ Prints nothing and logs nothing.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mobilenet_exp.config.rules import settled_exif
 from mobilenet_exp.config.schema import (
     EvalConfig,
     EvalDataConfig,
@@ -92,7 +93,8 @@ def eval_data(asked: EvalDataConfig, loaded: LoadedModel) -> EvalImages:
         "resize": given["resize"] or "fast",
         "val_seed": given["val_seed"] or 0,
     }
-    return EvalImages(**given | prepared | {"batch_size": batch_size})
+    data = EvalImages(**given | prepared | {"batch_size": batch_size})
+    return replace(data, exif=settled_exif(data))
 
 
 def _is_given(value: object) -> bool:

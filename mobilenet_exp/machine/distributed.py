@@ -21,7 +21,7 @@ from mobilenet_exp.core.errors import (
     known_to_all,
 )
 from mobilenet_exp.machine.launched import Place, cores_shared_by, place
-from mobilenet_exp.machine.preemption import ASKING, Preempted
+from mobilenet_exp.machine.preemption import ASKING, HANG_UP, Preempted, ignores_hang_up
 
 T = TypeVar("T")
 # how long processes wait for each other at the start
@@ -228,7 +228,8 @@ def _meet(device: torch.device, here: Place) -> None:
 def _ended_by_signals() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end this process at once while it waits; there is nothing to save."""
     is_main = threading.current_thread() is threading.main_thread()
-    kept = {each: signal.signal(each, signal.SIG_DFL) for each in (ASKING if is_main else ())}
+    heard = [each for each in ASKING if each != HANG_UP or not ignores_hang_up()]
+    kept = {each: signal.signal(each, signal.SIG_DFL) for each in (heard if is_main else ())}
     try:
         yield
     finally:

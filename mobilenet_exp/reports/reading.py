@@ -308,7 +308,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         found = yaml.load(path.read_text(encoding="utf-8", errors="replace"), loader)
         # an anchor may hold itself, which JSON cannot
         json.dumps(found, default=str)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -69,6 +69,13 @@ class Sweep:
         planned = self._plan()["planned"]
         return [tuple(words) for number, words in enumerate(planned) if number not in begun]
 
+    def varied(self) -> list[str]:
+        """Return the keys in which the planned jobs differ."""
+        planned = [tuple(words) for words in self._plan()["planned"]]
+        common = set.intersection(*map(set, planned)) if planned else set()
+        words = {word for job in planned for word in job} - common
+        return sorted({word.lstrip("+~").partition("=")[0] for word in words})
+
     def record(
         self,
         number: int,

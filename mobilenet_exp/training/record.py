@@ -237,9 +237,15 @@ def finished(config: Config, folder: Path) -> dict[str, Any] | None:
     if place is not None and results["data_root"] != place:
         return None
     if place is not None and known is not None:
-        if "://" in place or not Path(place).exists():
+        try:
+            # an address is asked for when its images are read
+            found = None if "://" in place else names_of(config)
+        except InputError:
+            # they are gone, as from a disk that is not mounted
+            found = None
+        if found is None:
             console.line(f"{place} was not looked at: the images may have changed")
-        elif names_of(config) != known:
+        elif found != known:
             raise other_images(config, path, place)
     return results
 
