@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,12 @@ def _private_wandb(tmp_path_factory):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         os.environ.pop(name, None)
     os.environ["NETRC"] = str(folder / "netrc")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _silent_locks():
+    """Keep names of locks out of reports: xdist cannot send a name that is no text."""
+    logging.getLogger("filelock").setLevel(logging.WARNING)
 
 
 @pytest.fixture(autouse=True)
