@@ -70,16 +70,17 @@ def test_rounded_answers_are_near_the_network_s_own():
     assert 1e-4 < off < 0.4
 
 
-def test_weights_are_rounded_by_channel_whatever_batchnorm_multiplies_them_by():
+@pytest.mark.parametrize(("bits", "most"), [(7, 63), (8, 127)])
+def test_weights_are_rounded_by_channel_whatever_batchnorm_multiplies_them_by(bits, most):
     weight = torch.randn(6, 4, 3, 3) * torch.logspace(-4, 2, 6).view(-1, 1, 1, 1)
     weight[2] = 0
-    found = _rounded_weight(weight)
+    found = _rounded_weight(weight, bits)
     for before, after in zip(weight, found, strict=True):
-        step = before.abs().max() / 127
+        step = before.abs().max() / most
         assert (after - before).abs().max() <= step / 2 + 1e-9
         assert after.abs().max() == pytest.approx(before.abs().max().item())
     gamma = torch.tensor([3.0, 1.0, 5.0, 0.1, 7.0, 1e-3]).view(-1, 1, 1, 1)
-    torch.testing.assert_close(_rounded_weight(weight * gamma), found * gamma)
+    torch.testing.assert_close(_rounded_weight(weight * gamma, bits), found * gamma)
 
 
 def test_other_weights_are_rounded_by_the_same_ranges_and_change_none():
