@@ -56,7 +56,8 @@ def equalise(graph: fx.GraphModule, batches: list[Tensor]) -> None:
                 _tensor(graph, node.args[1]).mul_(scale.view(-1, 1, 1, 1))
                 if _bias(node) is not None:
                     _tensor(graph, _bias(node)).mul_(scale)
-        for reader in {user for node in stream for user in node.users if user not in stream}:
+        # one that reads the stream may also be added to it
+        for reader in {user for node in stream for user in node.users if user.target in CONVS}:
             weight = _tensor(graph, reader.args[1])
             groups = reader.args[6] if len(reader.args) > 6 else 1
             if groups == 1:
@@ -80,8 +81,10 @@ def _streams(graph: fx.Graph) -> Iterator[set[fx.Node]]:
             stream |= near
         for node in stream:
             is_free &= node.target in (*CONVS, *ADDS, *RELUS)
-            for user in node.users.keys() - stream:
-                is_free &= _is_reader(user, node)
+            # a number that is added would have to be rescaled, too
+            is_free &= node.target not in ADDS or len(node.all_input_nodes) == 2
+            for user in node.users:
+                is_free &= user.target in (*ADDS, *RELUS) or _is_reader(user, node)
         seen |= stream
         if is_free:
             yield stream

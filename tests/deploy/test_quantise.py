@@ -310,6 +310,31 @@ def test_channels_that_are_evened_out_leave_the_answers():
     assert sum(changed) > len(net.model.blocks)
 
 
+class _OneConvolution(nn.Module):
+    """A branch of one convolution, which reads what it is added to; and a number added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)]
+        self.first, self.second, self.third, self.last = layers
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.first(images)
+        return self.last(self.third(features + self.second(features)) + 1.0)
+
+
+@torch.no_grad()
+def test_what_reads_a_sum_and_is_added_to_it_keeps_its_answers():
+    images = torch.randn(2, 8, 9, 9)
+    model = _OneConvolution()
+    model.first.weight[0] *= 100
+    graph = exported(model, images, any_number=True).module()
+    before, weight = graph(images), model.first.weight.clone()
+    equalise(graph, [images])
+    torch.testing.assert_close(graph(images), before, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(weight, graph.first.weight)
+
+
 @torch.no_grad()
 def test_rounding_makes_up_for_its_errors():
     """Inputs that go together: what one weight loses, the next one gives."""
