@@ -358,6 +358,8 @@ def test_a_package_inside_somebody_s_repository_has_no_commit(tmp_path):
     site = tmp_path / "mine" / ".venv"
     target = site / "mobilenet_exp" / "machine"
     target.mkdir(parents=True)
+    for folder in (target.parent, target):
+        (folder / "__init__.py").touch()
     shutil.copy(provenance.__file__, target)
     commands = (
         ("git", "init", "-q"),
@@ -367,7 +369,8 @@ def test_a_package_inside_somebody_s_repository_has_no_commit(tmp_path):
         subprocess.run(command, cwd=tmp_path / "mine", check=True)
     code = "from mobilenet_exp.machine.provenance import git_commit; print(git_commit())"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=site, capture_output=True, text=True)
+    env = os.environ | {"PYTHONPATH": str(site)}
+    done = subprocess.run(command, cwd=site, capture_output=True, text=True, env=env)
     assert done.stdout == "None\n", done.stderr
 
 
