@@ -227,7 +227,7 @@ def _int8(config: ExportConfig, loaded: LoadedModel) -> str:
 def _in_int8(config: ExportConfig, loaded: LoadedModel, images: Tensor) -> nn.Module:
     """Return a network in 8 bits: as it learned to be, or with scales from `images`."""
     if isinstance(loaded.network, Rounding):
-        return as_learned(loaded.network, images[:2], any_number=True)
+        return as_learned(loaded.network, images[:2])
     assert config.int8_weights is not None
     network = folded(loaded.model)
     return with_torchao(network, images.split(PART), weight_bits=config.int8_weights)

@@ -18,13 +18,11 @@ class Format(NamedTuple):
     """A form of file: its ending, the libraries it needs, and what writes it.
 
     `write(model, images, path, record)` takes a folded network in eval mode, or one in 8 bits
-    where it `has_int8`, and images (N, 3, H, W) as it will see them. The file takes
-    `any_number` of them, or one.
+    where it `has_int8`, and images (N, 3, H, W) as it will see them.
     """
 
     ending: str
     libraries: tuple[str, ...]
-    any_number: bool
     has_int8: bool
     write: Callable[[nn.Module, Tensor, Path, str], None]
 
@@ -140,8 +138,8 @@ def _write_torch_export(model: nn.Module, images: Tensor, path: Path, record: st
 
 
 FORMATS = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), True, True, _write_onnx),
-    "openvino": Format(".xml", ("onnx", "onnxscript", "openvino"), True, True, _write_openvino),
-    "executorch": Format(".pte", ("executorch",), False, True, _write_executorch),
-    "torch_export": Format(".pt2", (), True, False, _write_torch_export),
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), True, _write_onnx),
+    "openvino": Format(".xml", ("onnx", "onnxscript", "openvino"), True, _write_openvino),
+    "executorch": Format(".pte", ("executorch",), True, _write_executorch),
+    "torch_export": Format(".pt2", (), False, _write_torch_export),
 }

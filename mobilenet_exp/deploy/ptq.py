@@ -19,12 +19,14 @@ ATEN = torch.ops.aten
 CONVS = (ATEN.conv2d.default, ATEN.conv2d.padding)
 LAYERS = (*CONVS, ATEN.linear.default)
 ADDS = (ATEN.add.Tensor, ATEN.add_.Tensor)
-RELUS = (ATEN.relu.default, ATEN.relu_.default)
+# 0 to 6
+CAPS = (ATEN.relu6.default, ATEN.relu6_.default, ATEN.hardtanh.default, ATEN.hardtanh_.default)
+CLAMPS = (ATEN.relu.default, ATEN.relu_.default, *CAPS)
 # part of a difference between channels that is evened out: the rest stays with the weights
 # that read them, which have a step for each output, not for each input
 EVENED = 0.5
-# of the largest channel: those below are not enlarged any more
-SMALLEST = 1e-3
+# of the largest channel: those below are enlarged no further, as other images may wake them
+SMALLEST = 0.03
 # parts of the least and the greatest value that a range of activations may end at
 CLIPPED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4)
 # share of the mean square of inputs that is added to each, for inputs that are never there
@@ -40,7 +42,9 @@ def equalise(graph: fx.GraphModule, batches: list[Tensor]) -> None:
     """Rescale channels, in place, so that the network's answers stay and int8 fits them better.
 
     `graph` is torch.export's of a folded network, `batches` are images (N, 3, H, W). Changed
-    are sums of convolutions that nothing but convolutions and ReLU reads.
+    are convolutions, and sums of them, that nothing but convolutions, ReLU and ReLU6 reads.
+    What ReLU6 cuts off stays the same for these images; of others it cuts off a channel's
+    values that are far above any seen here.
     """
     streams = list(_streams(graph.graph))
     largest = _Largest(graph, streams)
@@ -50,20 +54,21 @@ def equalise(graph: fx.GraphModule, batches: list[Tensor]) -> None:
         size = largest.found[number].clamp(min=SMALLEST * largest.found[number].max())
         if not size.max() > 0:
             continue
+        # one that reads the stream may also be added to it
+        readers = {user for node in stream for user in node.users if user.target in CONVS}
         scale = (size.max() / size) ** EVENED
         for node in stream:
             if node.target in CONVS:
                 _tensor(graph, node.args[1]).mul_(scale.view(-1, 1, 1, 1))
                 if _bias(node) is not None:
                     _tensor(graph, _bias(node)).mul_(scale)
-        # one that reads the stream may also be added to it
-        for reader in {user for node in stream for user in node.users if user.target in CONVS}:
+        for reader in readers:
             weight = _tensor(graph, reader.args[1])
-            groups = reader.args[6] if len(reader.args) > 6 else 1
-            if groups == 1:
+            if _groups(reader) == 1:
                 weight.div_(scale.view(1, -1, 1, 1))
             else:
-                weight.div_(scale.repeat_interleave(len(weight) // groups).view(-1, 1, 1, 1))
+                repeats = len(weight) // _groups(reader)
+                weight.div_(scale.repeat_interleave(repeats).view(-1, 1, 1, 1))
 
 
 def _streams(graph: fx.Graph) -> Iterator[set[fx.Node]]:
@@ -75,16 +80,22 @@ def _streams(graph: fx.Graph) -> Iterator[set[fx.Node]]:
         stream, border, is_free = {start}, [start], True
         while border:
             node = border.pop()
-            near = {user for user in node.users if user.target in (*ADDS, *RELUS)}
-            near |= set(node.all_input_nodes) if node.target in (*ADDS, *RELUS) else set()
+            near = {user for user in node.users if user.target in (*ADDS, *CLAMPS)}
+            near |= set(node.all_input_nodes) if node.target in (*ADDS, *CLAMPS) else set()
             border += near - stream
             stream |= near
+        # of a sum the largest channel may lie above the cap of what is added
+        is_free &= not {node.target for node in stream}.intersection(CAPS) or (
+            not {node.target for node in stream}.intersection(ADDS)
+        )
         for node in stream:
-            is_free &= node.target in (*CONVS, *ADDS, *RELUS)
+            is_free &= node.target in (*CONVS, *ADDS, *CLAMPS)
+            # a hardtanh of other ends
+            is_free &= len(node.args) < 3 or node.target not in CAPS or node.args[1:] == (0, 6)
             # a number that is added would have to be rescaled, too
             is_free &= node.target not in ADDS or len(node.all_input_nodes) == 2
             for user in node.users:
-                is_free &= user.target in (*ADDS, *RELUS) or _is_reader(user, node)
+                is_free &= user.target in (*ADDS, *CLAMPS) or _is_reader(user, node)
         seen |= stream
         if is_free:
             yield stream
@@ -94,8 +105,11 @@ def _is_reader(user: fx.Node, node: fx.Node) -> bool:
     """Return whether a value is a convolution's input, whole or channel by channel."""
     if user.target not in CONVS or user.args[0] is not node:
         return False
-    groups = user.args[6] if len(user.args) > 6 else 1
-    return groups == 1 or user.args[1].meta["val"].shape[1] == 1
+    return _groups(user) == 1 or user.args[1].meta["val"].shape[1] == 1
+
+
+def _groups(conv: fx.Node) -> int:
+    return conv.args[6] if len(conv.args) > 6 else 1
 
 
 class _Largest(fx.Interpreter):
@@ -103,7 +117,13 @@ class _Largest(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule, streams: list[set[fx.Node]]) -> None:
         super().__init__(graph)
-        self._number = {node: number for number, each in enumerate(streams) for node in each}
+        # what is clamped at once is not rounded
+        self._number = {
+            node: number
+            for number, each in enumerate(streams)
+            for node in each
+            if not all(user.target in CLAMPS for user in node.users)
+        }
         self.found: dict[int, Tensor] = {}
 
     def run_node(self, node: fx.Node) -> Any:
@@ -189,9 +209,8 @@ class Reconstruction(fx.Interpreter):
         inputs, weight, *others = self.fetch_args_kwargs_from_env(node)[0]
         whole, step, _, _, _, most, _ = node.args[1].args
         step = _tensor(self.module, step)
-        groups = others[4] if len(others) > 4 else 1
         rounded = round_weights(
-            self._layers.weights[node.name], step, _products(node, inputs, weight, groups), most
+            self._layers.weights[node.name], step, _products(node, inputs, weight), most
         )
         _tensor(self.module, whole).copy_(rounded)
         weight = rounded * step.view(-1, *[1] * (weight.ndim - 1))
@@ -239,7 +258,7 @@ def round_weights(weight: Tensor, step: Tensor, products: Tensor, most: int) -> 
     return found.reshape(weight.shape).to(weight.dtype)
 
 
-def _products(node: fx.Node, inputs: Tensor, weight: Tensor, groups: int) -> Tensor:
+def _products(node: fx.Node, inputs: Tensor, weight: Tensor) -> Tensor:
     """Return the mean products (groups, K, K) of a layer's inputs."""
     if node.target not in CONVS:
         rows = inputs.reshape(1, -1, inputs.shape[-1])
@@ -248,7 +267,7 @@ def _products(node: fx.Node, inputs: Tensor, weight: Tensor, groups: int) -> Ten
     for part in inputs.split(AT_ONCE):
         # (N, K, places), of which each group has its own
         rows = _patches(node, part, weight)
-        rows = rows.view(len(part), groups, -1, rows.shape[-1])
+        rows = rows.view(len(part), _groups(node), -1, rows.shape[-1])
         total = total + torch.einsum("ngkp,nglp->gkl", rows, rows)
         count += len(part) * rows.shape[-1]
     return total / count

@@ -80,12 +80,12 @@ def with_torchao(
 
 
 @torch.no_grad()
-def as_learned(rounding: Rounding, images: Tensor, *, any_number: bool = False) -> fx.GraphModule:
+def as_learned(rounding: Rounding, images: Tensor) -> fx.GraphModule:
     """Quantise a network, folded, with the ranges that it learned to be rounded in.
 
-    It takes as many images of this shape as `images` are, or `any_number`.
+    It takes any number of images of this shape.
     """
-    graph = exported(_Quantised(rounding).eval(), images, any_number=any_number).module()
+    graph = exported(_Quantised(rounding).eval(), images, any_number=True).module()
     _give_each_its_own(graph.graph)
     graph.recompile()
     return _in_eval(graph)

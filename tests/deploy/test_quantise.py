@@ -112,7 +112,7 @@ def test_the_graph_of_what_was_learned_answers_as_it_did(name):
     # what is learned is no more what these images would give
     rounding.ranges["stem:in"].scale.mul_(0.25)
     expected = rounding.eval()(images)
-    found = as_learned(rounding, images, any_number=True)(images)
+    found = as_learned(rounding, images)(images)
     plain = with_torchao(folded(net.model), [images], corrects=False)(images)
     errors = [((each - expected).norm() / expected.norm()).item() for each in (found, plain)]
     # what is rounded to the step beside it changes answers of random weights by so much
@@ -169,7 +169,7 @@ def test_onnxruntime_computes_all_convolutions_in_8_bits(name, tmp_path):
     if name == "v3_small":
         rounding = Rounding(net.model).train()
         rounding(images)
-        small = as_learned(rounding.eval(), images, any_number=True)
+        small = as_learned(rounding.eval(), images)
     else:
         small = with_torchao(network, [images], corrects=False)
     options = onnxruntime.SessionOptions()
