@@ -27,14 +27,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from benchmarks.growth import first_batches, lock, settings, speeds
+from benchmarks.growth import first_batches, settings, speeds
 from benchmarks.peers import Task, our_scripts, timm_scripts, torchvision_scripts, whole_processes
 from mobilenet_exp import compose
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core import console
-from mobilenet_exp.data.draws import Draws
-from mobilenet_exp.data.loaders import Reading, build_loaders
-from mobilenet_exp.datasets.codec import decoder_words
+from mobilenet_exp.data.loaders import LoaderOptions, build_loaders
+from mobilenet_exp.datasets.codec import Box, decoder_words
 from mobilenet_exp.datasets.decode import open_image
 from mobilenet_exp.datasets.packing import pack
 from mobilenet_exp.datasets.photos import find_photos
@@ -64,10 +63,9 @@ def write_images(folder: Path, counts: dict[str, int]) -> None:
             Image.fromarray(pixels.astype(np.uint8)).save(path, quality=QUALITY)
 
 
-def ours(data: DataConfig, workers: int, loader: str = "threads") -> Callable[[], Iterable]:
+def ours(data: DataConfig, workers: int) -> Callable[[], Iterable]:
     """Return what begins a pass over our training batches."""
-    reading = Reading(workers=workers, loader=loader, reuses=True)
-    loaders = build_loaders(data, seed=0, reading=reading)
+    loaders = build_loaders(data, seed=0, options=LoaderOptions(workers=workers))
     return lambda: loaders.train
 
 
@@ -125,7 +123,6 @@ def alone(root: Path, batch: int, workers: int, rounds: int) -> dict[str, list[f
         ),
         "ours": ours(data, workers),
         "ours, resize=exact": ours(replace(data, resize="exact"), workers),
-        "ours, in processes": ours(data, workers, "processes"),
     }
     for form, title in (("jpeg", "packed at 256 px, JPEG"), ("raw", "packed at 256 px, raw")):
         out = root.parent / f"packed-{form}"
@@ -154,7 +151,10 @@ def _interleaved(variants: dict[str, Callable[[], Iterable]], rounds: int) -> di
 def bound(root: Path, threads: int, *, whole: bool) -> Callable[[], Iterable]:
     """Return what begins to decode alone, whole files or the average crop of each."""
     files = [path.read_bytes() for path in sorted((root / "train").rglob("*.jpg"))]
-    boxes = [Draws(seed).crop(HEIGHT, WIDTH, 0.08) for seed in range(len(files))]
+    torch.manual_seed(0)
+    photo = torch.empty(3, HEIGHT, WIDTH)
+    params = [v2.RandomResizedCrop.get_params(photo, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in files]
+    boxes = [Box(*each) for each in params]
 
     def decode(first: int) -> None:
         for number in range(first, len(files), threads):
@@ -206,14 +206,11 @@ def grown(words: argparse.Namespace, root: Path) -> dict[str, list]:
     cases = settings(root, words.batch_size, SIDE, words.workers)
     found = {
         "settings": speeds(cases),
-        "lock": lock(root, (1, 2, 4, 8, 16)),
         "first_batch": first_batches(words.sizes),
     }
-    rows = [(str(count), f"{speed:.0f}") for count, speed in found["lock"]]
-    console.table("decoding and resizing replaced by sleep", ("threads", "images/s"), rows)
     rows = [(*map(str, each[:3]), *(f"{value:.0f}" for value in each[3:]))
             for each in found["settings"]]  # fmt: skip
-    heads = ("side", "batch", "threads", "images/s", "peak MB")
+    heads = ("side", "batch", "workers", "images/s", "peak MB")
     console.table("one thing changed at a time", heads, rows)
     rows = [(f"{size:,}", f"{seconds:.2f}", f"{memory:.0f}")
             for size, seconds, memory in found["first_batch"]]  # fmt: skip

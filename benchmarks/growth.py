@@ -7,18 +7,14 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mobilenet_exp.config.schema import DataConfig
-from mobilenet_exp.data import transforms
-from mobilenet_exp.data.finishing import Finisher
-from mobilenet_exp.data.loaders import CPU, Reading, build_loaders
+from mobilenet_exp.data.loaders import CPU, LoaderOptions, build_loaders
 from mobilenet_exp.data.sampler import BatchSampler
-from mobilenet_exp.datasets import codec
 from mobilenet_exp.machine.memory import keep_freed_memory, peak_memory
 
 SIDES, BATCHES = (128, 160, 192, 224, 288), (16, 32, 64, 128, 256)
@@ -42,8 +38,7 @@ def speeds(cases: Iterable[tuple[DataConfig, int]]) -> list[tuple[int, int, int,
 
 def _speed(data: DataConfig, workers: int) -> tuple[float, float]:
     keep_freed_memory()
-    reading = Reading(workers=workers, loader="threads", reuses=True)
-    loaders = build_loaders(data, seed=0, reading=reading)
+    loaders = build_loaders(data, seed=0, options=LoaderOptions(workers=workers))
     _pass(loaders.train)
     return _pass(loaders.train), peak_memory(CPU)["peak_memory_mb"]
 
@@ -53,27 +48,6 @@ def _pass(batches: Iterable) -> float:
     for _, labels, *_ in batches:
         images += len(labels)
     return images / (time.perf_counter() - started)
-
-
-def lock(root: Path, counts: Iterable[int]) -> list[tuple[int, float]]:
-    """Return threads and images/s where decoding and resizing take no core.
-
-    They sleep as long as they take, so that few cores stand for many: what is left is what
-    threads wait for each other.
-    """
-    return [(count, *_apart(_speed_of_sleepers, root, count)) for count in counts]
-
-
-def _speed_of_sleepers(root: Path, threads: int) -> tuple[float]:
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    codec.decode_region = lambda *_: time.sleep(0.0008) or pixels
-    transforms.resize = lambda *_, **__: time.sleep(0.0002)
-    Finisher._flip = lambda *_: None
-    Finisher._normalise = lambda _, pixels, out: time.sleep(0.0001 * len(pixels))
-    data = DataConfig(name="imagefolder", root=str(root), batch_size=64, resolution=224)
-    loaders = build_loaders(data, seed=0, reading=Reading(workers=threads, loader="threads"))
-    _pass(loaders.train)
-    return (_pass(loaders.train),)
 
 
 def first_batches(sizes: Iterable[int]) -> list[tuple[int, float, float]]:
@@ -96,5 +70,5 @@ def _first_batch(size: int) -> tuple[float, float]:
 
 def _apart(measure: Callable, *words: Any) -> tuple:
     """Return what a function measures in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, words)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *words).result()

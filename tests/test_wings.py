@@ -55,11 +55,11 @@ DOORS = {
     "omegaconf": {"cli", "config.convert", *COMMAND},
     "wandb": {"tracking.tracker", "tracking.environment", "tracking.published"},
     "timm": {
-        "datasets.imagenet", "data.transforms", "data.mixing", "deploy.nets", "training.optim",
+        "datasets.imagenet", "data.augment", "data.mixing", "deploy.nets", "training.optim",
         "training.ema", "training.losses", "weights.published",
     },
     "torchvision": {
-        "data.views", "data.resizing", "data.transforms", "datasets.published", "datasets.builders",
+        "data.resizing", "data.augment", "datasets.images", "datasets.published", "datasets.builders",
         "models.network", "training.gallery",
         "deploy.nets", "weights.published",
     },

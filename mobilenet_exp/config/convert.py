@@ -25,9 +25,11 @@ def to_config(composed: Any, schema: type = Config) -> AnyConfig:
         raise InputError(key, "???", f"must be given, as {key}=...")
     # a plain dict, so that the schema refuses what it does not name
     plain = OmegaConf.to_container(composed, resolve=True)
-    if schema is Config and isinstance(plain, dict) and plain.get("train", {}).get("quantise"):
-        # of a run from before there was a choice
-        plain["train"].setdefault("int8_weights", 8)
+    if schema is Config and isinstance(plain, dict):
+        # of a run of an earlier version: images were read by threads, weights had 8 bits
+        plain.get("run", {}).pop("loader", None)
+        if plain.get("train", {}).get("quantise"):
+            plain["train"].setdefault("int8_weights", 8)
     typed = OmegaConf.merge(OmegaConf.structured(schema), plain)
     for key in sorted(OmegaConf.missing_keys(typed)):
         raise InputError(key, "???", f"must be given, as {key}=...")

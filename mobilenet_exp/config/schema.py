@@ -339,12 +339,10 @@ class BenchRunConfig(ExportRunConfig):
 class EvalRunConfig(BenchRunConfig):
     # whether the run's folder gets pictures: curves, the first batch, the worst images
     pictures: bool = True
-    # threads that load images, for each process that trains or evaluates; null: none for
-    # data in memory, else its share of the cores, or half of it, at most 4, where these compute
+    # processes that load images, for each that trains or evaluates; 0: it reads them itself;
+    # null: on a GPU the cores of each; on a CPU 0 for data in memory, else half of the cores,
+    # at most 4
     workers: int | None = None
-    # what those are: threads, processes, or auto: processes for more than 4 that read files,
-    # and for what is not made for threads, as data.auto_augment and data sets of your own
-    loader: str = field(default="auto", metadata=READERS)
     # seconds that reading one image may take before the run ends and names it; null: any
     image_timeout: float | None = field(default=300.0, metadata=READERS)
     # memory layout of images and weights: channels_last (faster nearly everywhere),

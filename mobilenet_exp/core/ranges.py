@@ -125,7 +125,6 @@ RANGES = {
     "distill.share": PART,
     "run.device": one_of("auto", "cpu", "cuda", "mps"),
     "run.root": Range(lambda v: v.strip() != "", "must name a folder"),
-    "run.loader": one_of("auto", "threads", "processes"),
     "run.image_timeout": ABOVE_0,
     "run.workers": Range(lambda v: 0 <= v <= 1024, "must be a whole number from 0 to 1024"),
     "run.threads": up_to(4096),

@@ -1,91 +1,509 @@
-"""Loaders of images, whose order and augmentation follow from the seed.
+"""Batches of images for training and evaluation, by torch's DataLoader.
 
-Knows no model and no optimizer. Order and augmentation of an epoch depend on (seed,
-epoch) alone, whatever the number of workers, so a resumed run needs no generator state.
+Order and augmentation of an epoch depend on (seed, epoch) alone, whatever the number of
+workers, so a resumed run needs no generator state.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from multiprocessing.util import Finalize
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from mobilenet_exp.config.schema import Config, DataConfig, EvalImages, EvalRunConfig
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.config.schema import Config, DataConfig, EvalImages
+from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.core.registry import import_modules
-from mobilenet_exp.data.feeding import Feed, Reader, ThreadReader
-from mobilenet_exp.data.finishing import Finisher
-from mobilenet_exp.data.mixing import mixes
-from mobilenet_exp.data.sampler import BatchSampler
-from mobilenet_exp.data.threads import EVALUATION, TRAINING, Threads
-from mobilenet_exp.data.transforms import EvalTransform, side_of_epoch
-from mobilenet_exp.data.views import EvalView, TrainView, View
-from mobilenet_exp.data.workers import (
-    USEFUL_THREADS,
-    ProcessReader,
-    num_eval_workers,
-    num_workers,
+from mobilenet_exp.core.text import plural
+from mobilenet_exp.data.augment import (
+    Erasure,
+    EvalTransform,
+    TrainTransform,
+    generators_kept,
+    side_of_epoch,
 )
+from mobilenet_exp.data.mixing import mixes
+from mobilenet_exp.data.normalise import Normaliser
+from mobilenet_exp.data.sampler import BatchSampler, EvalSampler, Key
 from mobilenet_exp.datasets.builders import ImageSet, build_image_set
 from mobilenet_exp.datasets.codec import load_decoder
-from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.images import ImageFiles, name_of, open_item
+from mobilenet_exp.machine.preemption import ASKING
 
 CPU = torch.device("cpu")
+# images tried in the place of one that cannot be read
+MAX_TRIES = 100
+# workers beside a network that computes on the same cores
+MOST_BESIDE_CPU = 4
+# seconds more than it asked for after which a process was paused meanwhile
+PAUSE = 2.0
+# what torch says when a worker died or could not hand over its batch
+WORKER_DIED = (
+    "unable to write to file",
+    "unable to allocate shared memory",
+    "No space left on device",
+    "is killed by signal",
+    "exited unexpectedly",
+    "Too many open files",
+)
+TIMED_OUT = "DataLoader timed out"
+WORKER_ADVICE = (
+    "memory or /dev/shm may be full: make it larger (docker run --shm-size=8g), or load fewer "
+    "images at once with run.workers=0 or a lower run.workers"
+)
+BAD_IMAGE_ADVICE = (
+    "to resume, repair the file, or repeat the command with data.on_bad_image=skip; "
+    "without the file it is another set of images, which needs another run.root"
+)
+
+
+@dataclass
+class Batch:
+    """Images as a worker hands them over: pixels (N, side, side, 3) uint8, before normalisation.
+
+    A label of -1 means that the image cannot be scored; its note says why. Other notes say
+    what was converted. `left_out` maps images that could not be read, and that others took
+    the place of, to the reason; `num_unturned` counts those whose EXIF orientation was
+    ignored; `erasures` are done after normalisation; `problem` ends a run.
+    """
+
+    pixels: Tensor
+    labels: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    num_unturned: int = 0
+    erasures: dict[int, Erasure] = field(default_factory=dict)
+    problem: str = ""
+
+    @classmethod
+    def empty(cls, count: int, side: int) -> "Batch":
+        return cls(torch.zeros((count, side, side, 3), dtype=torch.uint8))
+
+    def pin_memory(self) -> "Batch":
+        self.pixels = self.pixels.pin_memory()
+        return self
+
+
+class TrainSet(Dataset):
+    """A training set whose random transforms follow a seed that comes with the index.
+
+    Where `data.on_bad_image` is skip, the next image that can be read takes the place of
+    one that cannot: the same in every process, and no batch gets smaller.
+    """
+
+    def __init__(self, images: Dataset, data: DataConfig) -> None:
+        self.images, self.data = images, data
+        self.tries = min(MAX_TRIES, len(images)) if data.on_bad_image == "skip" else 1
+        # by side; a bad description is refused here
+        side = side_of_epoch(data, 1, 1)
+        self.transforms = {side: TrainTransform(data, side)}
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        side = keys[0].side
+        if side not in self.transforms:
+            self.transforms[side] = TrainTransform(self.data, side)
+        batch = Batch.empty(len(keys), side)
+        with generators_kept():
+            for key, out in zip(keys, batch.pixels.numpy(), strict=True):
+                self._read(key, out, batch)
+                if batch.problem:
+                    break
+        _note_reading(-1)
+        return batch
+
+    def _read(self, key: Key, out: np.ndarray, batch: Batch) -> None:
+        """Write an image, or the next one that can be read, into `out`."""
+        tried = {}
+        for number in range(key.image, key.image + self.tries):
+            index = number % len(self.images)
+            _note_reading(index)
+            try:
+                image, label = open_item(self.images, index)
+                erasure = self.transforms[key.side](image, key.seed, out)
+            except OSError as error:
+                tried[name_of(self.images, index)] = _reason(error)
+                continue
+            if erasure:
+                batch.erasures[len(batch.labels)] = erasure
+            batch.left_out |= tried
+            batch.num_unturned += image.is_unturned
+            batch.labels.append(label)
+            return
+        name, reason = next(iter(tried.items()))
+        if len(tried) > 1:
+            batch.problem = f"{len(tried)} images in a row cannot be read; the first: {name} "
+            batch.problem += reason
+        elif isinstance(self.images, ImageFiles):
+            batch.problem = f"{self.images.root}/{name} {reason}; {BAD_IMAGE_ADVICE}"
+        else:
+            batch.problem = f"{reason}; {BAD_IMAGE_ADVICE}"
+
+
+class EvalSet(Dataset):
+    """Images for evaluation, by number; one that cannot be read has the label -1 and a note."""
+
+    def __init__(self, images: Dataset, data: EvalImages | DataConfig) -> None:
+        self.images, self.transform = images, EvalTransform(data, exact=data.resize == "exact")
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        batch = Batch.empty(len(indices), self.transform.side)
+        for index, out in zip(indices, batch.pixels.numpy(), strict=True):
+            _note_reading(index)
+            try:
+                image, label = open_item(self.images, index)
+                self.transform(image, out)
+                note = image.note
+            except OSError as error:
+                out[:] = 0
+                label, note = -1, _reason(error)
+            batch.labels.append(label)
+            batch.notes.append(note)
+        _note_reading(-1)
+        return batch
+
+
+def _reason(error: OSError) -> str:
+    """Return a decoder's message, which may have several lines, in one."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+class ReaderSlots(NamedTuple):
+    """The number of the image that each worker reads, -1 for none, and since when.
+
+    In memory that they share with the training process, so that it can name the image that a
+    worker dies of, or hangs at. Times are of the machine's monotonic clock.
+    """
+
+    images: Any
+    since: Any
+
+    @classmethod
+    def new(cls, workers: int) -> "ReaderSlots":
+        images = multiprocessing.RawArray("q", [-1] * workers)
+        return cls(images, multiprocessing.RawArray("d", workers))
+
+    def slowest(self) -> tuple[int, float]:
+        """Return the image that has been read longest, or -1, and for how many seconds."""
+        reading = [(since, image) for image, since in zip(*self, strict=True) if image >= 0]
+        since, image = min(reading, default=(time.monotonic(), -1))
+        return image, time.monotonic() - since
+
+
+# of a worker: the slots, and its number among them
+_slot: tuple[ReaderSlots, int] | None = None
+
+
+def _note_reading(index: int) -> None:
+    """Note in a worker which image it reads from now on; -1: none."""
+    if _slot:
+        slots, number = _slot
+        slots.since[number] = time.monotonic()
+        slots.images[number] = index
+
+
+def _begin_worker(slots: ReaderSlots, worker: int) -> None:
+    """Let the training process alone decide what Ctrl-C and a scheduler's signals mean."""
+    global _slot
+    for number in ASKING:
+        signal.signal(number, signal.SIG_IGN)
+    _slot = slots, worker
+
+
+class Batches(Protocol):
+    """Lists of keys, and where in a run the next pass over them begins."""
+
+    @property
+    def position(self) -> object: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list]: ...
+
+
+class Loader:
+    """Batches of images (N, 3, H, W) float32 on a device, labels (N,) int64, and the `Batch`.
+
+    `batches` are lists of keys; each pass reads what they are when it begins. Raises a
+    RunError in plain words for an image that cannot be read, and for a worker that died or
+    takes longer than `timeout` seconds for an image.
+    """
+
+    def __init__(
+        self,
+        images: TrainSet | EvalSet,
+        batches: Batches,
+        normaliser: Normaliser,
+        *,
+        workers: int,
+        timeout: float | None,
+    ) -> None:
+        _end_workers_at_exit()
+        self.images, self.batches, self.normaliser = images, batches, normaliser
+        self.workers, self._timeout = workers, timeout or 0
+        self._slots = ReaderSlots.new(workers)
+        # no reference to this object: when it is not needed any more, its workers end at once
+        self._keys = _Keys()
+        self._passes = 0
+        # a pass that was begun before it is asked for, and where
+        self._begun: tuple[object, Iterator[Batch]] | None = None
+        self._loader: DataLoader = DataLoader(
+            images,
+            batch_sampler=self._keys,
+            collate_fn=_unchanged,
+            num_workers=workers,
+            worker_init_fn=partial(_begin_worker, self._slots),
+            persistent_workers=workers > 0,
+            pin_memory=normaliser.device.type == "cuda",
+            timeout=self._timeout if workers else 0,
+            # its own: a loader would draw from the global generator, which dropout follows
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def start_workers(self) -> None:
+        """Start the workers, which stay until the end, on nothing.
+
+        Best before this process holds memory: what it changes later is copied for each.
+        """
+        if self.workers:
+            self._start([])
+
+    def begin(self) -> None:
+        """Let workers read the first batches of the next pass now, while other things are done."""
+        if self._begun is None or self._begun[0] != self.batches.position:
+            self._begun = self.batches.position, self._start(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+        begun, self._begun = self._begun, None
+        if begun and begun[0] == self.batches.position:
+            return self._read(begun[1], self._passes)
+        return self._read(self._start(self.batches), self._passes)
+
+    def first(self, count: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+        """Yield the first batches only, and read no more than these."""
+        return self._read(self._start(itertools.islice(iter(self.batches), count)), self._passes)
+
+    def _start(self, batches: Iterable[list]) -> Iterator[Batch]:
+        """Let workers begin to read, and return what they read; a pass before this one is over."""
+        self._keys.batches = batches
+        self._passes += 1
+        with self._plain_errors():
+            loaded = iter(self._loader)
+        if threading.current_thread() is threading.main_thread():
+            # torch's handler raises wherever this process is; a dead worker is noticed later
+            _forget_children()
+        return loaded
+
+    def _read(self, loaded: Iterator[Batch], number: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+        return self._on_device(self._checked(loaded, number))
+
+    def _checked(self, loaded: Iterator[Batch], number: int) -> Iterator[Batch]:
+        while True:
+            if number != self._passes:
+                raise RuntimeError("another pass over the images was begun")
+            try:
+                with self._plain_errors():
+                    batch = self._next(loaded)
+            except StopIteration:
+                return
+            if batch.problem:
+                raise RunError(batch.problem)
+            yield batch
+
+    def _next(self, loaded: Iterator[Batch]) -> Batch:
+        """Wait for a batch, which may take longer than the limit of an image."""
+        while True:
+            started = time.monotonic()
+            try:
+                return next(loaded)
+            except RuntimeError as error:
+                image, seconds = self._slots.slowest()
+                is_at_work = image >= 0 and seconds < self._timeout
+                # as by Ctrl-Z: its own time was up at once
+                was_paused = time.monotonic() - started > self._timeout + PAUSE
+                if TIMED_OUT not in str(error) or not (is_at_work or was_paused):
+                    raise
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        """Raise a RunError for what torch says of workers that died or do not answer."""
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            if TIMED_OUT in str(error):
+                raise RunError(self._who_hangs()) from error
+            if any(sign in str(error) for sign in WORKER_DIED):
+                raise RunError(f"{self._who_died()}; {WORKER_ADVICE}") from error
+            raise
+
+    def _who_hangs(self) -> str:
+        image, seconds = self._slots.slowest()
+        if image < 0:
+            return "a loading process does not answer; run.workers=0 needs none"
+        problem = f"{name_of(self.images.images, image)} has been read for {seconds:.0f} s"
+        advice = "repair or remove the file, or allow more time with run.image_timeout"
+        return f"{problem} and is not done; {advice}"
+
+    def _who_died(self) -> str:
+        processes = getattr(self._loader._iterator, "_workers", [])
+        dead = [i for i, each in enumerate(processes) if each.exitcode not in (None, 0)]
+        at = [self._slots.images[i] for i in dead if self._slots.images[i] >= 0]
+        problem = "a loading process died or could not hand over its batch"
+        return f"{problem}, at {name_of(self.images.images, at[0])}" if at else problem
+
+    def _on_device(self, batches: Iterator[Batch]) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+        if self.normaliser.device.type != "cuda":
+            yield from map(self._normalised, batches)
+            return
+        # copy and normalise a batch beside the network's work on the one before it
+        stream, current = self.normaliser.stream, torch.cuda.current_stream(self.normaliser.device)
+        waiting: tuple[tuple[Tensor, Tensor, Batch], Any] | None = None
+        for batch in itertools.chain(batches, [None]):
+            following = None
+            if batch:
+                with torch.cuda.stream(stream):
+                    following = self._normalised(batch), stream.record_event()
+            if waiting:
+                tensors, copied = waiting
+                current.wait_event(copied)
+                tensors[0].record_stream(current)
+                yield tensors
+            waiting = following
+
+    def _normalised(self, batch: Batch) -> tuple[Tensor, Tensor, Batch]:
+        # whoever takes the batches may only infer; they are tensors like any others
+        with torch.inference_mode(False):
+            images = self.normaliser(batch.pixels, batch.erasures)
+            return images, torch.tensor(batch.labels), batch
+
+
+class _Keys:
+    """What a loader is asked for now, as its DataLoader's batch sampler."""
+
+    batches: Iterable[list] = ()
+
+    def __iter__(self) -> Iterator[list]:
+        return iter(self.batches)
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch
+
+
+@cache
+def _end_workers_at_exit() -> None:
+    """Kill workers when this process ends, however it ends in Python.
+
+    They ignore SIGTERM, by which multiprocessing would end them before it waits for them.
+    """
+    Finalize(None, _kill_workers, exitpriority=100)
+
+
+def _kill_workers() -> None:
+    if threading.current_thread() is threading.main_thread():
+        # torch's handler raises for a worker that was killed
+        _forget_children()
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+def _forget_children() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Who reads images and where they go; `workers` is explained in `num_workers`.
+class LoaderOptions:
+    """Where images go and who reads them; `workers` is explained in `num_workers`.
 
-    `loader` is auto, threads or processes. `image_timeout` is in seconds; None: no limit.
+    `image_timeout` is in seconds; None: no limit. `ranks_on_machine` processes train
+    together on the same cores.
     """
 
     device: torch.device = CPU
     workers: int | None = None
-    loader: str = "auto"
     image_timeout: float | None = None
-    # processes that have the same cores
-    sharing: int = 1
-    # whether a batch's memory is used again once the next update's batches are asked for
-    reuses: bool = False
+    ranks_on_machine: int = 1
 
-    @classmethod
-    def of(cls, run: EvalRunConfig, device: torch.device, sharing: int) -> "Reading":
-        """Return what a program's configuration says, for one that takes batches in turn."""
-        return cls(device, run.workers, run.loader, run.image_timeout, sharing, reuses=True)
+
+def num_workers(images: ImageSet, options: LoaderOptions) -> int:
+    """Return the loading processes of one process that trains or evaluates.
+
+    As many as are asked for. Else, beside a GPU, the cores that each rank has; on a CPU none
+    for data in memory, or half of the cores, where the network computes, too.
+    """
+    if options.workers is not None:
+        return options.workers
+    cores = _num_cores() // options.ranks_on_machine
+    if options.device.type != "cpu":
+        return max(1, cores)
+    if images.in_memory:
+        return 0
+    # with all cores reading, the network's threads wait for each other: on 2 cores training
+    # ran at 66 images/s beside one reader, at 54 beside two
+    return max(1, min(MOST_BESIDE_CPU, cores // 2))
+
+
+def _num_cores() -> int:
+    # those this process may use, where the system tells: a cluster's job has some of them
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cores, int(given)) if given.isdecimal() and int(given) else cores
 
 
 @dataclass(frozen=True)
 class Loaders:
-    """Batches of images (N, 3, H, W) float32, normalised, and labels (N,) int64.
+    """The loaders of a run, and what is known of its images.
 
-    A training batch ends in an `Odd`, an evaluation's in notes. Call `sampler.set_position`
-    before an epoch. Images that do not fill a last training batch are left out; evaluation
-    sees every image once, this process its share: those of number `rank`, `rank` +
-    `processes`, ... `others` are files that are no images, with the reason.
+    Call `sampler.set_position` before an epoch. Images that do not fill a last training batch
+    are left out; evaluation sees every image once, this process those of number `rank`,
+    `rank` + `processes`, ... `others` are files that are no images, with the reason.
     """
 
-    train: Feed
+    train: Loader
     sampler: BatchSampler
-    val: Feed
+    val: Loader
     classes: list[str]
     others: dict[str, str]
-    # as `16 loading threads`; empty where the process itself reads
-    readers: str
 
     @property
     def num_train(self) -> int:
-        return len(self.train.view.images)
+        return len(self.train.images.images)
 
     @property
     def val_images(self) -> Dataset:
-        return self.val.view.images
+        return self.val.images.images
 
     @property
     def num_val(self) -> int:
         return len(self.val_images)
+
+    def start_workers(self) -> None:
+        """Start all workers of the run."""
+        self.train.start_workers()
+        self.val.start_workers()
+
+    def describe_workers(self) -> str:
+        """Say who reads, as `4 loading processes`; nothing where it is the process itself."""
+        counts = (self.train.workers, self.val.workers)
+        return " + ".join(plural(each, "loading process") for each in counts if each)
 
     def identity(self) -> dict[str, object]:
         """Return what tells one set of images from another: classes, counts, names of files."""
@@ -101,7 +519,7 @@ class Loaders:
 
     def fingerprint(self) -> str:
         """Return a hash of all images' names and labels, which peers that train together share."""
-        return _fingerprint(self.classes, self.train.view.images, self.val_images)
+        return _fingerprint(self.classes, self.train.images.images, self.val_images)
 
 
 def names_of(config: Config) -> str | None:
@@ -122,22 +540,6 @@ def _fingerprint(classes: list[str], *splits: Dataset) -> str:
     return digest.hexdigest()
 
 
-class _Share:
-    """The images of an evaluation that one process scores, in batches."""
-
-    position = None
-
-    def __init__(self, indices: Sequence[int], batch_size: int) -> None:
-        self.indices, self.batch_size = indices, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for first in range(0, len(self.indices), self.batch_size):
-            yield list(self.indices[first : first + self.batch_size])
-
-
 def build_loaders(
     data: DataConfig,
     *,
@@ -146,15 +548,15 @@ def build_loaders(
     accumulate: int = 1,
     rank: int = 0,
     processes: int = 1,
-    reading: Reading | None = None,
+    options: LoaderOptions | None = None,
 ) -> Loaders:
-    """Build the training and evaluation feeds of a data set by `data.name`.
+    """Build the training and evaluation loaders of a data set by `data.name`.
 
     Of `processes` that train together this is number `rank`; `epochs` is how long a
     progressive side takes to rise. Raises InputError for an unknown name or option and for
     missing files.
     """
-    reading = reading or Reading()
+    options = options or LoaderOptions()
     load_decoder()
     train, val = build_image_set(data, "train"), build_image_set(data, "val")
     classes = _check_classes(data, train, val)
@@ -170,64 +572,59 @@ def build_loaders(
         pairs=mixes(data),
     )
     _check_sides(data, sampler)
-    view = TrainView(train.images, data)
-    val_view = EvalView(val.images, EvalTransform(data, exact=data.resize == "exact"))
-    threads = Threads(_num_workers(train, reading), reading.image_timeout)
-    finisher = Finisher(data.mean, data.std, reading.device)
-    # an update's batch is shared by all processes; so is an evaluation's
-    eval_batch = max(1, data.batch_size // processes)
-    share = _Share(range(rank, len(val.images), processes), eval_batch)
-    fits = train.for_threads and not view.draws_globally
-    if reading.loader == "threads" and threads.count and not fits:
-        what = "data.auto_augment" if view.draws_globally else f"data={data.name}"
-        problem = f"{what} draws from global generators, which needs processes"
-        raise InputError("run.loader", "threads", problem)
-    keep = accumulate if reading.reuses else 0
-    reader = _reader(view, threads, reading, finisher, TRAINING, fits=fits, keep=keep)
-    val_reader = _reader(
-        val_view,
-        threads,
-        reading,
-        finisher,
-        EVALUATION,
-        fits=val.for_threads,
-        keep=int(reading.reuses),
+    # an update's batch is divided among all processes; so is an evaluation's
+    eval_sampler = EvalSampler(
+        range(rank, len(val.images), processes), max(1, data.batch_size // processes)
     )
+    workers, timeout = num_workers(train, options), options.image_timeout
+    # an evaluation takes a quarter of the time, beside the next epoch's first images
+    eval_workers = min(workers, max(1, workers // 4))
+    normaliser = Normaliser(data.mean, data.std, options.device)
     return Loaders(
-        train=Feed(view, sampler, reader, finisher),
+        train=Loader(
+            TrainSet(train.images, data), sampler, normaliser, workers=workers, timeout=timeout
+        ),
         sampler=sampler,
-        val=Feed(val_view, share, val_reader, finisher),
+        val=Loader(
+            EvalSet(val.images, data),
+            eval_sampler,
+            normaliser,
+            workers=eval_workers,
+            timeout=timeout,
+        ),
         classes=classes,
         others=_others(train.images, val.images),
-        readers=" + ".join(dict.fromkeys(filter(None, (reader.words, val_reader.words)))),
     )
 
 
-def _num_workers(images: ImageSet, reading: Reading) -> int:
-    return num_workers(images, reading.workers, reading.sharing, reading.device)
-
-
-def _reader(
-    view: View,
-    threads: Threads,
-    reading: Reading,
-    finisher: Finisher,
-    priority: int,
+def build_eval_loader(
+    data: EvalImages,
     *,
-    fits: bool,
-    keep: int,
-) -> Reader:
-    """Return what reads a view: threads where they fit; processes of files where they are many.
+    first: int = 0,
+    step: int = 1,
+    most: int | None = None,
+    split: str = "val",
+    options: LoaderOptions | None = None,
+) -> tuple[Loader, ImageSet]:
+    """Build the loader of an evaluation, and the whole set of `split`; needs no other images.
 
-    A data set that is made for threads may not be made for processes.
+    It takes the images number `first`, `first + step`, ... of the set, or `most` of these
+    from all over it.
     """
-    is_small = threads.count <= USEFUL_THREADS or not isinstance(view.images, ImageFiles)
-    uses_threads = reading.loader == "threads" or (reading.loader == "auto" and is_small)
-    if not threads.count or (fits and uses_threads):
-        return ThreadReader(view, threads, priority, finisher, keep=keep)
-    workers = threads.count if priority == TRAINING else num_eval_workers(threads.count)
-    pins = reading.device.type == "cuda"
-    return ProcessReader(view, workers, reading.image_timeout, pin_memory=pins)
+    options = options or LoaderOptions()
+    load_decoder()
+    images = build_image_set(data, split)
+    numbers: Sequence[int] = range(first, len(images.images), step)
+    if most is not None and most < len(numbers):
+        numbers = [numbers[index * len(numbers) // most] for index in range(most)]
+    loader = Loader(
+        EvalSet(images.images, data),
+        EvalSampler(numbers, data.batch_size),
+        Normaliser(data.mean, data.std, options.device),
+        workers=num_workers(images, options),
+        timeout=options.image_timeout,
+    )
+    return loader, images
 
 
 def _others(train: Dataset, val: Dataset) -> dict[str, str]:
@@ -265,33 +662,3 @@ def _check_sides(data: DataConfig, sampler: BatchSampler) -> None:
     if sampler.part_size < 2:
         problem = "each accumulation part needs at least 2 images for BatchNorm"
         raise InputError("data.batch_size", data.batch_size, problem)
-
-
-def build_eval_loader(
-    data: EvalImages,
-    *,
-    first: int = 0,
-    step: int = 1,
-    most: int | None = None,
-    split: str = "val",
-    reading: Reading | None = None,
-) -> tuple[Feed, ImageSet]:
-    """Build the feed of an evaluation, and the whole set of `split`; needs no other images.
-
-    Its batches are images, labels and notes. An image that cannot be scored is labelled -1,
-    with the reason as its note. The feed takes the images number `first`, `first + step`,
-    ... of the set, or `most` of these from all over it.
-    """
-    reading = reading or Reading()
-    load_decoder()
-    val = build_image_set(data, split)
-    numbers: Sequence[int] = range(first, len(val.images), step)
-    if most is not None and most < len(numbers):
-        numbers = [numbers[index * len(numbers) // most] for index in range(most)]
-    view = EvalView(val.images, EvalTransform(data, exact=data.resize == "exact"))
-    threads = Threads(_num_workers(val, reading), reading.image_timeout)
-    finisher, keep = Finisher(data.mean, data.std, reading.device), int(reading.reuses)
-    # nothing else is read meanwhile: as many processes as training has
-    reader = _reader(view, threads, reading, finisher, TRAINING, fits=val.for_threads, keep=keep)
-    share = _Share(numbers, data.batch_size)
-    return Feed(view, share, reader, finisher), val

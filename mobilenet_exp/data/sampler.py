@@ -1,10 +1,10 @@
-"""Which image comes when, with which seed. Knows no images.
+"""Which image comes when, with which seed.
 
 Everything follows from (seed, epoch): a run that is resumed anywhere within an epoch
 continues with exactly the batches it would have had, in any number of processes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -107,3 +107,19 @@ class BatchSampler:
         if self.repeats > 1:
             order = order.repeat_interleave(self.repeats)[: self.size]
         return order, seeds
+
+
+class EvalSampler:
+    """The images of an evaluation that one process scores, as lists of their numbers."""
+
+    position = None
+
+    def __init__(self, indices: Sequence[int], batch_size: int) -> None:
+        self.indices, self.batch_size = indices, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first in range(0, len(self.indices), self.batch_size):
+            yield list(self.indices[first : first + self.batch_size])

@@ -61,9 +61,7 @@ def digits(data: ImagesConfig, split: str) -> ImageSet:
     parts = train_test_split(range(len(labels)), test_size=0.2, stratify=labels, random_state=0)
     chosen = parts[0 if split == "train" else 1]
     classes = [str(digit) for digit in range(10)]
-    return ImageSet(
-        TensorDataset(images[chosen], labels[chosen]), classes, in_memory=True, for_threads=True
-    )
+    return ImageSet(TensorDataset(images[chosen], labels[chosen]), classes, in_memory=True)
 
 
 @DATASETS.register("imagefolder")
@@ -177,7 +175,7 @@ def packed(
     )
     if isinstance(place, Remote):
         place.fetch_ahead(images.index)
-    return ImageSet(images, names, for_threads=True)
+    return ImageSet(images, names)
 
 
 @DATASETS.register("imagenet")
@@ -195,7 +193,7 @@ def imagenet(data: ImagesConfig, split: str) -> ImageSet:
     if split == "val" and data.labels:
         images = flat_images(folder, data.labels)
         images = replace(images, upright=data.exif == "apply")
-        return ImageSet(images, class_ids(), for_threads=True)
+        return ImageSet(images, class_ids())
     if split == "val" and list_images(folder).images:
         problem = f"the images of one flat folder, {folder}, need data.labels=FILE"
         raise InputError("data.labels", data.labels, problem)
@@ -225,7 +223,7 @@ def _image_tree(data: ImagesConfig, folder: Path) -> ImageSet:
         others=found.others,
         upright=data.exif == "apply",
     )
-    return ImageSet(images, list(map(printable, found.classes)), for_threads=True)
+    return ImageSet(images, list(map(printable, found.classes)))
 
 
 @DATASETS.register("fake")
@@ -245,7 +243,7 @@ def noise(data: ImagesConfig, split: str, *, num_images: Count, num_classes: Cou
     """Noise in memory, `num_images` of few different ones to train on and to evaluate."""
     images = RepeatedNoise(num_images, data.resolution, num_classes)
     classes = [str(index) for index in range(num_classes)]
-    return ImageSet(images, classes, in_memory=True, for_threads=True)
+    return ImageSet(images, classes, in_memory=True)
 
 
 for _name, _published in PUBLISHED.items():

@@ -13,11 +13,9 @@ DATASETS: Registry = Registry("data.name")
 class ImageSet:
     """One split: pairs (image, label), and class names by label.
 
-    Images are Pillow's, or tensors (C, H, W): uint8, or floats in [0, 1]. `for_threads`:
-    several threads may ask for images, which draws from no global generator.
+    Images are Pillow's, or tensors (C, H, W): uint8, or floats in [0, 1].
     """
 
     images: Dataset
     classes: list[str]
     in_memory: bool = False
-    for_threads: bool = False

@@ -1,4 +1,4 @@
-"""Image files and their labels, read one at a time. Knows no data set and no transform."""
+"""Images and their labels, read one at a time."""
 
 import hashlib
 import os
@@ -8,9 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from PIL import Image
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as F
 
 from mobilenet_exp.core.text import printable
+from mobilenet_exp.datasets.codec import Box
 from mobilenet_exp.datasets.decode import Opened, open_image
 from mobilenet_exp.datasets.names import Names
 
@@ -100,3 +104,39 @@ class ImageFiles(Dataset):
         """Return some of these files."""
         indices = list(indices)
         return replace(self, names=self.names.chosen(indices), labels=self.labels[indices])
+
+
+def open_item(images: Dataset, index: int) -> tuple[Opened, int]:
+    """Return an image of any set and its label.
+
+    Raises OSError with the reason where it cannot be read.
+    """
+    if isinstance(images, ImageFiles):
+        return images.open(index)
+    image, label = images[index]
+    return opened(image), int(label)
+
+
+def opened(image: Image.Image | torch.Tensor) -> Opened:
+    """Return the image of a data set, Pillow's or a tensor (C, H, W), as if from a file.
+
+    A tensor of floats in [0, 1] is rounded to 8 bits, as all image files are.
+    """
+    if isinstance(image, Image.Image):
+        pixels = np.array(image.convert("RGB"))
+    else:
+        image = F.to_dtype(torch.as_tensor(image), torch.uint8, scale=True)
+        pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+    def decode(box: Box | None) -> np.ndarray:
+        if box is None:
+            return pixels
+        return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+
+    height, width, _ = pixels.shape
+    return Opened(height, width, decode)
+
+
+def name_of(images: Dataset, index: int) -> str:
+    """Return an image's name below its root, or its number where it is no file."""
+    return images.name(index) if isinstance(images, ImageFiles) else f"image {index}"

@@ -42,7 +42,7 @@ class _Published:
         names = self.train if split == "train" else self.val
         parts = [self._part(data, name) for name in names]
         if self.listed is None:
-            return ImageSet(parts[0], self.classes(parts[0]), in_memory=True, for_threads=True)
+            return ImageSet(parts[0], self.classes(parts[0]), in_memory=True)
         root, files, labels = Path(data.root), [], []
         for part in parts:
             paths, theirs = self.listed(part)
@@ -51,7 +51,7 @@ class _Published:
         images = ImageFiles(
             root, Names.of(files), np.array(labels, np.int32), upright=data.exif == "apply"
         )
-        return ImageSet(images, self.classes(parts[0]), for_threads=True)
+        return ImageSet(images, self.classes(parts[0]))
 
     def _part(self, data: ImagesConfig, name: Any) -> Any:
         word = "train" if isinstance(name, bool) else "split"

@@ -12,12 +12,11 @@ from mobilenet_exp.config.schema import ExportConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import plural
-from mobilenet_exp.data.finishing import Finisher
+from mobilenet_exp.data.augment import EvalTransform
 from mobilenet_exp.data.loaders import build_eval_loader
+from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.preprocessing import Preprocessing
-from mobilenet_exp.data.transforms import EvalTransform
-from mobilenet_exp.data.views import name_of
-from mobilenet_exp.datasets.images import open_file
+from mobilenet_exp.datasets.images import name_of, open_file
 from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.evaluation.scoring import eval_data
 from mobilenet_exp.weights.loaded import LoadedModel
@@ -37,8 +36,8 @@ def real_images(prepared: Preprocessing) -> Tensor:
                 picture.save(file, compress_level=1)
                 pixels.append(torch.empty((side, side, 3), dtype=torch.uint8))
                 transform(open_file(file), pixels[-1].numpy())
-    finish = Finisher(prepared.mean, prepared.std, torch.device("cpu"))
-    return finish(torch.stack(pixels), []).contiguous()
+    normalise = Normaliser(prepared.mean, prepared.std, torch.device("cpu"))
+    return normalise(torch.stack(pixels)).contiguous()
 
 
 def calibration_images(config: ExportConfig, loaded: LoadedModel) -> list[Tensor]:
@@ -47,16 +46,16 @@ def calibration_images(config: ExportConfig, loaded: LoadedModel) -> list[Tensor
     They are prepared as for an evaluation. Raises InputError where no data is known.
     """
     data = replace(eval_data(config.data, loaded), batch_size=1)
-    feed, share = build_eval_loader(data, split="train", most=config.calibration_images)
+    loader, share = build_eval_loader(data, split="train", most=config.calibration_images)
     total = len(share.images)
     count = min(config.calibration_images, total)
     found, left_out = [], []
-    for index, (images, labels, (note,)) in enumerate(feed):
+    for index, (images, labels, batch) in enumerate(loader):
         # one that cannot be read has no label
         if labels.item() >= 0:
             found.append(images.contiguous())
         else:
-            left_out.append(f"{name_of(share.images, index * total // count)} {note}")
+            left_out.append(f"{name_of(share.images, index * total // count)} {batch.notes[0]}")
         if left_out and data.on_bad_image == "fail":
             problem = f"{data.root}: {left_out[0]}; data.on_bad_image=skip leaves it out"
             raise InputError("data.on_bad_image", "fail", problem)

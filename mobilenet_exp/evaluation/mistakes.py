@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from mobilenet_exp.core.text import printable
-from mobilenet_exp.data.views import name_of, open_item
+from mobilenet_exp.datasets.images import name_of, open_item
 
 # how many are shown, and their longest side in pixels
 MOST, SIDE = 24, 160

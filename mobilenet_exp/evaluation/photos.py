@@ -9,8 +9,8 @@ import torch
 
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.core.text import as_csv, printable
-from mobilenet_exp.data.finishing import Finisher
-from mobilenet_exp.data.transforms import EvalTransform
+from mobilenet_exp.data.augment import EvalTransform
+from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.datasets.folders import Files, is_meant_as_image, list_images
 from mobilenet_exp.datasets.images import open_file
 from mobilenet_exp.machine.arithmetic import Precision, autocast
@@ -38,7 +38,7 @@ def classify_photos(
         raise InputError("image", path, f"holds no images{first}")
     prepared, names = loaded.preprocessing, loaded.names()
     transform = EvalTransform(prepared, exact=False)
-    finish = Finisher(prepared.mean, prepared.std, device)
+    normalise = Normaliser(prepared.mean, prepared.std, device)
     pixels = torch.empty((1, prepared.resolution, prepared.resolution, 3), dtype=torch.uint8)
     model = loaded.network.to(device)
     answers: list[Answer] = []
@@ -50,7 +50,7 @@ def classify_photos(
         except OSError as error:
             unread[str(photo)] = str(error).removeprefix(f"{photo} ")
             continue
-        images = finish(pixels, [])
+        images = normalise(pixels)
         with autocast(device, precision):
             logits = model(images).float()
         if not logits.isfinite().all():

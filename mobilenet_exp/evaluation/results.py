@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from mobilenet_exp.config.schema import EvalImages
 from mobilenet_exp.core.text import as_csv
-from mobilenet_exp.data.views import name_of
 from mobilenet_exp.datasets import imagenet
+from mobilenet_exp.datasets.images import name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.scoring import EvalResult
 from mobilenet_exp.models.profiling import Profile

@@ -21,12 +21,11 @@ from mobilenet_exp.config.schema import (
 )
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError, known_to_all
-from mobilenet_exp.data.loaders import Reading, build_eval_loader
-from mobilenet_exp.data.views import first_of, name_of
+from mobilenet_exp.data.loaders import LoaderOptions, build_eval_loader
 from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.datasets.builders import ImageSet
 from mobilenet_exp.datasets.folders import is_meant_as_image
-from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.images import ImageFiles, name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict
@@ -121,7 +120,7 @@ def score(
         data,
         first=team.rank,
         step=team.size,
-        reading=Reading.of(config.run, device, team.sharing),
+        options=LoaderOptions(device, config.run.workers, config.run.image_timeout, team.sharing),
     )
     unread, others = team.together(lambda: _unread(images, data))
     key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)
@@ -164,7 +163,8 @@ def _unread(images: ImageSet, data: EvalImages) -> tuple[dict[str, str], dict[st
     found = images.images.others if isinstance(images.images, ImageFiles) else {}
     unread = {name: why for name, why in found.items() if is_meant_as_image(Path(name))}
     if unread and data.on_bad_image == "fail":
-        problem = f"{data.root}: {first_of(unread)}; data.on_bad_image=skip leaves it out"
+        name, why = next(iter(unread.items()))
+        problem = f"{data.root}: {name} {why}; data.on_bad_image=skip leaves it out"
         raise InputError("data.on_bad_image", "fail", problem)
     return unread, {name: why for name, why in found.items() if name not in unread}
 
@@ -174,8 +174,8 @@ def _noting(
 ) -> Iterator:
     """Pass batches on and keep their notes by the image's number in the set."""
     position = team.rank
-    for tensors, labels, texts in batches:
-        for label, text in zip(labels.tolist(), texts, strict=True):
+    for tensors, labels, batch in batches:
+        for label, text in zip(batch.labels, batch.notes, strict=True):
             if label < 0 and data.on_bad_image == "fail":
                 name = name_of(images.images, position)
                 problem = f"{data.root}: {name} {text}; data.on_bad_image=skip leaves it out"

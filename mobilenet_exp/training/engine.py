@@ -18,7 +18,6 @@ from torch.optim.swa_utils import update_bn
 
 from mobilenet_exp.core.errors import NonFiniteLossError, known_to_all
 from mobilenet_exp.data.mixing import Mixing
-from mobilenet_exp.data.views import Odd
 from mobilenet_exp.evaluation.predict import Batches
 from mobilenet_exp.machine.arithmetic import Precision, autocast
 from mobilenet_exp.models.rounding import Rounding
@@ -84,10 +83,10 @@ class TrainMeter:
     left_out: dict[str, str] = field(default_factory=dict)
     num_unturned: int = 0
 
-    def note(self, odd: Odd) -> None:
-        """Keep what was odd about the images of a batch."""
-        self.left_out |= odd.left_out
-        self.num_unturned += odd.num_unturned
+    def note(self, left_out: dict[str, str], num_unturned: int = 0) -> None:
+        """Keep which images of a batch could not be read, and how many were left on their side."""
+        self.left_out |= left_out
+        self.num_unturned += num_unturned
 
     def to(self, device: torch.device) -> None:
         self.loss_sum, self.correct = self.loss_sum.to(device), self.correct.to(device)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError, RunError, known_to_all
 from mobilenet_exp.core.text import duration
-from mobilenet_exp.data.views import BAD_IMAGE_ADVICE, Odd, name_of
+from mobilenet_exp.data.loaders import BAD_IMAGE_ADVICE, Batch
+from mobilenet_exp.datasets.images import name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict
@@ -115,16 +116,16 @@ def _train_batches(session: Session) -> Iterator[list[Tensor]]:
         yield tensors
 
 
-def _next(session: Session, loaded: Iterator[list]) -> list[Tensor]:
+def _next(session: Session, loaded: Iterator[tuple[Tensor, Tensor, Batch]]) -> list[Tensor]:
     """Return the next training batch; where there are other processes, one that stands in."""
     try:
-        *tensors, odd = next(loaded)
+        *tensors, batch = next(loaded)
     except (InputError, RunError) as error:
         if session.team.size == 1:
             raise
         session.problem = error
         return _stand_in(session)
-    session.meter.note(odd)
+    session.meter.note(batch.left_out, batch.num_unturned)
     return tensors
 
 
@@ -138,28 +139,25 @@ def _stand_in(session: Session) -> list[Tensor]:
 def _bn_batches(session: Session, count: int) -> Iterable[tuple[Tensor, ...]]:
     """Pass on the batches that statistics are estimated from; all processes fail together."""
     loaded = session.loaders.train.first(count)
-    while batch := session.team.together(lambda: next(loaded, None)):
-        *tensors, odd = batch
-        session.meter.note(Odd(odd.left_out))
+    while loaded_batch := session.team.together(lambda: next(loaded, None)):
+        *tensors, batch = loaded_batch
+        session.meter.note(batch.left_out)
         yield tuple(tensors)
 
 
 def _val_batches(session: Session) -> Iterator:
     """Pass the validation batches on; an image that cannot be read ends the run or is noted."""
     images, position = session.loaders.val_images, session.team.rank
-    for tensors, labels, notes in session.loaders.val:
-        for label, note in zip(labels.tolist(), notes, strict=True):
+    for tensors, labels, batch in session.loaders.val:
+        for label, note in zip(batch.labels, batch.notes, strict=True):
             if label < 0:
-                session.meter.note(_left_out(session, name_of(images, position), note))
+                name = name_of(images, position)
+                if session.config.data.on_bad_image == "fail":
+                    problem = f"validation image {name} {note}; {BAD_IMAGE_ADVICE}"
+                    raise RunError(f"{session.config.data.root}: {problem}")
+                session.meter.note({name: note})
             position += session.team.size
         yield tensors, labels
-
-
-def _left_out(session: Session, name: str, reason: str) -> Odd:
-    if session.config.data.on_bad_image == "fail":
-        root = session.config.data.root
-        raise RunError(f"{root}: validation image {name} {reason}; {BAD_IMAGE_ADVICE}")
-    return Odd({name: reason})
 
 
 class EndedEpoch(NamedTuple):

@@ -182,7 +182,7 @@ def open_record(
     tracker.keep_until(session.progress.epoch)
     learner = session.learner
     device = describe_device(learner.device, session.team.size, learner.precision)
-    if readers := session.loaders.readers:
+    if readers := session.loaders.describe_workers():
         device += f", {readers}" + (" each" if session.team.size > 1 else "")
     tracker.set_summary(profile.summary() | comparison.summary() | {"run/device": device})
     terminal.announce(folder, tracker.status, device, profile, session.progress.words())
@@ -207,7 +207,7 @@ def what_runs(session: Session) -> dict[str, Any]:
     found["run"] |= {
         "device": learner.device.type,
         "devices": session.team.size,
-        "workers": loaders.train.reader.workers,
+        "workers": loaders.train.workers,
         "threads": torch.get_num_threads(),
         "precision": learner.precision.value,
     }

@@ -10,7 +10,7 @@ import torch
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError, RunError, known_to_all
 from mobilenet_exp.core.text import examples, plural
-from mobilenet_exp.data.loaders import Loaders, Reading, build_loaders
+from mobilenet_exp.data.loaders import LoaderOptions, Loaders, build_loaders
 from mobilenet_exp.data.mixing import build_mixing
 from mobilenet_exp.machine.arithmetic import Precision, memory_format, select_precision
 from mobilenet_exp.machine.device import select_device
@@ -128,8 +128,10 @@ def build_session(config: Config, team: Team | None = None, *, is_new: bool = Tr
         accumulate=train.accumulate,
         rank=team.rank,
         processes=team.size,
-        reading=Reading.of(config.run, device, team.sharing),
+        options=LoaderOptions(device, config.run.workers, config.run.image_timeout, team.sharing),
     )
+    # before this process holds memory
+    loaders.start_workers()
     num_classes = _num_classes(config, loaders)
     if train.trainable == "classifier" and not config.weights and not config.run.smoke:
         problem = "trains only the classifier, so it needs pretrained weights=..."

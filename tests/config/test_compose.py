@@ -14,7 +14,7 @@ from mobilenet_exp.command.programs import CONF, GROUPS
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.help import field_comments, help_text
 from mobilenet_exp.config.schema import BenchConfig, Config, DataConfig, EvalConfig
-from mobilenet_exp.data.transforms import TrainTransform
+from mobilenet_exp.data.augment import TrainTransform
 from mobilenet_exp.datasets.builders import DATASETS
 from mobilenet_exp.models import list_models
 from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer
@@ -40,7 +40,7 @@ def test_every_option_composes_and_builds(option):
         epochs=config.train.epochs,
         steps_per_epoch=2,
     )
-    TrainTransform(config.data)
+    TrainTransform(config.data, 32)
 
 
 @pytest.mark.parametrize(

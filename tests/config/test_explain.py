@@ -71,7 +71,7 @@ def test_bad_input_is_explained_in_one_line(words, line):
         ("eval", "run.smoke=true", "run.smoke=true: no such key"),
         ("eval", "data.mixup=0.5", "data.mixup=0.5: no such key"),
         ("eval", "train.epochs=3", "train.epochs=3: no such key"),
-        ("bench", "run.loader=threads", "run.loader=threads: no such key"),
+        ("train", "run.loader=threads", "run.loader=threads: no such key; leave it out: images"),
         ("bench", "run.workers=99", "run.workers=99: no such key"),
         ("train", "checkpoint=x", "checkpoint=x: no such key"),
         ("eval", "model.dropout=0.5", "model.dropout=0.5: no such key"),

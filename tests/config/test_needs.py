@@ -33,7 +33,6 @@ WORDS = {
         "weights_like=torchvision:IMAGENET1K_V2": ("weights=x",),
         "weights_key=model": ("weights=x",),
         "run.max_restarts=3": ("run.devices=2",),
-        "run.loader=threads": ("run.workers=1",),
         "run.image_timeout=5": FOLDER,
     },
     "eval": {
@@ -45,7 +44,6 @@ WORDS = {
         "ema=false": ("checkpoint=x",),
         "weights_like=torchvision:IMAGENET1K_V2": ("weights=x",),
         "weights_key=model": ("weights=x",),
-        "run.loader=threads": FOLDER,
         "run.image_timeout=5": FOLDER,
     },
     "bench": {},

@@ -17,7 +17,7 @@ from programs import run
 from mobilenet_exp import compose
 from mobilenet_exp.config.schema import DataConfig, ImagesConfig
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.data.loaders import Reading, build_loaders
+from mobilenet_exp.data.loaders import LoaderOptions, build_loaders
 from mobilenet_exp.datasets import packing
 from mobilenet_exp.datasets.builders import build_image_set
 from mobilenet_exp.datasets.codec import Box
@@ -34,7 +34,7 @@ def _pack(root, out, *words: str):
 def _loaders(name: str, root, *, workers: int = 0, **options):
     options = {"batch_size": 2, "resolution": 32} | options
     data = DataConfig(name=name, root=str(root), **options)
-    return build_loaders(data, seed=0, reading=Reading(workers=workers))
+    return build_loaders(data, seed=0, options=LoaderOptions(workers=workers))
 
 
 def _batches(loaders) -> list[torch.Tensor]:
@@ -69,7 +69,7 @@ def test_smaller_images_keep_their_shape(folder, tmp_path, form):
         path.write_bytes(CHINA.read_bytes())
     words = ("quality=95",) if form == "jpeg" else ()
     out = _pack(folder, tmp_path / "small", "side=64", f"form={form}", *words)
-    images = _loaders("packed", out).train.view.images
+    images = _loaders("packed", out).train.images.images
     opened, label = images.open(0)
     assert (opened.height, opened.width, label) == (64, 96, 0)
     box = Box(5, 7, 20, 30)
@@ -125,7 +125,7 @@ def test_a_flipped_bit_is_found_and_named(packed):
         _batches(_loaders("packed", packed, batch_size=7))
     _batches(_loaders("packed", packed, args={"verify": False}))
     loaders = _loaders("packed", packed, batch_size=7, on_bad_image="skip")
-    left_out = {name for *_, odd in loaders.train for name in odd.left_out}
+    left_out = {name for *_, batch in loaders.train for name in batch.left_out}
     assert left_out == {index.names[4]}
 
 

@@ -14,7 +14,7 @@ from torchvision import datasets
 
 from mobilenet_exp import compose
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.loaders import Reading, build_loaders
+from mobilenet_exp.data.loaders import LoaderOptions, build_loaders
 from mobilenet_exp.datasets.images import ImageFiles
 from mobilenet_exp.datasets.published import PUBLISHED
 
@@ -137,13 +137,13 @@ def test_every_published_set_has_a_miniature():
 def test_a_set_is_read_from_its_own_layout(name, tmp_path, unchecked):
     MINIATURES[name](tmp_path / "set")
     data = compose(f"data={name}", f"data.root={tmp_path}/set", "data.batch_size=4").data
-    loaders = build_loaders(data, seed=0, reading=Reading(workers=1))
+    loaders = build_loaders(data, seed=0, options=LoaderOptions(workers=1))
     found = (len(loaders.classes), loaders.num_train, loaders.num_val)
     assert found == EXPECTED[name]
-    images, labels, notes = next(iter(loaders.val))
+    images, labels, batch = next(iter(loaders.val))
     side = data.resolution
     assert (images.shape, images.dtype) == ((4, 3, side, side), torch.float32)
-    assert set(notes) == {""}
+    assert set(batch.notes) == {""}
     # files go the way of files, whatever library found them
     assert isinstance(loaders.val_images, ImageFiles) == (name not in IN_MEMORY)
     published = PUBLISHED[name]

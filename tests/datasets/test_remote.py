@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from mobilenet_exp import compose
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.data.loaders import Reading, build_loaders
+from mobilenet_exp.data.loaders import LoaderOptions, build_loaders
 from mobilenet_exp.datasets import remote
 from mobilenet_exp.datasets.packing import pack
 
@@ -66,7 +66,7 @@ def _loaders(root: str, cache, **options):
         name="packed", root=root, batch_size=7, resolution=32, augment="none",
         args={"cache": str(cache), **options},
     )  # fmt: skip
-    return build_loaders(data, seed=0, reading=Reading(workers=2))
+    return build_loaders(data, seed=0, options=LoaderOptions(workers=2))
 
 
 def _wait_for_fetching() -> None:

@@ -28,20 +28,20 @@ from mobilenet_exp.training import loop
 KILLS = int(os.environ.get("KILLS", "3"))
 
 
-@pytest.mark.parametrize(("readers", "kills"), [("processes", KILLS), ("threads", KILLS // 3)])
-def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys, readers, kills):
+@pytest.mark.parametrize(("images", "kills"), [("noise", KILLS), ("packed", KILLS // 3)])
+def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path, capsys, images, kills):
     """Killed by SIGKILL, anywhere, as often as asked: weights, optimizer, average, metrics.
 
-    Its images are noise that processes augment, or files of a packed set that threads read.
+    Its images are noise that is augmented, or those of a packed set.
     """
     words = (*WORDS, f"train.epochs={6 + 2 * kills}", "run.workers=2")
-    if readers == "threads":
+    if images == "packed":
         write_classes(tmp_path / "images", {"train": 80, "val": 8})
-        images = (f"data.root={tmp_path}/images", f"out={tmp_path}/packed", "shard_images=50")
-        pack(compose("data=imagefolder", *images, program="pack"))
+        places = (f"data.root={tmp_path}/images", f"out={tmp_path}/packed", "shard_images=50")
+        pack(compose("data=imagefolder", *places, program="pack"))
         words = tuple(word for word in words if not word.startswith(("data=", "data.a")))
         packed = ("data=packed", f"data.root={tmp_path}/packed")
-        words = (*words, *packed, "data.augment=random_resized_crop", "run.loader=threads")
+        words = (*words, *packed, "data.augment=random_resized_crop")
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     whole = finish(tmp_path / "whole", *words, "run.save_every_minutes=null")

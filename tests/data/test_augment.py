@@ -19,12 +19,10 @@ from torchvision.transforms import v2
 from mobilenet_exp import build_model
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.draws import Draws
-from mobilenet_exp.data.finishing import Finisher
+from mobilenet_exp.data.augment import EvalTransform, TrainTransform, side_of_epoch
+from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.preprocessing import Preprocessing
-from mobilenet_exp.data.transforms import EvalTransform, TrainTransform, side_of_epoch
-from mobilenet_exp.data.views import opened
-from mobilenet_exp.datasets.images import open_file
+from mobilenet_exp.datasets.images import open_file, opened
 from mobilenet_exp.weights.published import find_published
 
 CPU = torch.device("cpu")
@@ -33,16 +31,16 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 def _train(image, data: DataConfig, seed: int = 0) -> Tensor:
     """Return the network's input in training, of Pillow's image or a tensor."""
-    transform = TrainTransform(data)
-    pixels = torch.empty((1, transform.side, transform.side, 3), dtype=torch.uint8)
-    late = transform(opened(image), Draws(seed), pixels[0].numpy())
-    return Finisher(data.mean, data.std, CPU)(pixels, [late])[0]
+    side = side_of_epoch(data, 1, 1)
+    pixels = torch.empty((1, side, side, 3), dtype=torch.uint8)
+    erasure = TrainTransform(data, side)(opened(image), seed, pixels[0].numpy())
+    return Normaliser(data.mean, data.std, CPU)(pixels, {0: erasure} if erasure else {})[0]
 
 
 def _eval(image, data, *, exact: bool) -> Tensor:
     pixels = torch.empty((1, data.resolution, data.resolution, 3), dtype=torch.uint8)
     EvalTransform(data, exact=exact)(opened(image), pixels[0].numpy())
-    return Finisher(data.mean, data.std, CPU)(pixels, [])[0]
+    return Normaliser(data.mean, data.std, CPU)(pixels)[0]
 
 
 def test_exact_preprocessing_is_the_old_repos(folder):
@@ -83,7 +81,6 @@ AUGMENTS = {
 @pytest.mark.parametrize("policy", [None, "imagenet", "ta_wide", "rand-m9-n2-mstd0.5"])
 @pytest.mark.parametrize("augment", AUGMENTS)
 def test_augmentation_draws_what_the_libraries_would(augment, policy):
-    """From an image's own generators come the crops that the global ones would have given."""
     data = _data(resolution=48, augment=augment, auto_augment=policy, random_erase=0.5,
                  erase_mode="pixel", resize="exact")  # fmt: skip
     steps: list = []
@@ -101,7 +98,8 @@ def test_augmentation_draws_what_the_libraries_would(augment, policy):
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)
-        assert torch.equal(_train(image, data, seed), library(image).as_subclass(Tensor))
+        expected = library(image).as_subclass(Tensor)
+        assert torch.equal(_train(image, data, seed), expected)
 
 
 @pytest.mark.parametrize("jitter", [0.4, 1.0])
@@ -203,7 +201,7 @@ def test_a_policy_that_is_not_understood_is_refused(policy):
     if policy == "rand":
         policy = "random"
     with pytest.raises(InputError, match=f"data.auto_augment={policy}: not understood; allowed"):
-        TrainTransform(_data(auto_augment=policy))
+        TrainTransform(_data(auto_augment=policy), 32)
 
 
 def test_erasing_takes_the_mean_or_noise():

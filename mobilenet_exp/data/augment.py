@@ -1,0 +1,203 @@
+"""Training and evaluation transforms: an opened image to pixels (side, side, 3) uint8.
+
+Random steps are torchvision's and timm's own. They draw from the global generators, which are
+seeded anew for each image, so that its augmentation follows from its seed alone.
+"""
+
+import math
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from mobilenet_exp.config.schema import DataConfig, ImagesConfig
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data.preprocessing import Preprocessing
+from mobilenet_exp.data.resizing import Middle, as_image, as_pixels, resize
+from mobilenet_exp.datasets.codec import Box
+from mobilenet_exp.datasets.decode import Opened
+
+# pixels of one step of a progressive side: the total stride of all networks
+SIDE_STEP = 32
+# timm's notation: magnitude, layers, probability, spread, maximum, whether it only increases
+RAND_AUGMENT = re.compile(r"rand(-(m|n|p|mstd|mmax)\d+(\.\d+)?|-inc[01])+")
+BILINEAR = v2.InterpolationMode.BILINEAR
+FLIP = v2.RandomHorizontalFlip()
+# slim's inception preprocessing: changes of brightness, contrast, saturation and hue
+INCEPTION = (32 / 255, 0.5, 0.5, 0.2)
+# what `data.augment` does after resizing to a side in pixels, by its name
+AUGMENTS: dict[str, Callable[[int], list[Callable]]] = {
+    "random_resized_crop": lambda side: [FLIP],
+    "inception": lambda side: [FLIP, v2.ColorJitter(*INCEPTION)],
+    "pad_crop_flip": lambda side: [v2.RandomCrop(side, padding=side // 8), FLIP],
+    # no flip: a mirrored digit is another sign
+    "affine": lambda side: [v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=BILINEAR)],
+    "none": lambda side: [],
+}
+# of these, before resizing: a crop of any place, size and, within these limits, aspect ratio
+CROPS = ("random_resized_crop", "inception")
+ASPECTS = [3 / 4, 4 / 3]
+# timm's RandomErasing: parts of the area, aspect ratios, tries
+ERASED_AREA = (0.02, 1 / 3)
+ERASED_ASPECTS = (0.3, 1 / 0.3)
+ERASE_TRIES = 10
+# times that an image may be longer than it is wide before its ends are cut off unseen
+LONGEST = 16
+
+
+class Erasure(NamedTuple):
+    """A rectangle of the network's input and what fills it; None: zeros, which is the mean."""
+
+    box: Box
+    noise: np.ndarray | None
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put the states of the global generators back afterwards."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+
+
+class TrainTransform:
+    """The augmentation that `data` describes, up to normalisation, at one side in pixels.
+
+    In this order: `augment`, `color_jitter`, `auto_augment`; then `random_erase`, which is
+    drawn here and done after normalisation.
+    """
+
+    def __init__(self, data: DataConfig, side: int) -> None:
+        self.data, self.side, self.exact = data, side, data.resize == "exact"
+        if data.augment not in AUGMENTS:
+            problem = f"not known; allowed: {', '.join(AUGMENTS)}"
+            raise InputError("data.augment", data.augment, problem)
+        self.steps = AUGMENTS[data.augment](side)
+        if jitter := data.color_jitter:
+            self.steps = [*self.steps, v2.ColorJitter(jitter, jitter, jitter)]
+        self.steps += _auto_augment(data)
+
+    def __call__(self, image: Opened, seed: int, out: np.ndarray) -> Erasure | None:
+        """Write an input into `out` (side, side, 3) uint8; return what is erased of it later.
+
+        Changes the global generators.
+        """
+        # not torch.manual_seed, which keeps a note of each call for a GPU that is not in use
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        box = None
+        if self.data.augment in CROPS:
+            # known before anything is decoded: only this part is
+            whole = torch.empty(3, image.height, image.width, device="meta")
+            scale = [self.data.min_crop_area, 1.0]
+            top, left, height, width = v2.RandomResizedCrop.get_params(whole, scale, ASPECTS)
+            box = Box(top, left, height, width)
+        interpolation = self.data.train_interpolation
+        if interpolation == "random":
+            interpolation = ("bilinear", "bicubic")[int(torch.randint(2, ()))]
+        resize(image.decode(box), out, interpolation, exact=self.exact)
+        if self.steps:
+            # of its own: what it becomes is written over the pixels
+            changed: Tensor | Image.Image = as_image(out.copy(), exact=self.exact)
+            for step in self.steps:
+                changed = step(changed)
+            out[:] = as_pixels(changed)
+        return self._erasure() if self.data.random_erase else None
+
+    def _erasure(self) -> Erasure | None:
+        """Return what timm's RandomErasing would erase."""
+        if random.random() > self.data.random_erase:
+            return None
+        logs = tuple(map(math.log, ERASED_ASPECTS))
+        for _ in range(ERASE_TRIES):
+            area = random.uniform(*ERASED_AREA) * self.side**2
+            aspect = math.exp(random.uniform(*logs))
+            high, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if wide < self.side and high < self.side:
+                top, left = random.randint(0, self.side - high), random.randint(0, self.side - wide)
+                is_noise = self.data.erase_mode == "pixel"
+                noise = torch.empty((3, high, wide)).normal_().numpy() if is_noise else None
+                return Erasure(Box(top, left, high, wide), noise)
+        return None
+
+
+def _auto_augment(data: DataConfig) -> list[Callable]:
+    """Return the policy by name: AutoAugment, TrivialAugment, or RandAugment as timm has it."""
+    name = data.auto_augment
+    if name is None:
+        return []
+    if name in ("imagenet", "cifar10"):
+        return [v2.AutoAugment(v2.AutoAugmentPolicy(name))]
+    if name == "ta_wide":
+        return [v2.TrivialAugmentWide()]
+    # the area that a shift uncovers is filled with the mean colour
+    colour = tuple(round(255 * value) for value in data.mean)
+    try:
+        if not RAND_AUGMENT.fullmatch(name):
+            # timm ignores what it does not know
+            raise ValueError("not known")
+        # timm takes most of a second to import
+        from timm.data.auto_augment import rand_augment_transform
+
+        policy = rand_augment_transform(name, {"img_mean": colour})
+    except (ValueError, AssertionError, KeyError) as error:
+        known = "imagenet, cifar10, ta_wide, or RandAugment in timm's notation, as rand-m9-mstd0.5"
+        raise InputError("data.auto_augment", name, f"not understood; allowed: {known}") from error
+    # timm's operations are Pillow's
+    return [_as_pillow, policy]
+
+
+def _as_pillow(image: Tensor | Image.Image) -> Image.Image:
+    return F.to_pil_image(image) if isinstance(image, Tensor) else image
+
+
+class EvalTransform:
+    """Resize the shorter side to resolution / crop_pct and crop the centre.
+
+    The resized side is cut to whole pixels, as timm does. What lies right of the centre and
+    below it is not decoded, unless `exact`; of an image more than LONGEST times as long as it is
+    wide, the middle alone.
+    """
+
+    def __init__(self, data: ImagesConfig | Preprocessing, *, exact: bool) -> None:
+        self.side, self.interpolation, self.exact = data.resolution, data.interpolation, exact
+        # 224 / (224 / 232) must stay 232
+        self.resized = math.floor(data.resolution / data.crop_pct + 1e-6)
+
+    def __call__(self, image: Opened, out: np.ndarray) -> None:
+        """Write an input into `out` (side, side, 3) uint8."""
+        longest = LONGEST * min(image.height, image.width)
+        top, left = (max(0, (size - longest) // 2) for size in (image.height, image.width))
+        height, width = image.height - 2 * top, image.width - 2 * left
+        middle = Middle.of(height, width, self.resized, self.side)
+        needed = middle.needed(self.interpolation, exact=self.exact)
+        if top or left:
+            part = needed or Box(0, 0, height, width)
+            needed = Box(part.top + top, part.left + left, part.height, part.width)
+        pixels = image.decode(needed)
+        middle.put(pixels, out, self.interpolation, exact=self.exact)
+
+
+def side_of_epoch(data: DataConfig, epoch: int, epochs: int) -> int:
+    """Return training's side in pixels in an epoch counted from 1.
+
+    With `progressive_from` it rises linearly over the epochs, in steps of SIDE_STEP.
+    """
+    last, first = data.train_resolution or data.resolution, data.progressive_from
+    if first is None or epochs == 1 or epoch == epochs:
+        return last
+    risen = first + (last - first) * (epoch - 1) / (epochs - 1)
+    return min(last, int(risen) // SIDE_STEP * SIDE_STEP)

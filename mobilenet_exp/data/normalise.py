@@ -1,0 +1,58 @@
+"""Batches of uint8 pixels to the network's input, on its device."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mobilenet_exp.data.augment import Erasure
+
+# images that are normalised together on a CPU: what its caches hold
+IMAGES_IN_CACHE = 4
+
+
+class Normaliser:
+    """Normalises batches by `mean` and `std`, of pixels scaled to [0, 1]."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self.device = device
+        self._mean, self._std = torch.tensor(mean), torch.tensor(std)
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def stream(self) -> torch.cuda.Stream:
+        """Return the one stream of a GPU on which batches are copied and normalised."""
+        return torch.cuda.Stream(self.device)
+
+    def __call__(self, pixels: Tensor, erasures: Mapping[int, Erasure] | None = None) -> Tensor:
+        """Return images (N, 3, H, W) float32 in channels_last from pixels (N, H, W, 3) uint8.
+
+        `erasures` are by the image's number in the batch.
+        """
+        pixels = pixels.to(self.device, non_blocking=self.device.type == "cuda")
+        out = torch.empty(pixels.shape, device=self.device)
+        mean, std = self._rows_of(pixels.shape[2])
+        # in whole rows, which vectorise, and few at a time
+        few = IMAGES_IN_CACHE if self.device.type == "cpu" else len(pixels)
+        for first in range(0, len(pixels), max(few, 1)):
+            part = slice(first, first + few)
+            rows = out[part].view(-1, len(mean))
+            rows.copy_(pixels[part].view(-1, len(mean))).mul_(1 / 255).sub_(mean).div_(std)
+        images = out.permute(0, 3, 1, 2)
+        for number, (box, noise) in (erasures or {}).items():
+            part = images[number, :, box.top : box.top + box.height]
+            part = part[:, :, box.left : box.left + box.width]
+            if noise is None:
+                part.zero_()
+            else:
+                part.copy_(torch.from_numpy(noise))
+        return images
+
+    def _rows_of(self, side: int) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of a row of pixels."""
+        rows = self._rows.get(side)
+        if rows is None:
+            mean, std = (each.repeat(side).to(self.device) for each in (self._mean, self._std))
+            rows = self._rows[side] = mean, std
+        return rows
