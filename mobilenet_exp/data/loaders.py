@@ -89,7 +89,7 @@ class Batch:
 
     @classmethod
     def empty(cls, count: int, side: int) -> "Batch":
-        return cls(torch.zeros((count, side, side, 3), dtype=torch.uint8))
+        return cls(torch.empty((count, side, side, 3), dtype=torch.uint8))
 
     def pin_memory(self) -> "Batch":
         self.pixels = self.pixels.pin_memory()

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from mobilenet_exp.data.augment import Erasure
 
-# images that are normalised together on a CPU: what its caches hold
-IMAGES_IN_CACHE = 4
+# values that a CPU normalises at once: torch computes so few in one thread; its other threads
+# would stay awake for a while after each batch, and take their cores from the workers
+AT_ONCE = 32_768
 
 
 class Normaliser:
@@ -33,12 +34,12 @@ class Normaliser:
         pixels = pixels.to(self.device, non_blocking=self.device.type == "cuda")
         out = torch.empty(pixels.shape, device=self.device)
         mean, std = self._rows_of(pixels.shape[2])
-        # in whole rows, which vectorise, and few at a time
-        few = IMAGES_IN_CACHE if self.device.type == "cpu" else len(pixels)
-        for first in range(0, len(pixels), max(few, 1)):
+        # in whole rows, which vectorise
+        source, rows = pixels.view(-1, len(mean)), out.view(-1, len(mean))
+        few = max(1, AT_ONCE // len(mean)) if self.device.type == "cpu" else max(1, len(rows))
+        for first in range(0, len(rows), few):
             part = slice(first, first + few)
-            rows = out[part].view(-1, len(mean))
-            rows.copy_(pixels[part].view(-1, len(mean))).mul_(1 / 255).sub_(mean).div_(std)
+            rows[part].copy_(source[part]).mul_(1 / 255).sub_(mean).div_(std)
         images = out.permute(0, 3, 1, 2)
         for number, (box, noise) in (erasures or {}).items():
             part = images[number, :, box.top : box.top + box.height]
