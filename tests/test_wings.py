@@ -59,8 +59,8 @@ DOORS = {
         "training.ema", "training.losses", "weights.published",
     },
     "torchvision": {
-        "data.resizing", "data.augment", "datasets.images", "datasets.published", "datasets.builders",
-        "models.network", "training.gallery",
+        "data.resizing", "data.augment", "datasets.images", "datasets.published",
+        "datasets.builders", "models.network", "training.gallery",
         "deploy.nets", "weights.published",
     },
     "nvidia": {"datasets.codec"},

@@ -39,7 +39,7 @@ from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
 from mobilenet_exp.config.rules import check_effects
-from mobilenet_exp.config.schema import Config
+from mobilenet_exp.config.schema import READERS, Config
 from mobilenet_exp.config.words import check_flags, check_words, keep_text, without_plus
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.streams import (
@@ -172,6 +172,10 @@ def run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
     # the words as they are: one may hold an interpolation
     task = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     overrides = tuple(without_plus(task))
+    if "workers" in composed.get("run", {}) and READERS["needs"].is_met(composed):
+        # torch's CPU threads wait awake for each other, by default for so long that they take
+        # the cores from the workers; read once, when torch is loaded, which is later
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     # a benchmark's jobs keep what they find in folders of their own
     if hydra_config.mode == RunMode.MULTIRUN and schema is Config:
         return run_sweep_job(job, composed, overrides, hydra_config)

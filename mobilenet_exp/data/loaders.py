@@ -6,6 +6,7 @@ workers, so a resumed run needs no generator state.
 
 import hashlib
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -47,6 +48,9 @@ CPU = torch.device("cpu")
 MAX_TRIES = 100
 # workers beside a network that computes on the same cores
 MOST_BESIDE_CPU = 4
+# batches of a worker that are there at once: DataLoader asks each for two ahead, and one is
+# being normalised
+PARTS = 3
 # seconds more than it asked for after which a process was paused meanwhile
 PAUSE = 2.0
 # what torch says when a worker died or could not hand over its batch
@@ -86,10 +90,23 @@ class Batch:
     num_unturned: int = 0
     erasures: dict[int, Erasure] = field(default_factory=dict)
     problem: str = ""
+    # the worker and its part of SharedPixels that `pixels` lie in, if they do
+    lies_in: tuple[int, int] | None = None
 
     @classmethod
     def empty(cls, count: int, side: int) -> "Batch":
-        return cls(torch.empty((count, side, side, 3), dtype=torch.uint8))
+        """Return a batch of so many images, in shared memory if this is a worker that has some."""
+        shape = (count, side, side, 3)
+        if _worker is None or _worker.shared is None:
+            return cls(torch.empty(shape, dtype=torch.uint8))
+        part = _worker.num_batches % PARTS
+        _worker.num_batches += 1
+        pixels = _worker.shared.pixels(_worker.number, part, shape)
+        return cls(pixels, lies_in=(_worker.number, part))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what lies in shared memory stays there
+        return self.__dict__ | ({"pixels": self.pixels.shape} if self.lies_in else {})
 
     def pin_memory(self) -> "Batch":
         self.pixels = self.pixels.pin_memory()
@@ -201,24 +218,53 @@ class ReaderSlots(NamedTuple):
         return image, time.monotonic() - since
 
 
-# of a worker: the slots, and its number among them
-_slot: tuple[ReaderSlots, int] | None = None
+class SharedPixels(NamedTuple):
+    """Memory that workers write batches into, and that the training process reads them from.
+
+    Each worker has PARTS of it, used in turns, of `size` bytes each. Without it a batch is
+    copied into new shared memory, which both have to map page by page.
+    """
+
+    memory: list[Any]
+    size: int
+
+    @classmethod
+    def new(cls, workers: int, size: int) -> "SharedPixels":
+        return cls([multiprocessing.RawArray("B", PARTS * size) for _ in range(workers)], size)
+
+    def pixels(self, worker: int, part: int, shape: Sequence[int]) -> Tensor:
+        memory, count = self.memory[worker], math.prod(shape)
+        whole = torch.frombuffer(memory, dtype=torch.uint8, count=count, offset=part * self.size)
+        return whole.view(shape)
+
+
+@dataclass
+class Worker:
+    """What a worker is given: its number, and memory that it shares with its owner."""
+
+    number: int
+    slots: ReaderSlots
+    shared: SharedPixels | None
+    num_batches: int = 0
+
+
+# of a worker
+_worker: Worker | None = None
 
 
 def _note_reading(index: int) -> None:
     """Note in a worker which image it reads from now on; -1: none."""
-    if _slot:
-        slots, number = _slot
-        slots.since[number] = time.monotonic()
-        slots.images[number] = index
+    if _worker:
+        _worker.slots.since[_worker.number] = time.monotonic()
+        _worker.slots.images[_worker.number] = index
 
 
-def _begin_worker(slots: ReaderSlots, worker: int) -> None:
+def _begin_worker(slots: ReaderSlots, shared: SharedPixels | None, number: int) -> None:
     """Let the training process alone decide what Ctrl-C and a scheduler's signals mean."""
-    global _slot
-    for number in ASKING:
-        signal.signal(number, signal.SIG_IGN)
-    _slot = slots, worker
+    global _worker
+    for each in ASKING:
+        signal.signal(each, signal.SIG_IGN)
+    _worker = Worker(number, slots, shared)
 
 
 class Batches(Protocol):
@@ -235,7 +281,8 @@ class Batches(Protocol):
 class Loader:
     """Batches of images (N, 3, H, W) float32 on a device, labels (N,) int64, and the `Batch`.
 
-    `batches` are lists of keys; each pass reads what they are when it begins. Raises a
+    `batches` are lists of keys, of at most `largest` images and their side in pixels; each
+    pass reads what they are when it begins. Raises a
     RunError in plain words for an image that cannot be read, and for a worker that died or
     takes longer than `timeout` seconds for an image.
     """
@@ -248,11 +295,16 @@ class Loader:
         *,
         workers: int,
         timeout: float | None,
+        largest: tuple[int, int],
     ) -> None:
         _end_workers_at_exit()
         self.images, self.batches, self.normaliser = images, batches, normaliser
         self.workers, self._timeout = workers, timeout or 0
         self._slots = ReaderSlots.new(workers)
+        count, side = largest
+        # a GPU's batches are copied into memory that is pinned for it anyway
+        is_shared = workers > 0 and normaliser.device.type == "cpu"
+        self._shared = SharedPixels.new(workers, count * side**2 * 3) if is_shared else None
         # no reference to this object: when it is not needed any more, its workers end at once
         self._keys = _Keys()
         self._passes = 0
@@ -263,7 +315,7 @@ class Loader:
             batch_sampler=self._keys,
             collate_fn=_unchanged,
             num_workers=workers,
-            worker_init_fn=partial(_begin_worker, self._slots),
+            worker_init_fn=partial(_begin_worker, self._slots, self._shared),
             persistent_workers=workers > 0,
             pin_memory=normaliser.device.type == "cuda",
             timeout=self._timeout if workers else 0,
@@ -322,6 +374,8 @@ class Loader:
                 return
             if batch.problem:
                 raise RunError(batch.problem)
+            if batch.lies_in and self._shared:
+                batch.pixels = self._shared.pixels(*batch.lies_in, batch.pixels)
             yield batch
 
     def _next(self, loaded: Iterator[Batch]) -> Batch:
@@ -582,7 +636,12 @@ def build_loaders(
     normaliser = Normaliser(data.mean, data.std, options.device)
     return Loaders(
         train=Loader(
-            TrainSet(train.images, data), sampler, normaliser, workers=workers, timeout=timeout
+            TrainSet(train.images, data),
+            sampler,
+            normaliser,
+            workers=workers,
+            timeout=timeout,
+            largest=(sampler.part_size, data.train_resolution or data.resolution),
         ),
         sampler=sampler,
         val=Loader(
@@ -591,6 +650,7 @@ def build_loaders(
             normaliser,
             workers=eval_workers,
             timeout=timeout,
+            largest=(eval_sampler.batch_size, data.resolution),
         ),
         classes=classes,
         others=_others(train.images, val.images),
@@ -623,6 +683,7 @@ def build_eval_loader(
         Normaliser(data.mean, data.std, options.device),
         workers=num_workers(images, options),
         timeout=options.image_timeout,
+        largest=(data.batch_size, data.resolution),
     )
     return loader, images
 
