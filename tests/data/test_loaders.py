@@ -15,6 +15,7 @@ from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.data import loaders as loaders_module
 from mobilenet_exp.data.loaders import LoaderOptions, build_loaders, num_workers
+from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.sampler import Key
 from mobilenet_exp.datasets import images
 from mobilenet_exp.datasets.builders import build_image_set
@@ -261,3 +262,22 @@ def test_a_pipe_is_no_image(folder):
     loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0)
     notes = [note for *_, batch in loaders.val for note in batch.notes]
     assert notes[0] == "cannot be decoded: not a regular file"
+
+
+class _Slow(Normaliser):
+    """Looks at pixels when the workers have read as far ahead as they may."""
+
+    def __call__(self, pixels, erasures=None):
+        time.sleep(0.02)
+        return super().__call__(pixels, erasures)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shared_memory_is_not_written_over_before_it_is_read(workers):
+    data = _data("fake", args={"num_images": 48, "num_classes": 3}, augment="random_resized_crop")
+    expected = [images for images, *_ in build_loaders(data, seed=0, options=OPTIONS[0]).train]
+    loaders = build_loaders(data, seed=0, options=OPTIONS[workers])
+    loaders.train.normaliser = _Slow(data.mean, data.std, torch.device("cpu"))
+    found = [images for images, *_ in loaders.train]
+    assert len(found) == 12
+    assert all(map(torch.equal, found, expected))

@@ -335,6 +335,33 @@ def test_what_reads_a_sum_and_is_added_to_it_keeps_its_answers():
     assert not torch.equal(weight, graph.first.weight)
 
 
+class _OtherCaps(nn.Module):
+    """A sum of what ReLU6 cuts off, and what is cut off elsewhere than at 0 and 6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = nn.functional.relu6(self.first(images))
+        features = features + nn.functional.relu6(self.second(images))
+        return self.last(nn.functional.hardtanh(self.last(features), -1.0, 0.1))
+
+
+@torch.no_grad()
+def test_what_is_cut_off_elsewhere_is_left_alone():
+    images = torch.randn(2, 8, 9, 9)
+    model = _OtherCaps()
+    for each in (model.first, model.second, model.last):
+        each.weight.mul_(0.1)
+        each.weight[0] *= 1000
+        each.bias.zero_()
+    graph = exported(model, images, any_number=True).module()
+    before = [each.clone() for each in graph.parameters()]
+    equalise(graph, [images])
+    assert all(map(torch.equal, before, graph.parameters()))
+
+
 @torch.no_grad()
 def test_rounding_makes_up_for_its_errors():
     """Inputs that go together: what one weight loses, the next one gives."""
