@@ -251,3 +251,19 @@ def test_a_damaged_image_in_a_loading_process_ends_the_run_and_all_its_processes
     assert "i3.jpg cannot be decoded" in errors
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (("data=digits",), "None"),
+        (("data=digits", "run.workers=1"), "3000"),
+        (("data=imagefolder", "data.root=x"), "3000"),
+    ],
+)
+def test_torch_s_threads_sleep_sooner_beside_workers(tmp_path, words, count):
+    (tmp_path / "note.py").write_text(
+        "import os\nprint('spins', os.environ.get('GOMP_SPINCOUNT'))\nraise ValueError('enough')\n"
+    )
+    done = run(tmp_path, "train.py", *words, "run.imports=[note]", "run.wandb=disabled")
+    assert f"spins {count}\n" in done.stdout, done.stderr
