@@ -51,7 +51,7 @@ def test_a_stopped_run_goes_on(capsys):
 
 
 def test_both_are_listed_and_shown(capsys):
-    assert main(["runs", "runs"]) == 0
+    assert main(["runs", "runs", "--csv"]) == 0
     listed = capsys.readouterr().out
     assert FINISHED.name in listed
     assert STOPPED.name in listed
