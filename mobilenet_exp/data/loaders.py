@@ -354,6 +354,12 @@ class Loader:
         self._keys.batches = batches
         self._passes += 1
         with self._plain_errors():
+            if self.workers and self._passes == 1:
+                # what torch is about to make; where /dev/shm has no room for it, torch would
+                # say so a second time, when it deletes what it has made
+                queues: list[Any] = [multiprocessing.Queue() for _ in range(self.workers + 3)]
+                for queue in queues:
+                    queue.close()
             loaded = iter(self._loader)
         if threading.current_thread() is threading.main_thread():
             # torch's handler raises wherever this process is; a dead worker is noticed later
