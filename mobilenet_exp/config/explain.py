@@ -136,7 +136,7 @@ def _kind(key: str, schema: type) -> str:
 
 def _suggest(key: str, schema: type) -> str:
     if key == "run.loader":
-        return "leave it out: images are always read by processes, as many as run.workers says"
+        return "leave it out: images are read by run.workers processes; 0: by the run itself"
     *parents, last = key.split(".")
     if parents[-1:] == ["args"]:
         return f"+{key}=... adds an argument, where {parents[0]} takes it"
