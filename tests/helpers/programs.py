@@ -102,8 +102,9 @@ def start(folder: Path, script: str, *words: str, env: dict | None = None, **opt
 
 def environment(**env: str) -> dict[str, str]:
     """Return the environment of a program: one thread, and the tests' modules to import."""
-    # W&B's service, if this process has started one, is not the program's
-    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    # what a program that ran in this process has set, as W&B's service, is not another's
+    set_here = ("WANDB_SERVICE", "GOMP_SPINCOUNT")
+    own = {name: value for name, value in os.environ.items() if name not in set_here}
     return own | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HELPERS)} | env
 
 
