@@ -123,9 +123,10 @@ class TrainSet(Dataset):
     def __init__(self, images: Dataset, data: DataConfig) -> None:
         self.images, self.data = images, data
         self.tries = min(MAX_TRIES, len(images)) if data.on_bad_image == "skip" else 1
+        # the largest; a progressive side rises to it
+        self.side = side_of_epoch(data, 1, 1)
         # by side; a bad description is refused here
-        side = side_of_epoch(data, 1, 1)
-        self.transforms = {side: TrainTransform(data, side)}
+        self.transforms = {self.side: TrainTransform(data, self.side)}
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         side = keys[0].side
@@ -172,10 +173,11 @@ class EvalSet(Dataset):
     """Images for evaluation, by number; one that cannot be read has the label -1 and a note."""
 
     def __init__(self, images: Dataset, data: EvalImages | DataConfig) -> None:
-        self.images, self.transform = images, EvalTransform(data, exact=data.resize == "exact")
+        self.images, self.side = images, data.resolution
+        self.transform = EvalTransform(data, exact=data.resize == "exact")
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        batch = Batch.empty(len(indices), self.transform.side)
+        batch = Batch.empty(len(indices), self.side)
         for index, out in zip(indices, batch.pixels.numpy(), strict=True):
             _note_reading(index)
             try:
@@ -268,10 +270,13 @@ def _begin_worker(slots: ReaderSlots, shared: SharedPixels | None, number: int) 
 
 
 class Batches(Protocol):
-    """Lists of keys, and where in a run the next pass over them begins."""
+    """Lists of keys, `part_size` at most, and where in a run the next pass over them begins."""
 
     @property
     def position(self) -> object: ...
+
+    @property
+    def part_size(self) -> int: ...
 
     def __len__(self) -> int: ...
 
@@ -281,8 +286,7 @@ class Batches(Protocol):
 class Loader:
     """Batches of images (N, 3, H, W) float32 on a device, labels (N,) int64, and the `Batch`.
 
-    `batches` are lists of keys, of at most `largest` images and their side in pixels; each
-    pass reads what they are when it begins. Raises a
+    `batches` are lists of keys; each pass reads what they are when it begins. Raises a
     RunError in plain words for an image that cannot be read, and for a worker that died or
     takes longer than `timeout` seconds for an image.
     """
@@ -295,16 +299,15 @@ class Loader:
         *,
         workers: int,
         timeout: float | None,
-        largest: tuple[int, int],
     ) -> None:
         _end_workers_at_exit()
         self.images, self.batches, self.normaliser = images, batches, normaliser
         self.workers, self._timeout = workers, timeout or 0
         self._slots = ReaderSlots.new(workers)
-        count, side = largest
         # a GPU's batches are copied into memory that is pinned for it anyway
         is_shared = workers > 0 and normaliser.device.type == "cpu"
-        self._shared = SharedPixels.new(workers, count * side**2 * 3) if is_shared else None
+        size = 3 * batches.part_size * images.side**2
+        self._shared = SharedPixels.new(workers, size) if is_shared else None
         # no reference to this object: when it is not needed any more, its workers end at once
         self._keys = _Keys()
         self._passes = 0
@@ -561,9 +564,10 @@ class Loaders:
         self.val.start_workers()
 
     def describe_workers(self) -> str:
-        """Say who reads, as `4 loading processes`; nothing where it is the process itself."""
-        counts = (self.train.workers, self.val.workers)
-        return " + ".join(plural(each, "loading process") for each in counts if each)
+        """Say who reads; nothing where it is the process itself."""
+        if not self.train.workers:
+            return ""
+        return f"{plural(self.train.workers, 'loading process')}, {self.val.workers} for evaluation"
 
     def identity(self) -> dict[str, object]:
         """Return what tells one set of images from another: classes, counts, names of files."""
@@ -647,7 +651,6 @@ def build_loaders(
             normaliser,
             workers=workers,
             timeout=timeout,
-            largest=(sampler.part_size, data.train_resolution or data.resolution),
         ),
         sampler=sampler,
         val=Loader(
@@ -656,7 +659,6 @@ def build_loaders(
             normaliser,
             workers=eval_workers,
             timeout=timeout,
-            largest=(eval_sampler.batch_size, data.resolution),
         ),
         classes=classes,
         others=_others(train.images, val.images),
@@ -689,7 +691,6 @@ def build_eval_loader(
         Normaliser(data.mean, data.std, options.device),
         workers=num_workers(images, options),
         timeout=options.image_timeout,
-        largest=(data.batch_size, data.resolution),
     )
     return loader, images
 

@@ -117,6 +117,11 @@ class EvalSampler:
     def __init__(self, indices: Sequence[int], batch_size: int) -> None:
         self.indices, self.batch_size = indices, batch_size
 
+    @property
+    def part_size(self) -> int:
+        """Return the images of the largest batch."""
+        return min(self.batch_size, len(self.indices))
+
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 

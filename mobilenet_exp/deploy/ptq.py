@@ -43,8 +43,8 @@ def equalise(graph: fx.GraphModule, batches: list[Tensor]) -> None:
 
     `graph` is torch.export's of a folded network, `batches` are images (N, 3, H, W). Changed
     are convolutions, and sums of them, that nothing but convolutions, ReLU and ReLU6 reads.
-    What ReLU6 cuts off stays the same for these images; of others it cuts off a channel's
-    values that are far above any seen here.
+    These images' answers stay; of others, ReLU6 may cut off values that are larger than any of
+    these in a channel that was enlarged.
     """
     streams = list(_streams(graph.graph))
     largest = _Largest(graph, streams)
@@ -85,9 +85,8 @@ def _streams(graph: fx.Graph) -> Iterator[set[fx.Node]]:
             border += near - stream
             stream |= near
         # of a sum the largest channel may lie above the cap of what is added
-        is_free &= not {node.target for node in stream}.intersection(CAPS) or (
-            not {node.target for node in stream}.intersection(ADDS)
-        )
+        targets = {node.target for node in stream}
+        is_free &= targets.isdisjoint(CAPS) or targets.isdisjoint(ADDS)
         for node in stream:
             is_free &= node.target in (*CONVS, *ADDS, *CLAMPS)
             # a hardtanh of other ends

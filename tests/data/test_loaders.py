@@ -65,7 +65,7 @@ def test_policies_are_the_same_in_processes_and_without(folder):
 
     (plain, nobody), (found, who) = epoch(0), epoch(2)
     assert torch.equal(plain, found)
-    assert (nobody, who) == ("", "2 loading processes + 1 loading process")
+    assert (nobody, who) == ("", "2 loading processes, 1 for evaluation")
 
 
 @pytest.mark.parametrize("workers", OPTIONS)
