@@ -32,11 +32,10 @@ from mobilenet_exp import build_model, compose
 from mobilenet_exp.core import console
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
-from mobilenet_exp.machine.arithmetic import Precision, autocast, select_precision, set_tf32
-from mobilenet_exp.training import engine
-from mobilenet_exp.training.engine import TrainMeter
-from mobilenet_exp.training.loop import make_updates
-from mobilenet_exp.training.session import build_session, connect
+from mobilenet_exp.machine.compute import Precision, autocast, select_precision, set_tf32
+from mobilenet_exp.training import step
+from mobilenet_exp.training.step import wrap_model
+from mobilenet_exp.training.train import build_state, make_updates
 
 EXECUTIONS = ("eager", "compiled", "graphs", "compiled graphs")
 # what is measured where the command line does not choose
@@ -90,7 +89,7 @@ Updates = Callable[[int], None]
 
 def prepare(cell: Cell, task: Task) -> Updates:
     """Build what a cell trains. Raises RunError or InputError where that cannot be."""
-    set_tf32(select_precision(cell.precision, task.device, is_training=True))
+    set_tf32(select_precision(cell.precision, task.device, half=True))
     return _timm(cell, task) if cell.source == "timm" else _ours(cell, task)
 
 
@@ -104,19 +103,19 @@ def _ours(cell: Cell, task: Task) -> Updates:
         f"run.compile={'compiled' in cell.execution}",
         f"run.cuda_graphs={'graphs' in cell.execution}", "train.epochs=1000000",
     )  # fmt: skip
-    session = build_session(config)
-    connect(session)
-    engine.set_training_mode(session.learner)
+    session = build_state(config)
+    wrap_model(session)
+    step.set_training_mode(session)
     if cell.source == "ours, fed":
         fed = _for_ever(session)
         return lambda count: [next(fed) for _ in range(count)] and None
-    images, labels = _noise(task, session.learner.memory_format)
-    meter = TrainMeter()
-    meter.to(task.device)
+    images, labels = _noise(task, session.compute.memory_format)
+    session.meter.to(task.device)
 
     def update(count: int) -> None:
-        for step in range(count):
-            engine.update(session.learner, ((images, labels),), step, meter)
+        for number in range(count):
+            session.progress.update = number
+            step.update(session, ((images, labels),))
 
     return update
 

@@ -21,8 +21,7 @@ from typing import Any
 
 from mobilenet_exp import compose, train
 from mobilenet_exp.core import console
-from mobilenet_exp.training import record
-from mobilenet_exp.training.record import FirstRecord
+from mobilenet_exp.training.reporting import Reporter
 
 SIDES = {
     "with": ("run.wandb=offline", "run.pictures=true"),
@@ -49,38 +48,39 @@ class Spent:
 def measure(words: list[str]) -> Spent:
     """Train once, and return what the record took."""
     spent = Spent()
-    epoch, close, opened = FirstRecord.epoch, FirstRecord.close, record.open_record
+    kept = {name: getattr(Reporter, name) for name in ("epoch", "close", "__init__", "__enter__")}
 
-    def timed_epoch(*given: Any) -> None:
-        spent.epochs.append(_seconds(lambda: epoch(*given)))
+    def timed(name: str, add: Callable[[float], None]) -> None:
+        def call(*given: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return kept[name](*given)
+            finally:
+                add(time.perf_counter() - started)
+
+        setattr(Reporter, name, call)
+
+    def add_opening(seconds: float) -> None:
+        spent.opening += seconds
+
+    def add_epoch(seconds: float) -> None:
+        spent.epochs.append(seconds)
         spent.ended.append(time.perf_counter())
 
-    def timed_close(first: FirstRecord) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        spent.closing = _seconds(lambda: found.update(close(first)))
-        return found
+    def add_closing(seconds: float) -> None:
+        spent.closing += seconds
 
-    def timed_open(*given: Any) -> Any:
-        started = time.perf_counter()
-        first = opened(*given)
-        spent.opening = time.perf_counter() - started
-        return first
-
-    FirstRecord.epoch, FirstRecord.close = timed_epoch, timed_close  # type: ignore[method-assign]
-    record.open_record = timed_open
+    timed("epoch", add_epoch)
+    timed("close", add_closing)
+    timed("__init__", add_opening)
+    timed("__enter__", add_opening)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             train(compose(*words))
     finally:
-        FirstRecord.epoch, FirstRecord.close = epoch, close  # type: ignore[method-assign]
-        record.open_record = opened
+        for name, method in kept.items():
+            setattr(Reporter, name, method)
     return spent
-
-
-def _seconds(action: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
 
 
 def measure_rounds(words: list[str], epochs: int, rounds: int) -> dict[str, list[Spent]]:

@@ -15,7 +15,7 @@ _HOME = {
     "model_from_checkpoint": "mobilenet_exp.weights.loaded",
     "mobilenetv3": "mobilenet_exp.weights.compat",
     "compose": "mobilenet_exp.cli",
-    "train": "mobilenet_exp.training.job",
+    "train": "mobilenet_exp.training.train",
     "evaluate": "mobilenet_exp.evaluation.job",
 }
 __all__ = list(_HOME)

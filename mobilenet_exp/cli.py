@@ -110,7 +110,7 @@ def train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict
 
     The same command resumes a run that was cut off, and shows the results of a finished one.
     """
-    from mobilenet_exp.training.job import train as job
+    from mobilenet_exp.training.train import train as job
 
     return job(config, overrides=overrides, group=group)
 

@@ -15,8 +15,8 @@ import torch
 
 from mobilenet_exp import compose
 from mobilenet_exp.core.console import no_progress
-from mobilenet_exp.training import session as session_module
-from mobilenet_exp.training.loop import make_updates
+from mobilenet_exp.training import train as training
+from mobilenet_exp.training.train import make_updates
 
 STORED = Path(__file__).with_name("golden_losses.json")
 COMMON = ("model.width_mult=0.35", "train.epochs=2", "run.device=cpu", "run.wandb=disabled")
@@ -45,15 +45,15 @@ RECIPES = {
 
 def losses(config) -> list[float]:
     """Return the mean loss of each of the first five updates."""
-    build = session_module._build_model
+    build = training.build_network
 
     def build_in_float64(*words, **options):
         model, notes = build(*words, **options)
         return model.double(), notes
 
-    with patch.object(session_module, "_build_model", build_in_float64):
-        session = session_module.build_session(config)
-    session.learner.wrapped = lambda images: session.model(images.double())
+    with patch.object(training, "build_network", build_in_float64):
+        session = training.build_state(config)
+    session.forward = lambda images: session.model(images.double())
     session.meter.loss_sum = session.meter.loss_sum.double()
     found, before = [], 0.0
     for _ in make_updates(session, no_progress):

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     # the roof; the programs import jobs when they are asked for
     "command": ("core", "config", "machine.preemption", "machine.launched", "tracking"),
     "cli": (
-        "core", "config", "command", "training.job", "evaluation.job", "deploy.job",
+        "core", "config", "command", "training.train", "evaluation.job", "deploy.job",
         "deploy.export", "datasets.packing",
     ),
     "__main__": ("core", "reports"),
@@ -60,7 +60,7 @@ DOORS = {
     },
     "torchvision": {
         "data.resizing", "data.augment", "datasets.images", "datasets.published",
-        "datasets.builders", "models.network", "training.gallery",
+        "datasets.builders", "models.network", "training.reporting",
         "deploy.nets", "weights.published",
     },
     "nvidia": {"datasets.codec"},

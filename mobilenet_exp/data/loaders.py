@@ -26,7 +26,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from mobilenet_exp.config.schema import Config, DataConfig, EvalImages
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.data.augment import (
     Erasure,
@@ -571,29 +570,28 @@ class Loaders:
 
     def identity(self) -> dict[str, object]:
         """Return what tells one set of images from another: classes, counts, names of files."""
-        names = "\n".join(self.classes).encode()
-        found: dict[str, object] = {
-            "classes_sha256": hashlib.sha256(names).hexdigest(),
-            "num_train": self.num_train,
-            "num_val": self.num_val,
-        }
-        if isinstance(self.val_images, ImageFiles):
-            found["names_sha256"] = self.fingerprint()
-        return found
+        return _identity(self.classes, self.train.images.images, self.val_images)
 
     def fingerprint(self) -> str:
         """Return a hash of all images' names and labels, which peers that train together share."""
         return _fingerprint(self.classes, self.train.images.images, self.val_images)
 
 
-def names_of(config: Config) -> str | None:
-    """Return the `names_sha256` of a run's images, as `identity` has it, without loaders."""
-    import_modules(config.run.imports)
-    data = config.data
-    train, val = build_image_set(data, "train"), build_image_set(data, "val")
-    if not isinstance(val.images, ImageFiles):
-        return None
-    return _fingerprint(_check_classes(data, train, val), train.images, val.images)
+def image_identity(config: Config) -> dict[str, object]:
+    """Return the `identity` of a run's images without loaders for them."""
+    train, val = build_image_set(config.data, "train"), build_image_set(config.data, "val")
+    return _identity(_check_classes(config.data, train, val), train.images, val.images)
+
+
+def _identity(classes: list[str], train: Dataset, val: Dataset) -> dict[str, object]:
+    found: dict[str, object] = {
+        "classes_sha256": hashlib.sha256("\n".join(classes).encode()).hexdigest(),
+        "num_train": len(train),
+        "num_val": len(val),
+    }
+    if isinstance(val, ImageFiles):
+        found["names_sha256"] = _fingerprint(classes, train, val)
+    return found
 
 
 def _fingerprint(classes: list[str], *splits: Dataset) -> str:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.deploy.latency import wait_for
-from mobilenet_exp.machine.arithmetic import Precision, autocast
+from mobilenet_exp.machine.compute import Precision, autocast
 from mobilenet_exp.models.profiling import blocks_of
 
 # of what a network does outside its blocks, as pooling

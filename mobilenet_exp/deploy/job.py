@@ -21,10 +21,9 @@ from mobilenet_exp.deploy.by_layer import LayerTime, measure_layers
 from mobilenet_exp.deploy.latency import measure_latency, peak_of
 from mobilenet_exp.deploy.nets import Net, build_nets
 from mobilenet_exp.deploy.one_call import OneCall, measure_one_call
-from mobilenet_exp.deploy.runtimes import Place, check_place, check_runtimes, layered
-from mobilenet_exp.machine.arithmetic import select_precision, set_tf32
-from mobilenet_exp.machine.cores import keeping_threads, settle_cpu
-from mobilenet_exp.machine.device import describe_device, select_device
+from mobilenet_exp.deploy.runtimes import check_compute, check_runtimes, layered
+from mobilenet_exp.machine.compute import Compute, set_up
+from mobilenet_exp.machine.cores import keeping_threads
 from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.machine.provenance import installed, processor_name, versions
 from mobilenet_exp.tracking.tracker import Tracker
@@ -39,33 +38,35 @@ def bench(config: BenchConfig, *, overrides: tuple[str, ...] | None = None) -> d
     A folder of its own under `run.root` holds latency.json, latency.csv and the pictures.
     Returns the content of latency.json. Raises InputError before anything is written.
     """
-    place = _settle(config)
+    import_modules(config.run.imports)
+    compute, _ = set_up(config.run, half=False, leaves_busy_cores=False)
+    check_runtimes(config.runtimes, compute)
     nets = build_nets(config.models, config.resolution)
     for net in nets:
         if net.own_runtime:
-            check_place("models", net.name, place)
+            check_compute("models", net.name, compute)
     layers_of = _find(nets, config.layers)
     # before what takes minutes: a folder or a W&B that is not to be had is refused now
-    tracker = _tracker(config, nets, place, overrides)
+    tracker = _tracker(config, nets, compute, overrides)
     with locked(tracker.folder), tracker:
-        found = _measure(config, nets, layers_of, place)
+        found = _measure(config, nets, layers_of, compute)
         _record(tracker, found)
     console.line(f"{tracker.folder}: latency.json, latency.csv, pictures; {tracker.status}")
     return found
 
 
 def _measure(
-    config: BenchConfig, nets: list[Net], layers_of: Net | None, place: Place
+    config: BenchConfig, nets: list[Net], layers_of: Net | None, compute: Compute
 ) -> dict[str, Any]:
     """Time and print what is asked for; return all that is kept of it."""
-    where, peak = _where(place), peak_of(place)
+    where, peak = _where(compute), peak_of(compute)
     rows = measure_latency(
         nets,
         config.runtimes,
         config.batch_sizes,
         warmup=config.warmup,
         rounds=config.rounds,
-        place=place,
+        compute=compute,
         peak=peak,
         progress=console.progress,
     )
@@ -74,32 +75,19 @@ def _measure(
     )
     calls: list[OneCall] = []
     if config.method == "one_call":
-        calls = measure_one_call(nets, config.batch_sizes, place)
+        calls = measure_one_call(nets, config.batch_sizes, compute)
         tables.print_one_call(calls, rows, where)
     layers: list[LayerTime] = []
     if layers_of:
-        layers = _layers(layers_of, config, place)
+        layers = _layers(layers_of, config, compute)
     return {
-        "machine": _machine(place) | {"peak_gmacs_per_s": peak},
+        "machine": _machine(compute) | {"peak_gmacs_per_s": peak},
         "config": to_dict(config),
         "rows": rows,
         "one_call": [asdict(call) for call in calls],
         "layers_of": layers_of.title if layers_of else None,
         "layers": [asdict(layer) for layer in layers],
     }
-
-
-def _settle(config: BenchConfig) -> Place:
-    """Settle what is computed on, and in."""
-    import_modules(config.run.imports)
-    device = select_device(config.run.device)
-    precision = select_precision(config.run.precision, device, is_training=False)
-    keep, threads = config.run.keep_memory, config.run.threads
-    settle_cpu(device, threads, keep_memory=keep, leaves_busy_cores=False)
-    set_tf32(precision)
-    place = Place(device, torch.get_num_threads(), precision)
-    check_runtimes(config.runtimes, place)
-    return place
 
 
 def _find(nets: list[Net], asked: str | None) -> Net | None:
@@ -117,18 +105,18 @@ def _find(nets: list[Net], asked: str | None) -> Net | None:
     return found[0]
 
 
-def _layers(net: Net, config: BenchConfig, place: Place) -> list[LayerTime]:
+def _layers(net: Net, config: BenchConfig, compute: Compute) -> list[LayerTime]:
     """Time and print the layers of a network; none where memory does not suffice."""
     size = config.batch_sizes[0]
     try:
-        images = torch.randn(size, 3, net.side, net.side, device=place.device)
-        model, images, words = layered(config.runtimes, net.model, images, place)
+        images = torch.randn(size, 3, net.side, net.side, device=compute.device)
+        model, images, words = layered(config.runtimes, net.model, images, compute)
         layers = measure_layers(
             model,
             images,
             rounds=config.rounds,
             progress=console.progress,
-            precision=place.precision,
+            precision=compute.precision,
         )
     except Exception as error:
         plain = in_plain_words(error)
@@ -140,31 +128,31 @@ def _layers(net: Net, config: BenchConfig, place: Place) -> list[LayerTime]:
     return layers
 
 
-def _where(place: Place) -> str:
+def _where(compute: Compute) -> str:
     name = processor_name()
-    if place.device.type == "cuda":
-        name = torch.cuda.get_device_name(place.device)
-    return f"{describe_device(place.device, 1, place.precision)}, {name}"
+    if compute.device.type == "cuda":
+        name = torch.cuda.get_device_name(compute.device)
+    return f"{compute.describe()}, {name}"
 
 
-def _machine(place: Place) -> dict[str, Any]:
+def _machine(compute: Compute) -> dict[str, Any]:
     return {
-        "where": _where(place),
-        "threads": place.threads,
-        "precision": str(place.precision),
+        "where": _where(compute),
+        "threads": compute.threads,
+        "precision": str(compute.precision),
         "versions": versions() | installed(RUNTIME_LIBRARIES),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
 def _tracker(
-    config: BenchConfig, nets: list[Net], place: Place, overrides: tuple[str, ...] | None
+    config: BenchConfig, nets: list[Net], compute: Compute, overrides: tuple[str, ...] | None
 ) -> Tracker:
     """Return the record of a benchmark, in a folder of its own."""
     return Tracker(
         _new_folder(Path(config.run.root)),
         config=to_dict(replace(config, models=[str(each) for each in config.models])),
-        title=f"bench, {plural(len(nets), 'network')}, {_where(place)}",
+        title=f"bench, {plural(len(nets), 'network')}, {_where(compute)}",
         mode=config.run.wandb,
         project=config.run.wandb_project,
         tags=overrides or (),

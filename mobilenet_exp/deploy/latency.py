@@ -20,13 +20,13 @@ from mobilenet_exp.deploy.nets import Net, settle_statistics
 from mobilenet_exp.deploy.runtimes import (
     INT8,
     LIBRARIES,
+    Compute,
     Forward,
     InInt8,
-    Place,
     check_runtimes,
     prepare,
 )
-from mobilenet_exp.machine.arithmetic import Precision
+from mobilenet_exp.machine.compute import Precision
 from mobilenet_exp.machine.memory import (
     forget_peak,
     held_memory,
@@ -66,7 +66,7 @@ def measure_latency(
     *,
     warmup: int,
     rounds: int,
-    place: Place,
+    compute: Compute,
     peak: float,
     progress: Show,
 ) -> list[dict[str, Any]]:
@@ -77,19 +77,19 @@ def measure_latency(
     a row for each batch size, network and runtime: see `row_of`. Raises InputError for a
     runtime that is not known or not installed.
     """
-    check_runtimes(list(runtimes), place)
+    check_runtimes(list(runtimes), compute)
     for net in nets:
         if net.is_random and any(each.endswith(INT8) for each in runtimes):
             settle_statistics(net.model, net.side)
     rows = []
     for batch_size in batch_sizes:
         cells = [Cell(net, each) for net in nets for each in _runtimes_of(net, runtimes)]
-        images = {net.side: _noise(batch_size, net.side, place) for net in nets}
+        images = {net.side: _noise(batch_size, net.side, compute) for net in nets}
         # last: what is compiled is forgotten when a network is lowered for ExecuTorch
         in_order = sorted(cells, key=lambda cell: cell.runtime == "compiled")
         with looking_at_new_objects_only():
             for cell in progress(in_order, f"batch {batch_size}: prepare", len(cells)):
-                _prepare(cell, images[cell.net.side], warmup, place)
+                _prepare(cell, images[cell.net.side], warmup, compute)
         for _ in progress(range(rounds), f"batch {batch_size}", rounds):
             for cell in cells:
                 _take_turn(cell, images[cell.net.side])
@@ -148,10 +148,10 @@ def quartiles(times: Sequence[float]) -> tuple[float, float]:
     return lower, upper
 
 
-def peak_of(place: Place) -> float:
+def peak_of(compute: Compute) -> float:
     """Return the multiply-adds a second of a large matrix product, in thousand millions."""
-    side, dtype = SIDE_OF_PRODUCT[place.device.type], place.precision.dtype
-    left, right = (torch.randn(side, side, device=place.device, dtype=dtype) for _ in "lr")
+    side, dtype = SIDE_OF_PRODUCT[compute.device.type], compute.precision.dtype
+    left, right = (torch.randn(side, side, device=compute.device, dtype=dtype) for _ in "lr")
     pixels = left.view(1, 32, side // 32, side).permute(0, 3, 1, 2)
     kernel = right.view(side, side, 1, 1).to(memory_format=torch.channels_last)
     times = [
@@ -164,23 +164,23 @@ def peak_of(place: Place) -> float:
     return side**3 / 1e6 / min(times)
 
 
-def _noise(batch_size: int, side: int, place: Place) -> Tensor:
-    return torch.randn(batch_size, 3, side, side, device=place.device)
+def _noise(batch_size: int, side: int, compute: Compute) -> Tensor:
+    return torch.randn(batch_size, 3, side, side, device=compute.device)
 
 
-def _prepare(cell: Cell, images: Tensor, warmup: int, place: Place) -> None:
+def _prepare(cell: Cell, images: Tensor, warmup: int, compute: Compute) -> None:
     """Get a cell ready: built, compared with torch's answers, warm; or with its problem."""
     try:
-        before = held_memory(place.device)
-        forward = prepare(cell.runtime, cell.net.model, images, place)
+        before = held_memory(compute.device)
+        forward = prepare(cell.runtime, cell.net.model, images, compute)
         # a file was opened before, and is there without the network it was made of
         if not cell.net.own_runtime:
             cell.memory_mb = _needed_memory(forward, images, before, cell.net)
-            cell.difference = _difference(forward, cell.net, images, place)
+            cell.difference = _difference(forward, cell.net, images, compute)
             if isinstance(forward, InInt8):
                 check_answers(forward, forward.exact, cell.net.model, images, cell.runtime)
                 forward = forward.forward
-            elif not cell.difference <= TOLERANCE.get(place.precision, TOLERANCE_OF_HALF):
+            elif not cell.difference <= TOLERANCE.get(compute.precision, TOLERANCE_OF_HALF):
                 raise RunError(f"its answers differ from torch's by {cell.difference:.1e}")
         _warm_up(forward, images, warmup)
     except InputError:
@@ -229,9 +229,9 @@ def _needed_memory(
 
 
 @torch.inference_mode()
-def _difference(forward: Forward, net: Net, images: Tensor, place: Place) -> float:
+def _difference(forward: Forward, net: Net, images: Tensor, compute: Compute) -> float:
     """Return how far answers are from the network's own in float32."""
-    expected = net.model.to(place.device)(images).float()
+    expected = net.model.to(compute.device)(images).float()
     found = forward(images).float()
     return ((found - expected).abs().max() / expected.abs().max()).item()
 

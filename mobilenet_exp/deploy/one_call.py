@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mobilenet_exp.core.errors import RunError, in_plain_words
 from mobilenet_exp.deploy.nets import Net
-from mobilenet_exp.deploy.runtimes import Place
-from mobilenet_exp.machine.arithmetic import autocast
+from mobilenet_exp.deploy.runtimes import Compute
+from mobilenet_exp.machine.compute import autocast
 
 # marvis/pytorch-mobilenet README @648ce16: seconds * 1000 of one forward of the batch
 # on a Titan X, by (model, batch size).
@@ -39,7 +39,7 @@ class OneCall:
 
 
 def measure_one_call(
-    nets: Sequence[Net], batch_sizes: Sequence[int], place: Place
+    nets: Sequence[Net], batch_sizes: Sequence[int], compute: Compute
 ) -> list[OneCall]:
     """Time networks as benchmark.py of that repository did.
 
@@ -49,10 +49,10 @@ def measure_one_call(
     found = []
     for batch_size in batch_sizes:
         for net in (each for each in nets if not each.own_runtime):
-            images = torch.randn(batch_size, 3, net.side, net.side, device=place.device)
+            images = torch.randn(batch_size, 3, net.side, net.side, device=compute.device)
             try:
-                with autocast(place.device, place.precision):
-                    ms = _one_call(net.model.to(place.device), images)
+                with autocast(compute.device, compute.precision):
+                    ms = _one_call(net.model.to(compute.device), images)
             except Exception as error:
                 # BatchNorm cannot learn from a single pixel, either
                 if isinstance(in_plain_words(error), RunError) or isinstance(error, ValueError):

@@ -18,7 +18,7 @@ from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import to_executorch, to_onnx
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
 from mobilenet_exp.deploy.quantise import with_torchao
-from mobilenet_exp.machine.arithmetic import Precision, autocast
+from mobilenet_exp.machine.compute import Compute, Precision, autocast
 from mobilenet_exp.weights.exported import (
     FileModel,
     open_executorch,
@@ -62,46 +62,39 @@ class InInt8:
         return self.forward(images)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where and how a network runs: `threads` are of the CPU."""
-
-    device: torch.device
-    threads: int
-    precision: Precision = Precision.FLOAT32
-
-
-def check_runtimes(names: list[str], place: Place) -> None:
+def check_runtimes(names: list[str], compute: Compute) -> None:
     """Raise InputError for a runtime that is unknown, not installed, or not for the device."""
     for name in names:
         RUNTIMES.get(name)
-        if name in RECORDED and place.device.type != "cuda":
-            raise InputError("runtimes", name, f"is for CUDA devices, not for {place.device.type}")
+        if name in RECORDED and compute.device.type != "cuda":
+            raise InputError(
+                "runtimes", name, f"is for CUDA devices, not for {compute.device.type}"
+            )
         if name in LIBRARIES:
-            check_place("runtimes", name, place)
+            check_compute("runtimes", name, compute)
             for each in LIBRARIES[name]:
                 library(each, "runtimes", name)
 
 
-def check_place(key: str, value: str, place: Place) -> None:
+def check_compute(key: str, value: str, compute: Compute) -> None:
     """Raise InputError unless it is a CPU in float32, as another library's runtime needs."""
-    if place.device.type != "cpu" or place.precision is not Precision.FLOAT32:
-        words = f"{place.device.type} in {place.precision}"
+    if compute.device.type != "cpu" or compute.precision is not Precision.FLOAT32:
+        words = f"{compute.device.type} in {compute.precision}"
         raise InputError(key, value, f"is for a CPU in float32 here, not {words}")
 
 
-def prepare(runtime: str, model: nn.Module, images: Tensor, place: Place) -> Forward:
+def prepare(runtime: str, model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """Return a network's forward in a runtime, for images of this shape.
 
     The network itself is left as it is. Raises RunError for one that the runtime does not take.
     """
     if isinstance(model, FileModel):
         # it has its own
-        return _opened(model, images, place)
-    model = copy.deepcopy(model).to(place.device).eval()
+        return _opened(model, images, compute)
+    model = copy.deepcopy(model).to(compute.device).eval()
     try:
         with torch.no_grad():
-            return RUNTIMES.get(runtime)(model, images, place)
+            return RUNTIMES.get(runtime)(model, images, compute)
     except (InputError, RunError):
         raise
     except Exception as error:
@@ -111,9 +104,9 @@ def prepare(runtime: str, model: nn.Module, images: Tensor, place: Place) -> For
         raise RunError(f"does not take it: {first_line(error)}") from error
 
 
-def _opened(model: FileModel, images: Tensor, place: Place) -> Forward:
+def _opened(model: FileModel, images: Tensor, compute: Compute) -> Forward:
     try:
-        return model.for_shape(images.shape, place.threads)
+        return model.for_shape(images.shape, compute.threads)
     except Exception as error:
         if isinstance(error, InputError) or in_plain_words(error) is not error:
             raise
@@ -121,13 +114,13 @@ def _opened(model: FileModel, images: Tensor, place: Place) -> Forward:
 
 
 def layered(
-    runtimes: list[str], model: nn.Module, images: Tensor, place: Place
+    runtimes: list[str], model: nn.Module, images: Tensor, compute: Compute
 ) -> tuple[nn.Module, Tensor, str]:
     """Return a network whose layers torch runs one by one, images for it, and what it is.
 
     It is folded, in channels_last, where that is among the runtimes and can be.
     """
-    model = copy.deepcopy(model).to(place.device).eval()
+    model = copy.deepcopy(model).to(compute.device).eval()
     if "folded" not in runtimes:
         return model, images, "as it is"
     try:
@@ -138,45 +131,45 @@ def layered(
 
 
 @RUNTIMES.register("eager")
-def eager(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def eager(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """Torch's operators one by one, in NCHW, as torchvision's examples run them."""
-    return _in_precision(model, place)
+    return _in_precision(model, compute)
 
 
 @RUNTIMES.register("folded")
-def folded_eager(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def folded_eager(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """The same with BatchNorm folded into the convolutions, in channels_last."""
-    return _in_precision(_folded(model), place, torch.channels_last)
+    return _in_precision(_folded(model), compute, torch.channels_last)
 
 
 @RUNTIMES.register("compiled")
-def compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def compiled(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """Kernels that torch.compile makes of the folded network, its weights taken as constants."""
-    return _compiled(model, images, place)
+    return _compiled(model, images, compute)
 
 
 @RUNTIMES.register("cuda_graphs")
-def cuda_graphs(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def cuda_graphs(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """The folded network's kernels recorded once and launched together."""
-    run = _in_precision(_folded(model), place, torch.channels_last, caches_weights=False)
-    return _recorded(run, images, place)
+    run = _in_precision(_folded(model), compute, torch.channels_last, caches_weights=False)
+    return _recorded(run, images, compute)
 
 
 @RUNTIMES.register("compiled_cuda_graphs")
-def compiled_cuda_graphs(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def compiled_cuda_graphs(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """The kernels of torch.compile recorded once and launched together."""
-    return _recorded(_compiled(model, images, place), images, place)
+    return _recorded(_compiled(model, images, compute), images, compute)
 
 
-def _compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def _compiled(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     # it warns where there is a CUDA compiler and no GPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     forward = torch.compile(_folded(model), dynamic=False)
-    run = _in_precision(forward, place, torch.channels_last, caches_weights=False)
+    run = _in_precision(forward, compute, torch.channels_last, caches_weights=False)
     # networks of one class share a limit, past which torch would go on without
     limits = {"recompile_limit": MOST_COMPILED, "fail_on_recompile_limit_hit": True}
     # as an option of torch.compile, weights stay what they are: torch looks while it traces, too
-    constant = {"freezing": True, "cpp_wrapper": place.device.type == "cpu"}
+    constant = {"freezing": True, "cpp_wrapper": compute.device.type == "cpu"}
     try:
         with (
             torch.inference_mode(),
@@ -203,17 +196,17 @@ def _compiled(model: nn.Module, images: Tensor, place: Place) -> Forward:
     return as_compiled
 
 
-def _recorded(run: Forward, images: Tensor, place: Place) -> Forward:
+def _recorded(run: Forward, images: Tensor, compute: Compute) -> Forward:
     """Record what a forward launches, for images of this shape."""
     given = images.clone()
     with torch.inference_mode():
         # the first calls choose algorithms, on a stream of their own as torch asks for
-        side = torch.cuda.Stream(place.device)
-        side.wait_stream(torch.cuda.current_stream(place.device))
+        side = torch.cuda.Stream(compute.device)
+        side.wait_stream(torch.cuda.current_stream(compute.device))
         with torch.cuda.stream(side):
             for _ in range(3):
                 run(given)
-        torch.cuda.current_stream(place.device).wait_stream(side)
+        torch.cuda.current_stream(compute.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             answers = run(given)
@@ -227,47 +220,47 @@ def _recorded(run: Forward, images: Tensor, place: Place) -> Forward:
 
 
 @RUNTIMES.register("onnxruntime")
-def onnxruntime(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def onnxruntime(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """ONNX Runtime on the CPU."""
     file = to_onnx(_folded_if_it_can_be(model), images)
-    return open_onnx(file, "runtimes", place.threads)[0]
+    return open_onnx(file, "runtimes", compute.threads)[0]
 
 
 @RUNTIMES.register("openvino")
-def openvino(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def openvino(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """OpenVINO on the CPU, for the shortest time of one batch, of this shape alone."""
     file = to_onnx(_folded_if_it_can_be(model), images)
-    return open_openvino(file, "runtimes", place.threads, images.shape)[0]
+    return open_openvino(file, "runtimes", compute.threads, images.shape)[0]
 
 
 @RUNTIMES.register("executorch")
-def executorch(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def executorch(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """ExecuTorch with XNNPACK's kernels, on the CPU."""
     file = to_executorch(_folded_if_it_can_be(model), images)
-    return open_executorch(file, "runtimes", place.threads)[0]
+    return open_executorch(file, "runtimes", compute.threads)[0]
 
 
 @RUNTIMES.register(f"onnxruntime{INT8}")
-def onnxruntime_int8(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def onnxruntime_int8(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """ONNX Runtime in int8, with scales from the images that are timed."""
     exact = _in_int8(model, images, 7)
-    forward, _ = open_onnx(to_onnx(exact, images), "runtimes", place.threads)
+    forward, _ = open_onnx(to_onnx(exact, images), "runtimes", compute.threads)
     return InInt8(forward, exact)
 
 
 @RUNTIMES.register(f"openvino{INT8}")
-def openvino_int8(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def openvino_int8(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """OpenVINO in int8, with scales from the images that are timed, of their shape alone."""
     exact = _in_int8(model, images, 7)
-    forward, _ = open_openvino(to_onnx(exact, images), "runtimes", place.threads, images.shape)
+    forward, _ = open_openvino(to_onnx(exact, images), "runtimes", compute.threads, images.shape)
     return InInt8(forward, exact)
 
 
 @RUNTIMES.register(f"executorch{INT8}")
-def executorch_int8(model: nn.Module, images: Tensor, place: Place) -> Forward:
+def executorch_int8(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """ExecuTorch in int8, with scales from the images that are timed."""
     exact = _in_int8(model, images, 8)
-    forward, _ = open_executorch(to_executorch(exact, images), "runtimes", place.threads)
+    forward, _ = open_executorch(to_executorch(exact, images), "runtimes", compute.threads)
     return InInt8(forward, exact)
 
 
@@ -294,13 +287,13 @@ def _folded_if_it_can_be(model: nn.Module) -> nn.Module:
 
 def _in_precision(
     forward: Forward,
-    place: Place,
+    compute: Compute,
     layout: torch.memory_format = torch.contiguous_format,
     *,
     caches_weights: bool = True,
 ) -> Forward:
     def run(images: Tensor) -> Tensor:
-        with autocast(place.device, place.precision, caches_weights=caches_weights):
+        with autocast(compute.device, compute.precision, caches_weights=caches_weights):
             return forward(images.to(memory_format=layout))
 
     return run

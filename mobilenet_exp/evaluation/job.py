@@ -5,8 +5,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.identity import learned_words
 from mobilenet_exp.config.rules import check_effects
@@ -27,9 +25,8 @@ from mobilenet_exp.evaluation.results import (
 )
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
 from mobilenet_exp.evaluation.showing import show_answers
-from mobilenet_exp.machine.arithmetic import Precision, select_precision, set_tf32
-from mobilenet_exp.machine.cores import keeping_threads, settle_cpu
-from mobilenet_exp.machine.device import describe_device, select_device
+from mobilenet_exp.machine.compute import Compute, Precision, set_up
+from mobilenet_exp.machine.cores import keeping_threads
 from mobilenet_exp.machine.distributed import joined, said_by_each
 from mobilenet_exp.machine.launched import place
 from mobilenet_exp.models.profiling import Profile
@@ -51,21 +48,14 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
     """
     with said_by_each():
         import_modules(config.run.imports)
-        device = select_device(config.run.device)
-        precision = select_precision(config.run.precision, device, is_training=False)
-    settle_cpu(
-        device,
-        config.run.threads,
-        keep_memory=config.run.keep_memory,
-        leaves_busy_cores=place().size == 1,
-    )
-    set_tf32(precision)
-    settled = {"precision": precision.value, "device": device.type}
-    config = replace(config, run=replace(config.run, **settled))
+        compute, _ = set_up(config.run, half=False, leaves_busy_cores=place().size == 1)
+    # of these the evaluation's name and results say what was used
+    resolved = {"precision": compute.precision.value, "device": compute.device.type}
+    config = replace(config, run=replace(config.run, **resolved))
     if config.image is not None:
-        return _classify(_load(config, precision, device), config.image, config, device, precision)
-    with joined(device) as team:
-        loaded = team.together(lambda: _load(config, precision, device))
+        return _classify(_load(config, compute), config.image, config, compute)
+    with joined(compute.device) as team:
+        loaded = team.together(lambda: _load(config, compute))
         data = team.together(lambda: eval_data(config.data, loaded))
         # of a run's own data, too, whose name the command need not give
         settled_data: Any = data
@@ -76,10 +66,8 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
         team.share(lambda: check_folder(folder, *_place(config)))
         show = console.progress if team.is_first else console.no_progress
         if team.is_first:
-            _announce(loaded, describe_device(device, team.size, precision))
-        found = score(
-            loaded, data, config, device=device, precision=precision, team=team, show=show
-        )
+            _announce(loaded, compute.describe(team.size))
+        found = score(loaded, data, config, compute=compute, team=team, show=show)
         # the others wait until everything is written
         results = team.share(lambda: _record(loaded, data, config, found, folder, overrides))
     return results
@@ -98,14 +86,15 @@ def _place(config: EvalConfig) -> tuple[str, str]:
     return "run.root", config.run.root
 
 
-def _load(config: EvalConfig, precision: Precision, device: torch.device) -> LoadedModel:
+def _load(config: EvalConfig, compute: Compute) -> LoadedModel:
+    precision = compute.precision
     loaded = load_model(config)
     if isinstance(loaded.model, ExportedModel) and precision is not Precision.FLOAT32:
         raise InputError(
             "run.precision", str(precision), "an exported file has a precision of its own"
         )
     if loaded.rounding:
-        check_device(device)
+        check_device(compute.device)
     if loaded.rounding and precision in (Precision.BFLOAT16, Precision.FLOAT16):
         raise InputError(
             "run.precision",
@@ -121,7 +110,7 @@ def _announce(loaded: LoadedModel, device: str) -> None:
 
 
 def _classify(
-    loaded: LoadedModel, image: str, config: EvalConfig, device: torch.device, precision: Precision
+    loaded: LoadedModel, image: str, config: EvalConfig, compute: Compute
 ) -> dict[str, Any]:
     """Print what the network sees on photos; for a folder, write it down, too."""
     if config.data.name is not None:
@@ -129,8 +118,8 @@ def _classify(
     folder = Path(config.run.root) / photos_name(loaded, image)
     if Path(image).is_dir():
         check_folder(folder, "run.root", config.run.root)
-    answers, unread = classify_photos(loaded, image, device, precision)
-    _announce(loaded, describe_device(device, 1, precision))
+    answers, unread = classify_photos(loaded, image, compute.device, compute.precision)
+    _announce(loaded, compute.describe())
     tables.print_photos(answers, unread)
     if Path(image).is_dir():
         write_file(folder / PREDICTIONS, photos_csv(answers, unread))

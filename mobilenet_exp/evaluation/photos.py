@@ -13,7 +13,7 @@ from mobilenet_exp.data.augment import EvalTransform
 from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.datasets.folders import Files, is_meant_as_image, list_images
 from mobilenet_exp.datasets.images import open_file
-from mobilenet_exp.machine.arithmetic import Precision, autocast
+from mobilenet_exp.machine.compute import Precision, autocast
 from mobilenet_exp.weights.loaded import LoadedModel
 
 # file, note about it, the best names with their probabilities in percent

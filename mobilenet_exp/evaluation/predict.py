@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.evaluation.metrics import Predictions, no_predictions
-from mobilenet_exp.machine.arithmetic import Precision, autocast
+from mobilenet_exp.machine.compute import Precision, autocast
 
 # images and labels, and whatever a loader adds to them
 Batches = Iterable[tuple[Tensor, ...]]

@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mobilenet_exp.config.rules import settled_exif
 from mobilenet_exp.config.schema import (
     EvalConfig,
@@ -29,7 +27,7 @@ from mobilenet_exp.datasets.images import ImageFiles, name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict
-from mobilenet_exp.machine.arithmetic import Precision, memory_format
+from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.machine.distributed import Team
 from mobilenet_exp.weights.loaded import LoadedModel, check_classes
 
@@ -106,8 +104,7 @@ def score(
     data: EvalImages,
     config: EvalConfig,
     *,
-    device: torch.device,
-    precision: Precision,
+    compute: Compute,
     team: Team,
     show: Show,
 ) -> EvalResult:
@@ -120,20 +117,26 @@ def score(
         data,
         first=team.rank,
         step=team.size,
-        options=LoaderOptions(device, config.run.workers, config.run.image_timeout, team.sharing),
+        options=LoaderOptions(
+            compute.device, config.run.workers, config.run.image_timeout, team.sharing
+        ),
     )
     unread, others = team.together(lambda: _unread(images, data))
     key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)
     team.together(lambda: check_classes(loaded, key, value, images.classes))
     real = _real_labels(data, images) if data.real_labels else None
-    layout = memory_format(config.run.memory_format, device)
-    model = loaded.network.to(device, memory_format=layout)
+    model = loaded.network.to(compute.device, memory_format=compute.memory_format)
     notes = Notes({}, {})
     batches = _noting(show(loader, "evaluate", len(loader)), notes, team, images, data)
     # all stop together, so that none waits for one that has stopped
     part = team.together(
         lambda: predict(
-            model, batches, device, precision=precision, first=team.rank, step=team.size
+            model,
+            batches,
+            compute.device,
+            precision=compute.precision,
+            first=team.rank,
+            step=team.size,
         )
     )
     answers = metrics.merge(team.gather(part))

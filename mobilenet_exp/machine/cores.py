@@ -1,4 +1,4 @@
-"""How many CPU threads a process computes with, and what slows each of them."""
+"""How many CPU threads a process computes with, beside other programs."""
 
 import contextlib
 import os
@@ -8,36 +8,11 @@ from pathlib import Path
 
 import torch
 
-from mobilenet_exp.machine.memory import keep_freed_memory
-
 # seconds for which other programs are watched
 WATCHED = 0.3
 STAT = Path("/proc/stat")
 # fields of a core's line that count time in which it had nothing to do
 IDLE, IO_WAIT = 3, 4
-
-
-def set_threads(threads: int | None) -> None:
-    """Let torch use so many CPU threads in this process; None leaves the number as it is."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def settle_cpu(
-    device: torch.device, threads: int | None, *, keep_memory: bool, leaves_busy_cores: bool
-) -> list[str]:
-    """Choose threads and memory of a process that computes on `device`; return lines about it.
-
-    `leaves_busy_cores`: those of other programs, where `threads` is None.
-    """
-    set_threads(threads)
-    if device.type != "cpu":
-        return []
-    flush_denormals()
-    if keep_memory:
-        keep_freed_memory()
-    leaves = leaves_busy_cores and threads is None
-    return [line] if leaves and (line := leave_busy_cores()) else []
 
 
 @contextlib.contextmanager
@@ -95,12 +70,3 @@ def _times() -> dict[int, list[int]]:
         for name, *ticks in lines
         if name.startswith("cpu") and name != "cpu"
     }
-
-
-def flush_denormals() -> None:
-    """Take numbers below 1e-38 for zero, in this process: each takes a CPU a hundred times longer.
-
-    Weight decay makes them of filters that have died: with a third of such filters a step of
-    V2 took ten times as long.
-    """
-    torch.set_flush_denormal(True)

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -72,6 +72,12 @@ class Team:
             shared = next(each for each in self.gather(refusal) if each is not None)
             raise known_to_all(shared)
         return result
+
+    @contextmanager
+    def entered(self, context: AbstractContextManager[T]) -> Iterator[T]:
+        """Enter a context in every process; what one raises while it enters, all raise."""
+        with contextlib.ExitStack() as stack:
+            yield self.together(lambda: stack.enter_context(context))
 
     def share(self, action: Callable[[], T]) -> T:
         """Run `action` in the first process alone; all return its result, or raise its error."""

@@ -50,7 +50,7 @@ def profile_model(model: nn.Module, resolution: int, convention: str = "paper") 
     counter = FlopCounterMode(display=False, custom_mapping=CONVENTIONS[convention])
     with torch.no_grad(), counter:
         _ghost(model)(torch.empty(1, 3, resolution, resolution, device="meta"))
-    return Profile(madds=counter.get_total_flops() // 2, params=_num_params(model))
+    return Profile(madds=counter.get_total_flops() // 2, params=num_params(model))
 
 
 class BlockCost(NamedTuple):
@@ -66,10 +66,7 @@ def profile_blocks(model: nn.Module, resolution: int) -> list[BlockCost]:
 
     Together they cost what `profile_model` counts, but for what is done outside blocks.
     """
-    ghost = _ghost(model)
-    blocks = blocks_of(ghost)
-    spent = _spent(ghost, blocks, resolution)
-    return [BlockCost(name, spent[name], _num_params(block)) for name, block in blocks.items()]
+    return sum_blocks(model, profile_layers(model, resolution))
 
 
 class LayerCost(NamedTuple):
@@ -89,34 +86,41 @@ def profile_layers(model: nn.Module, resolution: int) -> list[LayerCost]:
     """
     ghost = _ghost(model)
     modules = dict(ghost.named_modules())
-    spent = _spent(ghost, modules, resolution)
+    counter = FlopCounterMode(display=False, custom_mapping=CONVENTIONS["paper"])
+    # of a module and all that is within it
+    flops = dict.fromkeys(modules, 0)
+
+    def before(name: str) -> None:
+        flops[name] -= counter.get_total_flops()
+
+    def after(name: str) -> None:
+        flops[name] += counter.get_total_flops()
+
+    for name, module in modules.items():
+        module.register_forward_pre_hook(lambda *_, name=name: before(name))
+        module.register_forward_hook(lambda *_, name=name: after(name))
+    with torch.no_grad(), counter:
+        ghost(torch.empty(1, 3, resolution, resolution, device="meta"))
     found = []
     for name, module in modules.items():
         parts = [f"{name}.{part}".lstrip(".") for part, _ in module.named_children()]
-        madds = spent[name] - sum(spent[part] for part in parts)
+        madds = (flops[name] - sum(flops[part] for part in parts)) // 2
         params = sum(each.numel() for each in module.parameters(recurse=False))
         if madds or params:
             found.append(LayerCost(name, type(module).__name__, madds, params))
     return found
 
 
-def _spent(ghost: nn.Module, parts: dict[str, nn.Module], resolution: int) -> dict[str, int]:
-    """Return the multiply-adds that each part makes in one forward, those within it included."""
-    counter = FlopCounterMode(display=False, custom_mapping=CONVENTIONS["paper"])
-    spent = dict.fromkeys(parts, 0)
-
-    def before(name: str) -> None:
-        spent[name] -= counter.get_total_flops()
-
-    def after(name: str) -> None:
-        spent[name] += counter.get_total_flops()
-
-    for name, part in parts.items():
-        part.register_forward_pre_hook(lambda *_, name=name: before(name))
-        part.register_forward_hook(lambda *_, name=name: after(name))
-    with torch.no_grad(), counter:
-        ghost(torch.empty(1, 3, resolution, resolution, device="meta"))
-    return {name: flops // 2 for name, flops in spent.items()}
+def sum_blocks(model: nn.Module, layers: list[LayerCost]) -> list[BlockCost]:
+    """Return what each block costs, from the costs of all layers."""
+    return [
+        BlockCost(
+            name,
+            sum(each.madds for each in layers if f"{each.layer}.".startswith(f"{name}.")),
+            num_params(block),
+        )
+        for name, block in blocks_of(model).items()
+    ]
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -131,7 +135,8 @@ def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _num_params(model: nn.Module) -> int:
+def num_params(model: nn.Module) -> int:
+    """Return the number of learnable values, BatchNorm's included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -1,5 +1,5 @@
-"""Learn: read `loop` first, then `engine`.
+"""Learn: read `train` first, a run from top to bottom, then `step`, one update of it.
 
-`job` opens a run, `session` builds what its configuration asks for, `loop` runs the
-epochs, `engine` makes one update, `saving` keeps checkpoints, `record` writes and prints.
+`state` is what a run is made of, `checkpointing` saves and resumes it, `reporting` writes and
+prints; a registry each has the losses, the optimizers and the schedules.
 """

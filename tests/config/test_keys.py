@@ -14,7 +14,7 @@ from PIL import Image
 from mobilenet_exp import compose, evaluate, train
 from mobilenet_exp.config import rules
 from mobilenet_exp.deploy.job import bench
-from mobilenet_exp.training import job
+from mobilenet_exp.training import train as training
 
 # what passes over whole configurations: dataclasses' own code, names, checks, comparison
 PASSING = {dataclasses.__file__, rules.__file__}
@@ -91,7 +91,7 @@ def test_train_reads_every_key(tmp_path, monkeypatch):
     split = (f"data.root={tmp_path}/photos", "data.val_share=0.5", "data.batch_size=1")
     with pytest.raises(ValueError, match="needs at least 2 images"):
         run("data=imagefolder", *split, common=QUIET)
-    monkeypatch.setattr(job, "launch", lambda *_, **__: {})
+    monkeypatch.setattr(training, "launch", lambda *_, **__: {})
     run("run.devices=2")
     # `smoke` is settled when the configuration is composed
     assert _keys(type(compose(*SMALL))) - read == {"run.smoke"}

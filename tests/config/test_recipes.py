@@ -9,7 +9,7 @@ from programs import ROOT
 from mobilenet_exp import train
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.identity import run_name
-from mobilenet_exp.training.session import build_session
+from mobilenet_exp.training.train import build_state
 
 FOLDER = ROOT / "conf" / "experiment"
 
@@ -131,9 +131,9 @@ def test_a_recipe_holds_its_details(compose_config, name):
 def test_smoke_keeps_the_recipe_s_parts(compose_config, tmp_path):
     """Mixing, erasing, repeated augmentation, the average and the lower side are all there."""
     config = compose_config("experiment=torchvision_v2_new", "run.smoke=true", "run.device=cpu")
-    session = build_session(config)
-    assert session.learner.mixing is not None
-    assert session.learner.average is not None
+    session = build_state(config)
+    assert session.mixing is not None
+    assert session.average is not None
     assert session.loaders.sampler.repeats == 4
     images, *_ = next(iter(session.loaders.train))
     assert images.shape[-1] == 32

@@ -19,8 +19,7 @@ from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.sampler import Key
 from mobilenet_exp.datasets import images
 from mobilenet_exp.datasets.builders import build_image_set
-from mobilenet_exp.training import session
-from mobilenet_exp.training.loop import finish_epoch, make_updates
+from mobilenet_exp.training.train import build_state, finish_epoch, make_updates
 
 OPTIONS = {count: LoaderOptions(workers=count) for count in (0, 1, 2)}
 
@@ -177,7 +176,7 @@ def test_workers_change_nothing(quick):
     words = ("data=fake", *small, "data.augment=affine")
     weights = []
     for number in (0, 2):
-        built = session.build_session(quick(*words, f"run.workers={number}"))
+        built = build_state(quick(*words, f"run.workers={number}"))
         for _ in range(2):
             for _ in make_updates(built, no_progress):
                 pass

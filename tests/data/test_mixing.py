@@ -6,7 +6,7 @@ import torch
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.mixing import build_mixing
-from mobilenet_exp.training.session import build_session
+from mobilenet_exp.training.train import build_state
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -53,7 +53,7 @@ def test_cutmix_shares_are_areas_and_nothing_is_mixed_unless_asked():
 
 def test_an_odd_batch_cannot_be_mixed(quick):
     with pytest.raises(InputError, match=r"must be divisible by 2 \(accumulate x pairs\)"):
-        build_session(quick(*SMALL, "data.mixup=0.2", "data.batch_size=15"))
+        build_state(quick(*SMALL, "data.mixup=0.2", "data.batch_size=15"))
 
 
 def test_the_last_epochs_are_not_mixed():

@@ -4,7 +4,7 @@ import pytest
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.sampler import BatchSampler
-from mobilenet_exp.training.session import build_session
+from mobilenet_exp.training.train import build_state
 
 
 def test_every_way_of_cutting_a_batch_holds_the_same_pairs():
@@ -33,7 +33,7 @@ def test_every_way_of_cutting_a_batch_holds_the_same_pairs():
 def test_a_batch_that_cannot_be_cut_is_refused(quick):
     message = r"data.batch_size=16: must be divisible by 3 \(accumulate\) and not exceed"
     with pytest.raises(InputError, match=message):
-        build_session(quick("data=fake", "data.batch_size=16", "train.accumulate=3"))
+        build_state(quick("data=fake", "data.batch_size=16", "train.accumulate=3"))
 
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -63,7 +63,7 @@ def test_ten_million_images_are_drawn_by_the_batch():
 
 def test_a_session_s_batches_have_the_epoch_s_side(quick):
     words = (*SMALL, "data.resolution=96", "data.progressive_from=32", "train.epochs=3")
-    session = build_session(quick(*words))
+    session = build_state(quick(*words))
     found = []
     for _ in range(3):
         session.loaders.sampler.set_position(len(found) + 1)

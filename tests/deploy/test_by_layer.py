@@ -6,7 +6,7 @@ from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.deploy.by_layer import BETWEEN, kind_of, measure_layers
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.nets import build_nets
-from mobilenet_exp.machine.arithmetic import Precision
+from mobilenet_exp.machine.compute import Precision
 from mobilenet_exp.models.layers import ConvBNAct
 
 

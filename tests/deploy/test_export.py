@@ -16,10 +16,11 @@ from mobilenet_exp.deploy import export as exporting
 from mobilenet_exp.deploy.export import export
 from mobilenet_exp.deploy.formats import FORMATS, to_onnx
 from mobilenet_exp.deploy.nets import build_nets
-from mobilenet_exp.deploy.runtimes import Place, prepare
+from mobilenet_exp.deploy.runtimes import prepare
 from mobilenet_exp.deploy.samples import real_images
 from mobilenet_exp.evaluation.job import evaluate
 from mobilenet_exp.evaluation.photos import classify_photos
+from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.weights.exported import RECORD, read_exported
 from mobilenet_exp.weights.loaded import load_exported, model_from_checkpoint
 
@@ -76,7 +77,7 @@ def test_a_file_answers_as_the_network_and_is_scored_alike(file, run, tmp_path):
     assert exported["loss"] == pytest.approx(own["loss"], abs=1e-4)
     (net,) = build_nets([str(path)], 224)
     # it is timed as networks are: OpenVINO's for the shape of the batch alone
-    timed = prepare(net.own_runtime, net.model, images, Place(torch.device("cpu"), 1))
+    timed = prepare(net.own_runtime, net.model, images, Compute(torch.device("cpu"), threads=1))
     assert (timed is net.model) == (name != "openvino")
     torch.testing.assert_close(timed(images), net.model(images), rtol=1e-3, atol=1e-4)
     assert (net.side, net.profile.params) == (64, own["params"])

@@ -11,7 +11,8 @@ from mobilenet_exp.deploy.formats import to_onnx
 from mobilenet_exp.deploy.job import bench
 from mobilenet_exp.deploy.nets import build_nets
 from mobilenet_exp.deploy.quantise import with_torchao
-from mobilenet_exp.deploy.runtimes import Place, prepare
+from mobilenet_exp.deploy.runtimes import prepare
+from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.models import build_model
 from mobilenet_exp.models.profiling import profile_model
 
@@ -63,12 +64,12 @@ def test_a_file_for_some_images_alone_counts_and_answers_alike_and_takes_no_othe
     (net,) = build_nets([str(path)], 64)
     assert net.title == "net.onnx 2 at once"
     assert net.profile.madds == profile_model(model, 64).madds
-    place = Place(torch.device("cpu"), 1)
-    found, expected = prepare(net.own_runtime, net.model, images, place)(images), model(images)
+    compute = Compute(torch.device("cpu"), threads=1)
+    found, expected = prepare(net.own_runtime, net.model, images, compute)(images), model(images)
     assert found.shape == (4, 7)
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
     with pytest.raises(RunError, match="does not take such images: it takes 2 at once"):
-        prepare(net.own_runtime, net.model, images[:3], place)
+        prepare(net.own_runtime, net.model, images[:3], compute)
 
 
 def test_it_is_timed_beside_others(squeezenet, tmp_path, capsys):

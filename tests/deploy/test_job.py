@@ -92,7 +92,7 @@ def test_layers_that_cannot_be_timed_cost_no_figures(tmp_path, monkeypatch, caps
 
 
 def test_pictures_of_cells_that_were_not_timed(tmp_path, monkeypatch):
-    def refused(model, images, place):
+    def refused(model, images, compute):
         raise RunError("does not take it: so many")
 
     monkeypatch.setitem(RUNTIMES._builders, "refused", refused)

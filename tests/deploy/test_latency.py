@@ -10,10 +10,11 @@ from mobilenet_exp.deploy import latency, runtimes
 from mobilenet_exp.deploy.latency import measure_latency, peak_of, quartiles
 from mobilenet_exp.deploy.nets import Net, build_nets
 from mobilenet_exp.deploy.one_call import TABLE_MS, measure_one_call
-from mobilenet_exp.deploy.runtimes import RUNTIMES, Place
+from mobilenet_exp.deploy.runtimes import RUNTIMES
+from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.models.profiling import Profile
 
-PLACE = Place(torch.device("cpu"), 1)
+COMPUTE = Compute(torch.device("cpu"), threads=1)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def _short_turns(monkeypatch):
 
 
 def _measure(nets, *names, batch_sizes=(2, 1), **options):
-    common = {"warmup": 1, "rounds": 3, "place": PLACE, "peak": 100.0, "progress": no_progress}
+    common = {"warmup": 1, "rounds": 3, "compute": COMPUTE, "peak": 100.0, "progress": no_progress}
     return measure_latency(nets, names or ("eager",), batch_sizes, **(common | options))
 
 
@@ -105,7 +106,7 @@ def test_a_warm_up_ends_once_a_forward_takes_as_long_as_before(monkeypatch):
 def test_compiled_networks_are_prepared_after_those_that_make_torch_forget_them(monkeypatch):
     prepared = []
 
-    def prepare(runtime, model, images, place):
+    def prepare(runtime, model, images, compute):
         prepared.append(runtime)
         return model
 
@@ -121,7 +122,7 @@ def test_compiled_networks_are_prepared_after_those_that_make_torch_forget_them(
 def test_a_fast_wrong_answer_is_no_result(monkeypatch):
     nets, _ = _recorded("a", "b")
 
-    def wrong(model, images, place):
+    def wrong(model, images, compute):
         return lambda images: model(images) * (2 if model.name == "b" else 1)
 
     monkeypatch.setitem(RUNTIMES._builders, "wrong", wrong)
@@ -134,7 +135,7 @@ def test_a_fast_wrong_answer_is_no_result(monkeypatch):
 def test_what_does_not_fit_is_one_line_in_its_place(monkeypatch):
     nets, _ = _recorded("a", "b")
 
-    def hungry(model, images, place):
+    def hungry(model, images, compute):
         if model.name == "a":
             raise RuntimeError("CUDA out of memory. Tried to allocate 3 GiB")
         return model
@@ -166,7 +167,7 @@ def test_what_fails_in_a_round_costs_the_others_nothing():
 
 def test_the_peak_is_that_of_a_matrix_product(monkeypatch):
     monkeypatch.setattr(latency, "_time", lambda *_: 100.0)
-    assert peak_of(PLACE) == pytest.approx(256**3 / 0.1 / 1e9)
+    assert peak_of(COMPUTE) == pytest.approx(256**3 / 0.1 / 1e9)
 
 
 def test_quartiles_of_few_times():
@@ -181,7 +182,7 @@ def test_one_call_is_timed_in_training_mode_and_changes_nothing():
     before = {name: value.clone() for name, value in net.model.state_dict().items()}
     modes = []
     net.model.register_forward_hook(lambda module, *_: modes.append(module.training))
-    (call,) = measure_one_call([net], [2], PLACE)
+    (call,) = measure_one_call([net], [2], COMPUTE)
     assert modes == [True, True]
     assert not net.model.training
     assert all(torch.equal(value, before[name]) for name, value in net.model.state_dict().items())
@@ -190,31 +191,35 @@ def test_one_call_is_timed_in_training_mode_and_changes_nothing():
 
 def test_the_old_table_is_shown_at_its_own_size_only():
     (net,) = build_nets(["torchvision:squeezenet1_0"], 224)
-    assert measure_one_call([net], [1], PLACE)[0].published_ms == 3.385
+    assert measure_one_call([net], [1], COMPUTE)[0].published_ms == 3.385
     (net,) = build_nets(["torchvision:squeezenet1_0"], 64)
-    assert measure_one_call([net], [1], PLACE)[0].published_ms is None
+    assert measure_one_call([net], [1], COMPUTE)[0].published_ms is None
 
 
 @pytest.mark.parametrize(
-    ("name", "place", "problem"),
+    ("name", "compute", "problem"),
     [
-        ("fast", PLACE, "runtimes=fast: not known; allowed: eager, folded, compiled, cuda_graphs"),
-        ("cuda_graphs", PLACE, "runtimes=cuda_graphs: is for CUDA devices, not for cpu"),
-        ("compiled_cuda_graphs", PLACE, "runtimes=compiled_cuda_graphs: is for CUDA devices"),
+        (
+            "fast",
+            COMPUTE,
+            "runtimes=fast: not known; allowed: eager, folded, compiled, cuda_graphs",
+        ),
+        ("cuda_graphs", COMPUTE, "runtimes=cuda_graphs: is for CUDA devices, not for cpu"),
+        ("compiled_cuda_graphs", COMPUTE, "runtimes=compiled_cuda_graphs: is for CUDA devices"),
         (
             "onnxruntime",
-            Place(torch.device("cuda"), 1),
+            Compute(torch.device("cuda"), threads=1),
             "runtimes=onnxruntime: is for a CPU in float32 here, not cuda in float32",
         ),
     ],
 )
-def test_runtimes_that_are_not_for_this_are_refused(name, place, problem):
+def test_runtimes_that_are_not_for_this_are_refused(name, compute, problem):
     with pytest.raises(InputError) as caught:
-        runtimes.check_runtimes([name], place)
+        runtimes.check_runtimes([name], compute)
     assert str(caught.value).startswith(problem)
 
 
 def test_a_library_that_is_not_installed_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(InputError, match="needs openvino, which is not installed: pip install 'mo"):
-        runtimes.check_runtimes(["openvino"], PLACE)
+        runtimes.check_runtimes(["openvino"], COMPUTE)

@@ -12,12 +12,13 @@ from mobilenet_exp.deploy import runtimes
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.int8_check import check_answers
 from mobilenet_exp.deploy.nets import build_nets, settle_statistics
-from mobilenet_exp.deploy.runtimes import INT8, LIBRARIES, Place, layered, prepare
+from mobilenet_exp.deploy.runtimes import INT8, LIBRARIES, layered, prepare
+from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.models import MODELS, build_model
 from mobilenet_exp.models.layers import ConvBNAct
 from mobilenet_exp.models.layers_v4 import LayerScale
 
-PLACE = Place(torch.device("cpu"), 1)
+COMPUTE = Compute(torch.device("cpu"), threads=1)
 
 
 @torch.no_grad()
@@ -73,8 +74,8 @@ def test_a_network_that_cannot_be_folded_says_why():
 
     images = torch.randn(1, 3, 8, 8)
     with pytest.raises(RunError, match="cannot be folded: torch.fx cannot trace it: "):
-        prepare("folded", Branching(), images, PLACE)
-    model, _, words = layered(["eager", "folded"], Branching(), images, PLACE)
+        prepare("folded", Branching(), images, COMPUTE)
+    model, _, words = layered(["eager", "folded"], Branching(), images, COMPUTE)
     assert words.startswith("as it is: it cannot be folded: torch.fx cannot trace it")
     torch.testing.assert_close(model(images), images, atol=1e-3, rtol=1e-3)
     # nor is it taken by those that need its graph
@@ -82,7 +83,7 @@ def test_a_network_that_cannot_be_folded_says_why():
         for library in LIBRARIES[runtime]:
             pytest.importorskip(library)
         with pytest.raises(RunError, match="^does not take it: [^\n]+$"):
-            prepare(runtime, Branching(), images, PLACE)
+            prepare(runtime, Branching(), images, COMPUTE)
 
 
 @pytest.mark.parametrize("runtime", ["eager", "folded", "onnxruntime", "openvino"])
@@ -94,7 +95,7 @@ def test_runtimes_answer_alike(runtime, name):
         pytest.importorskip(library)
     model = _lively(build_model(name, num_classes=5))
     images = torch.randn(2, 3, 64, 64)
-    forward = prepare(runtime, model, images, PLACE)
+    forward = prepare(runtime, model, images, COMPUTE)
     with torch.inference_mode():
         torch.testing.assert_close(forward(images), model(images), rtol=1e-3, atol=1e-3)
 
@@ -106,7 +107,7 @@ def test_runtimes_in_8_bits_are_near(runtime):
     (net,) = build_nets([{"name": "v1", "width_mult": 0.25}], 64)
     settle_statistics(net.model, 64)
     images = torch.randn(2, 3, 64, 64)
-    forward = prepare(runtime, net.model, images, PLACE)
+    forward = prepare(runtime, net.model, images, COMPUTE)
     with torch.inference_mode():
         expected = net.model(images)
     off = ((forward(images) - expected).abs().max() / expected.abs().max()).item()
@@ -122,7 +123,7 @@ def test_libraries_keep_no_network_that_is_not_run_any_more():
     # there are no others of this shape
     model, images = nn.Sequential(nn.Conv2d(3, 37, 5), nn.ReLU()).eval(), torch.randn(1, 3, 16, 16)
     for runtime in ("executorch", "executorch_int8"):
-        forward = prepare(runtime, model, images, PLACE)
+        forward = prepare(runtime, model, images, COMPUTE)
         assert forward(images).shape == (1, 37, 12, 12)
         del forward
     gc.collect()
@@ -132,9 +133,9 @@ def test_libraries_keep_no_network_that_is_not_run_any_more():
 
 def test_layers_are_those_of_the_folded_network_where_it_is_timed():
     model, images = build_model("v3_small", width_mult=0.35), torch.randn(2, 3, 32, 32)
-    plain, same, words = layered(["eager"], model, images, PLACE)
+    plain, same, words = layered(["eager"], model, images, COMPUTE)
     assert (words, same.is_contiguous()) == ("as it is", True)
-    small, laid_out, words = layered(["eager", "folded"], model, images, PLACE)
+    small, laid_out, words = layered(["eager", "folded"], model, images, COMPUTE)
     assert words == "BatchNorm folded"
     assert laid_out.is_contiguous(memory_format=torch.channels_last)
     counts = [
@@ -155,7 +156,7 @@ def test_compiled_networks_have_constant_weights_and_fused_convolutions():
     seen = torch._dynamo.utils.counters
     torch._dynamo.reset()
     seen.clear()
-    forward = prepare("compiled", model, images, PLACE)
+    forward = prepare("compiled", model, images, COMPUTE)
     assert seen["inductor"]["mkldnn_conv_weight_pack_matcher_count"] == sum(
         isinstance(each, nn.Conv2d) for each in model.modules()
     )
@@ -181,9 +182,9 @@ def test_many_networks_of_a_class_are_all_compiled(monkeypatch):
     model = build_model("v3_small", width_mult=0.35, num_classes=3)
     with torch._dynamo.config.patch(recompile_limit=1), torch.inference_mode():
         for _ in range(3):
-            kept.append(prepare("compiled", model, images, PLACE))
+            kept.append(prepare("compiled", model, images, COMPUTE))
             assert kept[-1](images).shape == (1, 3)
         monkeypatch.setattr(runtimes, "MOST_COMPILED", 1)
         with pytest.raises(RunError, match="cannot be compiled: "):
-            prepare("compiled", model, images, PLACE)
+            prepare("compiled", model, images, COMPUTE)
     torch._dynamo.reset()

@@ -204,6 +204,6 @@ if __name__ == "__main__":
 
     import mobilenet_exp.deploy.job
     import mobilenet_exp.evaluation.job
-    import mobilenet_exp.training.job  # noqa: F401
+    import mobilenet_exp.training.train  # noqa: F401
 
     _serve(sys.argv[1])

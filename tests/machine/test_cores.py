@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from mobilenet_exp import train
+from mobilenet_exp.config.schema import RunConfig
 from mobilenet_exp.machine import cores
-from mobilenet_exp.training import job, saving
-from mobilenet_exp.training.loop import train_epoch
-from mobilenet_exp.training.record import FirstRecord
+from mobilenet_exp.machine.compute import Compute, set_up
+from mobilenet_exp.training import checkpointing, reporting
+from mobilenet_exp.training import train as training
+from mobilenet_exp.training.train import train_epoch
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 BEFORE = """cpu  100 0 100 800 0 0 0 0 0 0
@@ -85,7 +87,7 @@ def test_a_run_says_so_and_keeps_its_threads_when_it_is_resumed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(job, "train_epochs", one_epoch)
+        patched.setattr(training, "train_epochs", one_epoch)
         with pytest.raises(KeyboardInterrupt):
             train(quick(*words))
     assert "1 of 4 CPU threads, for other programs use the cores now" in capsys.readouterr().out
@@ -119,31 +121,31 @@ def test_threads_are_kept_where_there_are_as_many_cores_and_processes(
     monkeypatch.setattr(cores.os, "cpu_count", lambda: 4)
     session = SimpleNamespace(
         config=quick("run.threads=null"),
-        learner=SimpleNamespace(device=torch.device("cpu")),
+        compute=Compute(torch.device("cpu")),
         team=SimpleNamespace(size=1, sharing=2 if threads_then == 3 else 1),
     )
-    found = saving._keep_threads(session, threads_then, processes)
+    checkpoint = {"threads": threads_then, "meters": [{}] * processes}
+    found = checkpointing.keep_threads(session, checkpoint)
     assert (found[0] if found else "").startswith(line)
     assert torch.get_num_threads() == now
     torch.set_num_threads(4)
-    session.learner.device = torch.device("cuda")
-    assert saving._keep_threads(session, 2, 1) == []
+    session.compute = Compute(torch.device("cuda"))
+    assert checkpointing.keep_threads(session, {"threads": 2, "meters": [{}]}) == []
     assert torch.get_num_threads() == 4
 
 
 def test_an_epoch_much_slower_than_another_is_remarked_upon(threads):
-    session = SimpleNamespace(learner=SimpleNamespace(device=torch.device("cpu")))
-    record = SimpleNamespace(session=session, _fastest=0.0)
-    lines = [FirstRecord._slow_line(record, speed) for speed in (100.0, 300.0, 110.0, 90.0)]
-    assert lines[:3] == [""] * 3
-    assert "the fastest epoch ran at 300 images/s: other programs may use the cores" in lines[3]
+    cpu = Compute(torch.device("cpu"))
+    assert not any(reporting.slow_line(speed, 300, cpu) for speed in (300, 110))
+    line = reporting.slow_line(90, 300, cpu)
+    assert "the fastest epoch ran at 300 images/s: other programs may use the cores" in line
     torch.set_num_threads(1)
-    assert FirstRecord._slow_line(record, 1.0) == ""
+    assert reporting.slow_line(1, 300, cpu) == ""
 
 
 def test_numbers_that_take_a_cpu_long_are_zero():
     try:
-        cores.flush_denormals()
+        set_up(RunConfig(device="cpu", keep_memory=False), half=True, leaves_busy_cores=False)
         assert (torch.tensor([1e-30]) * 1e-10).item() == 0.0
     finally:
         torch.set_flush_denormal(False)

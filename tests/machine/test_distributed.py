@@ -19,10 +19,10 @@ from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.machine.elastic import launch
 from mobilenet_exp.machine.preemption import Stop
-from mobilenet_exp.training.loop import finish_epoch, make_updates, train_epoch
-from mobilenet_exp.training.record import Record
-from mobilenet_exp.training.saving import Checkpointer
-from mobilenet_exp.training.session import build_session, connect
+from mobilenet_exp.training.checkpointing import Checkpointer
+from mobilenet_exp.training.reporting import SilentReporter
+from mobilenet_exp.training.step import wrap_model
+from mobilenet_exp.training.train import build_state, finish_epoch, make_updates, train_epoch
 
 CPU = torch.device("cpu")
 
@@ -31,8 +31,8 @@ def _steps(config) -> dict:
     """Train one epoch in this process of a team; return what each step left."""
     torch.set_num_threads(1)
     with joined(CPU) as team:
-        session = build_session(config, team)
-        connect(session)
+        session = build_state(config, team=team)
+        wrap_model(session)
         losses, before = [], 0.0
         start = {key: value.clone() for key, value in session.model.state_dict().items()}
         for _ in make_updates(session, no_progress):
@@ -141,15 +141,15 @@ def _alone_in_trouble(config, where, folder) -> str:
     """Fail in the second process only, where it is said; return what the first one hears."""
     torch.set_num_threads(1)
     with joined(CPU) as team:
-        session = build_session(config, team)
-        connect(session)
+        session = build_state(config, team=team)
+        wrap_model(session)
         if team.rank == 1 and where == "evaluation":
             nan = [float("nan")] * 3
             session.loaders.val.normaliser = Normaliser(nan, nan, CPU)
         if team.rank == 1 and where == "loading":
             session.loaders.train.images.images = _Broken()
         try:
-            train_epoch(session, Checkpointer(session, folder, Stop()), Record())
+            train_epoch(session, Checkpointer(session, folder, Stop()), SilentReporter())
         except RunError as error:
             return str(error)
     return "nothing"

@@ -23,7 +23,7 @@ from mobilenet_exp.core.ranges import RANGES
 from mobilenet_exp.deploy import job as deploy_job
 from mobilenet_exp.evaluation import job as evaluation_job
 from mobilenet_exp.models import MODELS
-from mobilenet_exp.training import job as training_job
+from mobilenet_exp.training import train as training_job
 
 RUN = {"train": cli.train, "eval": cli.evaluate, "bench": cli.bench}
 JOBS = {

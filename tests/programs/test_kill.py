@@ -22,7 +22,7 @@ from image_folders import write_classes
 from mobilenet_exp import compose, train
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.datasets.packing import pack
-from mobilenet_exp.training import loop
+from mobilenet_exp.training import train as training
 
 # the nightly form: KILLS=20
 KILLS = int(os.environ.get("KILLS", "3"))
@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_costs_nothing(quick, tmp_path, monkeypatch, capsys
         folder = tmp_path / name / run_name(config)
         if name == "cut":
             with monkeypatch.context() as patch:
-                patch.setattr(loop, "finish_epoch", None)
+                patch.setattr(training, "finish_epoch", None)
                 with pytest.raises(TypeError):
                     train(config)
             last = folder / "checkpoints" / "last.pt"

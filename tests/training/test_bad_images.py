@@ -8,7 +8,7 @@ from image_folders import write_classes
 from programs import run
 
 from mobilenet_exp.core.errors import RunError
-from mobilenet_exp.training.job import train
+from mobilenet_exp.training.train import train
 
 WORDS = (
     "model.name=tiny", "run.imports=[tiny_net]", "data=imagefolder", "data.resolution=32",

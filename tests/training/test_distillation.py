@@ -10,8 +10,7 @@ from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.training.distillation import Teacher
-from mobilenet_exp.training.loop import finish_epoch, make_updates
-from mobilenet_exp.training.session import build_session
+from mobilenet_exp.training.train import build_state, finish_epoch, make_updates
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 SMALL = (
@@ -42,15 +41,15 @@ def test_a_student_learns_from_a_run_s_checkpoint(quick, tmp_path):
     first = train(quick(*SMALL, "model=v2"))
     best = tmp_path / "runs" / first["name"] / "checkpoints" / "best.pt"
     config = quick(*SMALL, f"distill.teacher={best}", "distill.share=1.0")
-    session = build_session(config)
+    session = build_state(config)
     teacher = load_checkpoint(best)["model"]["stem.conv.weight"]
-    assert torch.equal(session.learner.teacher.net.stem.conv.weight, teacher)
+    assert torch.equal(session.teacher.net.stem.conv.weight, teacher)
     for _ in make_updates(session, no_progress):
         pass
     metrics, _ = finish_epoch(session)
     # all of the loss is the distance to the teacher, which is less than that to the labels
     assert metrics["train/loss"] < 2.0
-    assert torch.equal(session.learner.teacher.net.stem.conv.weight, teacher)
+    assert torch.equal(session.teacher.net.stem.conv.weight, teacher)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_a_student_learns_from_a_run_s_checkpoint(quick, tmp_path):
 )
 def test_a_teacher_that_is_not_there_is_refused(quick, words, line):
     with pytest.raises(InputError) as caught:
-        build_session(quick(*SMALL, *words))
+        build_state(quick(*SMALL, *words))
     assert str(caught.value).startswith(line)
 
 
@@ -73,4 +72,4 @@ def test_a_teacher_of_other_classes_is_refused(quick, tmp_path):
     results = train(quick(*SMALL, "data.args.num_classes=7"))
     best = tmp_path / "runs" / results["name"] / "checkpoints" / "best.pt"
     with pytest.raises(InputError, match="distill.teacher=.*: was trained on other classes than"):
-        build_session(quick(*SMALL, f"distill.teacher={best}"))
+        build_state(quick(*SMALL, f"distill.teacher={best}"))

@@ -5,7 +5,6 @@ import json
 import time
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,9 +19,9 @@ from mobilenet_exp.evaluation import showing
 from mobilenet_exp.evaluation.mistakes import MOST, draw_sheet, worst_mistakes
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.tracking.pictures import SHARE, Sparing, draw_curves
-from mobilenet_exp.tracking.tracker import Tracker
-from mobilenet_exp.training import gallery
-from mobilenet_exp.training.gallery import Gallery
+from mobilenet_exp.training import reporting
+from mobilenet_exp.training.reporting import Reporter
+from mobilenet_exp.training.train import build_state
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +85,18 @@ def test_the_first_batch_is_what_the_network_gets(quick, tmp_path):
     assert pictures["0.9"] < pictures["0.36"] - 20
 
 
-def test_the_first_batch_is_drawn_before_its_memory_is_used_again(tmp_path):
-    progress = SimpleNamespace(epoch=0, update=0)
-    config = SimpleNamespace(run=SimpleNamespace(pictures=True))
-    session = SimpleNamespace(progress=progress, config=config)
+def test_the_first_batch_is_drawn_before_its_memory_is_used_again(quick):
+    state = build_state(quick("run.pictures=true", "data=fake", "data.resolution=32"))
+    folder = Path(state.config.run.root)
     memory = torch.empty(4, 3, 8, 8)
 
     def batches():
         for value in (0.0, 2.5):
             yield memory.fill_(value), None
 
-    with Tracker(tmp_path / "run", config={}, title="t", mode="disabled") as tracker:
-        for _ in Gallery(session, tracker, None).looking(batches()):
-            with Image.open(tmp_path / "run" / "first_batch.png") as image:
+    with Reporter(state, folder) as reporter:
+        for _ in reporter.show(batches(), "two", 2):
+            with Image.open(folder / "first_batch.png") as image:
                 # grey is zero, white 2.5; the border is white
                 assert abs(np.asarray(image)[80, 80] - 127.5).max() <= 1
 
@@ -107,7 +105,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_run(quick, tmp_path, monkeypatc
     def fail(*_):
         raise ValueError("no font\nand more")
 
-    monkeypatch.setattr(gallery, "draw_curves", fail)
+    monkeypatch.setattr(reporting, "draw_curves", fail)
     monkeypatch.setattr(showing, "draw_sheet", fail)
     config = quick("run.pictures=true", "train.epochs=1", f"run.root={tmp_path}")
     results = train(config)

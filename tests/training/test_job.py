@@ -14,6 +14,7 @@ import yaml
 from hard_run import TIMING, assert_same
 from layout_nets import DLi14V3, MarvisV1, randomize
 from PIL import Image
+from states import crash_before_saving
 
 from mobilenet_exp import (
     build_model,
@@ -28,7 +29,8 @@ from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import EvalConfig, EvalRunConfig
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.tracking import tracker as tracking
-from mobilenet_exp.training import job, saving, session
+from mobilenet_exp.training import train as training
+from mobilenet_exp.training.train import build_state
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 # read by scripts and by later tools: names and types are a promise
@@ -79,12 +81,12 @@ def test_a_digits_accuracy_is_never_held_against_imagenet(finished):
 
 def test_a_finished_run_returns_its_result_and_trains_nothing(finished, monkeypatch, capsys):
     config, results, _ = finished
-    monkeypatch.setattr(job, "_train", None)
+    monkeypatch.setattr(training, "train_here", None)
     assert train(config) == results
     assert "is already finished" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path):
     """Two epochs in one go equal one, a crash after logging the second, and a resume."""
     noise = ("data=fake", "data.resolution=32", "data.augment=affine", "train.epochs=2")
     words = (*noise, "model.dropout=0.5", "train.label_smoothing=0.1", "optimizer=rmsprop")
@@ -92,17 +94,8 @@ def test_an_interrupted_run_resumes_to_the_same_bits(quick, tmp_path, monkeypatc
     train(whole)
     cut = quick(*words, f"run.root={tmp_path}/cut")
 
-    save = saving.save
-
-    def crash_at_2(state, *words, **options):
-        if state.progress.epoch == 2:
-            raise RuntimeError("power cut")
-        save(state, *words, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(saving, "save", crash_at_2)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train(cut)
+    with crash_before_saving(2):
+        train(cut)
     folder = tmp_path / "cut" / run_name(cut)
     assert "power cut" in (folder / "error.txt").read_text()
     assert [row["epoch"] for row in _rows(folder)] == [1, 2]
@@ -282,7 +275,7 @@ def test_a_run_starts_from_weights_and_keeps_their_dialect(quick, tmp_path, caps
     path = _save(source, tmp_path / "mobilenetv3-small.pth")
     words = ("model.width_mult=1", f"weights={path}", "data=fake", "data.resolution=32")
     config = quick(*words, "train.epochs=1", "optimizer.lr=0.001")
-    started = session.build_session(config)
+    started = build_state(config)
     assert torch.equal(started.model.hidden.weight, source.classifier[0].weight)
     assert started.notes[0].startswith(f"starts from {path} (d-li14 V3): BN eps 1e-05, squeeze-")
     assert started.notes[1] == "new classifier: 1000 classes replaced by 10"
@@ -299,7 +292,7 @@ def test_a_run_starts_from_weights_and_keeps_their_dialect(quick, tmp_path, caps
     assert model.dialect.se == "before_act_if_expanded"
     # a run that is taken up again does not need the file it began from
     (best.parent.parent / "results.json").unlink()
-    assert session.build_session(config, is_new=False).notes == ()
+    assert build_state(config, checkpoint=state).notes == ()
 
 
 def test_rmsprop_starts_from_the_old_v1_repository_s_sgd_weights(quick, tmp_path):
@@ -307,13 +300,13 @@ def test_rmsprop_starts_from_the_old_v1_repository_s_sgd_weights(quick, tmp_path
     torch.save({"epoch": 90, "arch": "mobilenet", "state_dict": state}, tmp_path / "sgd.pth.tar")
     words = ("model=v1", "model.width_mult=1", "optimizer=rmsprop")
     config = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "data=fake", "data.resolution=32")
-    started = session.build_session(config)
+    started = build_state(config)
     assert torch.equal(started.model.stem.conv.weight, state["module.model.0.0.weight"])
     assert isinstance(started.model.stem.act, torch.nn.ReLU)
     own_eps = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "data=fake", "model.bn_eps=0.5")
-    assert session.build_session(own_eps).model.stem.bn.eps == 0.5
+    assert build_state(own_eps).model.stem.bn.eps == 0.5
     own_act = quick(*words, f"weights={tmp_path}/sgd.pth.tar", "model.args.activation=relu6")
-    assert isinstance(session.build_session(own_act).model.stem.act, torch.nn.ReLU6)
+    assert isinstance(build_state(own_act).model.stem.act, torch.nn.ReLU6)
 
 
 def test_a_run_s_checkpoint_is_exported_to_torchvision_and_timm(quick, tmp_path):

@@ -7,8 +7,9 @@ from hard_run import assert_same, rows, state
 from mobilenet_exp import train
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.errors import NonFiniteLossError
-from mobilenet_exp.machine.device import set_determinism
-from mobilenet_exp.training import engine, loop, saving
+from mobilenet_exp.machine.compute import set_determinism
+from mobilenet_exp.training import checkpointing, step
+from mobilenet_exp.training import train as training
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -22,14 +23,14 @@ SMALL = (
 
 def _poison(monkeypatch, *steps: int) -> None:
     """Make the images of some updates infinite, as a damaged file or memory might."""
-    learn = engine.learn_part
+    forward_backward = step.forward_backward
 
-    def poisoned(learner, images, labels, step, **options):
-        if step in steps:
+    def poisoned(state, images, labels):
+        if state.step in steps:
             images = images.clone().fill_(float("inf"))
-        return learn(learner, images, labels, step, **options)
+        return forward_backward(state, images, labels)
 
-    monkeypatch.setattr(engine, "learn_part", poisoned)
+    monkeypatch.setattr(step, "forward_backward", poisoned)
 
 
 def test_a_loss_that_is_not_finite_stops_with_all_there_is_to_know(quick, tmp_path, monkeypatch):
@@ -78,7 +79,7 @@ def test_a_run_killed_after_going_back_ends_in_the_same_bits(quick, tmp_path, mo
         config = quick(*words)
         if name == "cut":
             with monkeypatch.context() as patch:
-                patch.setattr(loop, "finish_epoch", None)
+                patch.setattr(training, "finish_epoch", None)
                 with pytest.raises(TypeError):
                     train(config)
         folders.append(tmp_path / name / train(config)["name"])
@@ -88,14 +89,14 @@ def test_a_run_killed_after_going_back_ends_in_the_same_bits(quick, tmp_path, mo
 def test_what_is_heard_late_of_a_bad_loss_goes_back_once(quick, monkeypatch, capsys):
     """As on CUDA, where the answer comes an update later and another look is under way."""
 
-    class Late(saving.LossWatch):
+    class Late(checkpointing.LossWatch):
         under_way = False
 
         def is_bad(self, loss_sum):
             heard, self.under_way = self.under_way, super().is_bad(loss_sum)
             return heard
 
-    monkeypatch.setattr(saving, "LossWatch", Late)
+    monkeypatch.setattr(checkpointing, "LossWatch", Late)
     _poison(monkeypatch, 3)
     results = train(quick(*SMALL, "train.on_nonfinite=rollback"))
     assert capsys.readouterr().out.count("restored weights from") == 1
@@ -131,11 +132,11 @@ def test_a_run_that_always_fails_stops_going_back(quick, monkeypatch):
 
 def test_weights_that_are_not_finite_are_never_saved(quick, tmp_path, monkeypatch):
     """The loss was fine, the update spoiled the weights, and it is time to save."""
-    step = torch.optim.SGD.step
+    sgd_step = torch.optim.SGD.step
     count = []
 
     def spoiled(self, *args, **options):
-        step(self, *args, **options)
+        sgd_step(self, *args, **options)
         count.append(1)
         if len(count) == 11:
             with torch.no_grad():

@@ -5,9 +5,7 @@ import torch
 
 from mobilenet_exp import train
 from mobilenet_exp.core.console import no_progress
-from mobilenet_exp.machine.distributed import Team
-from mobilenet_exp.training.loop import finish_epoch, make_updates
-from mobilenet_exp.training.session import build_session
+from mobilenet_exp.training.train import build_state, finish_epoch, make_updates
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -34,7 +32,7 @@ def test_a_probe_learns_the_classifier_and_nothing_else(quick, tmp_path):
 
 
 def test_statistics_may_stay_as_they_are(quick):
-    session = build_session(quick(*SMALL, "train.bn=frozen"), Team())
+    session = build_state(quick(*SMALL, "train.bn=frozen"))
     before = session.model.stem.bn.running_mean.clone()
     for _ in make_updates(session, no_progress):
         pass

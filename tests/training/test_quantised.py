@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from hard_run import assert_same
+from states import crash_before_saving
 
 from mobilenet_exp import evaluate, train
 from mobilenet_exp.config.identity import run_name
@@ -13,9 +14,8 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.machine.elastic import launch
 from mobilenet_exp.models.rounding import check_device, steps_of
-from mobilenet_exp.training import saving
-from mobilenet_exp.training.loop import make_updates
-from mobilenet_exp.training.session import build_session, connect
+from mobilenet_exp.training.step import wrap_model
+from mobilenet_exp.training.train import build_state, make_updates
 from mobilenet_exp.weights.averaging import average, kept_path
 from mobilenet_exp.weights.checkpoint import load_checkpoint, save_checkpoint
 from mobilenet_exp.weights.loaded import load_run
@@ -30,21 +30,12 @@ NOISE = (
 
 
 def test_an_interrupted_run_resumes_to_the_same_bits_and_is_scored_as_it_learned(
-    quick, compose_config, tmp_path, monkeypatch
+    quick, compose_config, tmp_path
 ):
     whole, cut = (quick(*NOISE, f"run.root={tmp_path}/{name}") for name in ("whole", "cut"))
     results = train(whole)
-    save = saving.save
-
-    def crash_at_2(session, *words, **options):
-        if session.progress.epoch == 2:
-            raise RuntimeError("power cut")
-        save(session, *words, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(saving, "save", crash_at_2)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train(cut)
+    with crash_before_saving(2):
+        train(cut)
     train(cut)
     folders = [tmp_path / name / run_name(whole) / "checkpoints" for name in ("whole", "cut")]
     theirs, ours = (load_checkpoint(folder / "last.pt") for folder in folders)
@@ -61,11 +52,11 @@ def test_an_interrupted_run_resumes_to_the_same_bits_and_is_scored_as_it_learned
 def _ranges(config) -> list[dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
     with joined(CPU) as team:
-        session = build_session(config, team)
-        connect(session)
+        session = build_state(config, team=team)
+        wrap_model(session)
         updates = make_updates(session, no_progress)
         next(updates), next(updates)
-        return team.gather(dict(session.learner.rounding.ranges.state_dict()))
+        return team.gather(dict(session.rounding.ranges.state_dict()))
 
 
 def test_all_processes_round_by_the_same_ranges(quick):

@@ -10,10 +10,10 @@ from mobilenet_exp.machine.distributed import Team, joined
 from mobilenet_exp.machine.elastic import launch
 from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import signals
-from mobilenet_exp.training.loop import make_updates
-from mobilenet_exp.training.saving import Checkpointer
-from mobilenet_exp.training.session import build_session, connect
+from mobilenet_exp.training.checkpointing import Checkpointer
 from mobilenet_exp.training.signals import Flags, LossWatch, Signals
+from mobilenet_exp.training.step import wrap_model
+from mobilenet_exp.training.train import build_state, make_updates
 
 CPU = torch.device("cpu")
 WORDS = (
@@ -50,8 +50,8 @@ def _collectives(config, folder) -> tuple[list[int], int]:
     """
     torch.set_num_threads(1)
     with joined(CPU) as team:
-        session = build_session(config, team)
-        connect(session)
+        session = build_state(config, team=team)
+        wrap_model(session)
         checkpointer = Checkpointer(session, folder, Stop())
         updates = make_updates(session, no_progress)
         counts = []
@@ -60,7 +60,7 @@ def _collectives(config, folder) -> tuple[list[int], int]:
             checkpointer.after_update()
             counts.append(dist.group.WORLD._get_sequence_number_for_group())
         checkpointer.after_updates()
-        num_buckets = session.learner.exchange._get_ddp_logging_data()["num_buckets_reduced"]
+        num_buckets = session.ddp._get_ddp_logging_data()["num_buckets_reduced"]
         return [after - before for before, after in itertools.pairwise(counts)], num_buckets
 
 

@@ -12,10 +12,12 @@ from mobilenet_exp import train
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.machine.arithmetic import Precision
-from mobilenet_exp.training import loop, wrapping
-from mobilenet_exp.training.loop import make_updates
-from mobilenet_exp.training.session import build_session, connect
+from mobilenet_exp.machine.compute import Precision
+from mobilenet_exp.machine.distributed import Team
+from mobilenet_exp.training import step
+from mobilenet_exp.training import train as training
+from mobilenet_exp.training.step import wrap_model
+from mobilenet_exp.training.train import build_state, make_updates
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -50,8 +52,8 @@ def traced(monkeypatch):
 
 
 def _updates(config) -> tuple[list[float], dict]:
-    session = build_session(config)
-    connect(session)
+    session = build_state(config)
+    wrap_model(session)
     losses = []
     for _ in make_updates(session, no_progress):
         losses.append(session.meter.loss_sum.item())
@@ -68,7 +70,7 @@ def test_a_compiled_network_learns_the_same_under_the_same_names(quick, traced):
 def _train_the_first_epoch(config, monkeypatch):
     """Train until the first epoch's updates are made and saved, and then fail."""
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "finish_epoch", None)
+        patch.setattr(training, "finish_epoch", None)
         with pytest.raises(TypeError):
             train(config)
 
@@ -91,8 +93,8 @@ def test_a_plain_run_goes_on_where_a_compiled_one_was_cut_off(
 
 def test_each_side_is_compiled_and_no_more_than_is_known(quick, traced):
     words = ("data.progressive_from=32", "data.resolution=64", "train.epochs=2")
-    session = build_session(quick(*WORDS, *words, "run.compile=true"))
-    connect(session)
+    session = build_state(quick(*WORDS, *words, "run.compile=true"))
+    wrap_model(session)
     for epoch in range(2):
         session.progress.epoch, session.progress.update = epoch, 0
         for _ in make_updates(session, no_progress):
@@ -106,14 +108,14 @@ def test_what_cannot_be_compiled_is_one_line(quick, monkeypatch):
         raise RuntimeError("no C++ compiler\nand a long story")
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
-    call = wrapping.compiled(nn.Linear(2, 2), None)
+    call = step.compiled(nn.Linear(2, 2), None)
     with pytest.raises(RunError, match="cannot be compiled: no C.. compiler; run.compile=false"):
         call(torch.ones(1, 2))
     torch._dynamo.reset()
 
 
-def _on_cuda(session):
-    return replace(session.learner, device=CUDA)
+def _on_cuda(state):
+    return replace(state, compute=replace(state.compute, device=CUDA))
 
 
 @pytest.mark.parametrize(
@@ -127,12 +129,15 @@ def _on_cuda(session):
 )
 def test_graphs_are_for_passes_that_are_all_alike(quick, words, problem):
     config = quick(*WORDS, "train.epochs=2", *words)
-    session = build_session(config)
+    session = build_state(config)
     sides = {32, 64} if "data.progressive_from=32" in words else {32}
 
-    def asked(value, learner=None, processes=1):
+    def asked(value, where=None, processes=1):
         asked_for = replace(config, run=replace(config.run, cuda_graphs=value))
-        return wrapping.uses_graphs(asked_for, learner or _on_cuda(session), processes, sides)
+        team = Team(size=processes)
+        return step.can_use_graphs(
+            replace(where or _on_cuda(session), config=asked_for, team=team), sides
+        )
 
     assert not asked("False")
     assert asked("auto") == (not problem)
@@ -142,15 +147,14 @@ def test_graphs_are_for_passes_that_are_all_alike(quick, words, problem):
         return
     assert asked("True")
     with pytest.raises(InputError, match="needs a CUDA device"):
-        asked("true", session.learner)
+        asked("true", session)
     with pytest.raises(InputError, match="needs a training in one process"):
         asked("true", processes=2)
-    assert not asked("auto", session.learner)
+    assert not asked("auto", session)
 
 
 def test_recording_changes_no_statistics_and_not_the_network(quick, monkeypatch):
-    session = build_session(quick(*WORDS))
-    learner = session.learner
+    session = build_state(quick(*WORDS))
     before = {key: value.clone() for key, value in session.model.state_dict().items()}
     shapes = []
 
@@ -161,12 +165,12 @@ def test_recording_changes_no_statistics_and_not_the_network(quick, monkeypatch)
         return network
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
-    forward = wrapping.graphed(learner, 16, 32)
+    forward = step.graphed(session, 16, 32)
     assert shapes == [[(16, 3, 32, 32)]]
     assert forward(torch.ones(1)) == "replayed"
     assert session.model(torch.randn(2, 3, 32, 32)).shape == (2, session.num_classes)
-    learner.model.load_state_dict(before)
-    forward = wrapping.graphed(learner, 16, 32)
+    session.model.load_state_dict(before)
+    forward = step.graphed(session, 16, 32)
     for key, value in session.model.state_dict().items():
         assert torch.equal(value, before[key]), key
 
@@ -174,7 +178,7 @@ def test_recording_changes_no_statistics_and_not_the_network(quick, monkeypatch)
 def test_float16_scales_its_loss_and_resumes_to_the_bit(quick_in, tmp_path, monkeypatch):
     words = (*WORDS, "train.epochs=2", "run.precision=float16", "run.save_every_minutes=0")
     whole, cut = (quick_in(tmp_path / name, *words) for name in ("whole", "cut"))
-    assert build_session(whole).learner.precision is Precision.FLOAT16
+    assert build_state(whole).compute.precision is Precision.FLOAT16
     train(whole)
     _train_the_first_epoch(cut, monkeypatch)
     half = load_checkpoint(next((tmp_path / "cut").rglob("last.pt")))

@@ -10,8 +10,8 @@ import torch
 from mobilenet_exp import compose, evaluate, train
 from mobilenet_exp.__main__ import main
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.training import saving
-from mobilenet_exp.training.session import Progress
+from mobilenet_exp.training import checkpointing
+from mobilenet_exp.training.state import Progress
 from mobilenet_exp.weights.averaging import average, kept
 from mobilenet_exp.weights.checkpoint import load_checkpoint
 
@@ -78,8 +78,8 @@ def test_none_are_kept_unless_asked(quick_in, tmp_path):
     config = quick_in(tmp_path, "data=fake", "data.args.num_images=32", "data.resolution=32")
     folder = tmp_path / "checkpoints"
     state = {"model": {}, "epoch": 1}
-    saving._write(folder, state, is_best=True, keep=config.run.keep_best)
+    checkpointing._write(folder, state, is_best=True, keep=config.run.keep_best)
     assert not kept(folder)
     for epoch in (2, 3, 4):
-        saving._write(folder, state | {"epoch": epoch}, is_best=epoch != 4, keep=1)
+        checkpointing._write(folder, state | {"epoch": epoch}, is_best=epoch != 4, keep=1)
     assert [load_checkpoint(path)["epoch"] for path in kept(folder)] == [3]

@@ -1,17 +1,18 @@
-"""Precision, and the layout of memory."""
+"""Devices, threads, precision, and the layout of memory."""
 
 import pytest
 import torch
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.machine.arithmetic import (
+from mobilenet_exp.machine.compute import (
+    Compute,
     Precision,
     autocast,
     memory_format,
+    select_device,
     select_precision,
     set_tf32,
 )
-from mobilenet_exp.machine.device import select_device
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
 
@@ -22,24 +23,24 @@ def gpu(monkeypatch):
 
 
 def test_precision_is_float32_but_for_training_on_cuda():
-    for is_training in (True, False):
-        assert select_precision("auto", CPU, is_training=is_training) is Precision.FLOAT32
-        assert select_precision("bfloat16", CPU, is_training=is_training) is Precision.BFLOAT16
-    assert select_precision("auto", CUDA, is_training=True) is Precision.BFLOAT16
-    assert select_precision("auto", CUDA, is_training=False) is Precision.FLOAT32
-    assert select_precision("float32", CUDA, is_training=True) is Precision.FLOAT32
+    for half in (True, False):
+        assert select_precision("auto", CPU, half=half) is Precision.FLOAT32
+        assert select_precision("bfloat16", CPU, half=half) is Precision.BFLOAT16
+    assert select_precision("auto", CUDA, half=True) is Precision.BFLOAT16
+    assert select_precision("auto", CUDA, half=False) is Precision.FLOAT32
+    assert select_precision("float32", CUDA, half=True) is Precision.FLOAT32
 
 
 def test_a_gpu_that_only_emulates_bfloat16_trains_in_float16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    assert select_precision("auto", CUDA, is_training=True) is Precision.FLOAT16
-    assert select_precision("bfloat16", CUDA, is_training=True) is Precision.BFLOAT16
+    assert select_precision("auto", CUDA, half=True) is Precision.FLOAT16
+    assert select_precision("bfloat16", CUDA, half=True) is Precision.BFLOAT16
 
 
 def test_tf32_is_for_cuda_alone():
-    assert select_precision("tf32", CUDA, is_training=True) is Precision.TF32
+    assert select_precision("tf32", CUDA, half=True) is Precision.TF32
     with pytest.raises(InputError, match="run.precision=tf32: only CUDA devices have it, not cpu"):
-        select_precision("tf32", CPU, is_training=True)
+        select_precision("tf32", CPU, half=True)
 
 
 def test_float32_is_not_rounded_unless_asked():
@@ -70,6 +71,21 @@ def test_memory_is_channels_last_but_on_mps():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_autocast_is_bf16_on_cuda():
     device = select_device("auto")
-    with autocast(device, select_precision("auto", device, is_training=True)):
+    with autocast(device, select_precision("auto", device, half=True)):
         ones = torch.ones(2, 2, device=device)
         assert (ones @ ones).dtype == torch.bfloat16
+
+
+def test_device_auto_is_there_and_an_absent_one_is_refused():
+    assert select_device("auto").type in ("cpu", "cuda", "mps")
+    assert select_device("cpu") == CPU
+    absent = "cuda" if not torch.cuda.is_available() else "mps"
+    with pytest.raises(InputError, match=f"run.device={absent}: not on this machine, which"):
+        select_device(absent)
+
+
+def test_a_device_is_described_with_its_threads():
+    torch.set_num_threads(1)
+    assert Compute(CPU).describe() == "cpu, float32, 1 thread"
+    assert Compute(CPU, Precision.BFLOAT16).describe(2) == "2 x cpu, bfloat16, 1 thread each"
+    assert Compute(CUDA, Precision.BFLOAT16).describe(8) == "8 x cuda, bfloat16"

@@ -1,0 +1,162 @@
+"""What a job computes on and in: device, precision, memory format, CPU threads."""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import torch
+
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.machine.cores import leave_busy_cores
+from mobilenet_exp.machine.memory import keep_freed_memory
+
+
+class Precision(StrEnum):
+    """What convolutions and matrix products compute in; weights are always float32.
+
+    tf32 is float32 whose products a CUDA device rounds to 10 bits.
+    """
+
+    FLOAT32 = "float32"
+    TF32 = "tf32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of a layer's output."""
+        return torch.float32 if self is Precision.TF32 else getattr(torch, self)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What a job computes on and in.
+
+    `precision` is that of the job, `eval_precision` that of a training's evaluations, `threads`
+    those of the CPU.
+    """
+
+    device: torch.device
+    precision: Precision = Precision.FLOAT32
+    eval_precision: Precision = Precision.FLOAT32
+    memory_format: torch.memory_format = torch.contiguous_format
+    threads: int = 1
+
+    def describe(self, processes: int = 1) -> str:
+        """Return it in words, e.g. `2 x cpu, float32, 1 thread each`."""
+        words = f"{processes} x {self.device}".removeprefix("1 x ") + f", {self.precision}"
+        if self.device.type == "cpu":
+            threads = torch.get_num_threads()
+            words += f", {threads} thread" + ("s" if threads > 1 else "")
+            words += " each" if processes > 1 else ""
+        return words
+
+
+def select_compute(run: Any, *, half: bool) -> Compute:
+    """Resolve what `run` leaves open. `half`: precision=auto may be half precision on CUDA.
+
+    Raises InputError for a device that is not there, or a precision that it does not have.
+    """
+    device = select_device(run.device)
+    return Compute(
+        device,
+        select_precision(run.precision, device, half=half),
+        select_precision(run.precision, device, half=False),
+        # a benchmark's runtimes each have a format of their own
+        memory_format(getattr(run, "memory_format", "auto"), device),
+        torch.get_num_threads(),
+    )
+
+
+def set_up(run: Any, *, half: bool, leaves_busy_cores: bool) -> tuple[Compute, list[str]]:
+    """Set this process up to compute as `run` says; return that, and lines for a person.
+
+    `leaves_busy_cores`: use no CPU threads on the cores of other programs, where the number is
+    left open.
+    """
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    compute = select_compute(run, half=half)
+    set_tf32(compute.precision)
+    if compute.device.type != "cpu":
+        return compute, []
+    # Weight decay makes denormals of filters that have died, and a CPU computes with them about
+    # 100 times slower: with a third of such filters a step of V2 took ten times as long.
+    torch.set_flush_denormal(True)
+    if run.keep_memory:
+        keep_freed_memory()
+    line = leave_busy_cores() if leaves_busy_cores and run.threads is None else ""
+    return compute, [line] if line else []
+
+
+def select_device(name: str) -> torch.device:
+    """Resolve `auto` to cuda, mps or cpu, in this order. Raises InputError if absent."""
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, is_present in present.items() if is_present)
+    if not present[name]:
+        here = ", ".join(kind for kind, is_present in present.items() if is_present)
+        raise InputError("run.device", name, f"not on this machine, which has: auto, {here}")
+    return torch.device(name)
+
+
+def select_precision(name: str, device: torch.device, *, half: bool) -> Precision:
+    """Resolve `run.precision`: auto is half precision on CUDA if `half` says so, else float32.
+
+    Half precision is bfloat16, or float16 on a GPU which only emulates it. On a CPU both are
+    usually slower than float32, and an evaluation is to give the figures of the weights, not of
+    their rounding. Raises InputError for what the device does not have.
+    """
+    if name == Precision.TF32 and device.type != "cuda":
+        raise InputError("run.precision", name, f"only CUDA devices have it, not {device.type}")
+    if name != "auto":
+        return Precision(name)
+    if not half or device.type != "cuda":
+        return Precision.FLOAT32
+    has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Precision.BFLOAT16 if has_it else Precision.FLOAT16
+
+
+def set_tf32(precision: Precision) -> None:
+    """Let CUDA round the products of float32 to TF32, or forbid it; by itself torch does in part.
+
+    It holds for the process: backward passes follow it, too.
+    """
+    torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
+    torch.backends.cuda.matmul.allow_tf32 = precision is Precision.TF32
+
+
+def memory_format(name: str, device: torch.device) -> torch.memory_format:
+    """Resolve `run.memory_format`: auto is channels_last, but contiguous on MPS.
+
+    There BatchNorm's backward pass fails with channels_last in some versions of torch.
+    """
+    if name == "auto":
+        name = "contiguous" if device.type == "mps" else "channels_last"
+    return torch.channels_last if name == "channels_last" else torch.contiguous_format
+
+
+def autocast(
+    device: torch.device, precision: Precision, *, caches_weights: bool = True
+) -> torch.autocast:
+    """Run convolutions and matrix products in `precision`; float32 and tf32 change nothing.
+
+    `caches_weights`: keep converted weights until the end; a CUDA graph must not.
+    """
+    is_half = precision.dtype is not torch.float32
+    dtype = precision.dtype if is_half else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=is_half, cache_enabled=caches_weights)
+
+
+def set_determinism(wanted: bool) -> None:
+    """Allow only algorithms that give the same bits each time, or let CUDA pick its fastest."""
+    if wanted:
+        # cuBLAS gives the same bits only with a workspace of fixed size
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted

@@ -1,0 +1,269 @@
+"""A run's checkpoints: when they are written, how a run resumes from them or goes back."""
+
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mobilenet_exp.config.convert import stored_config
+from mobilenet_exp.config.identity import differences
+from mobilenet_exp.config.schema import Config
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError, known_to_all
+from mobilenet_exp.core.text import plural
+from mobilenet_exp.machine.preemption import Stop
+from mobilenet_exp.training import step
+from mobilenet_exp.training.signals import Flags, LossWatch, Signals
+from mobilenet_exp.training.state import Progress, TrainMeter, TrainState
+from mobilenet_exp.weights.averaging import forget_all_but, kept_path
+from mobilenet_exp.weights.checkpoint import load_latest, save_checkpoint
+
+# how often one epoch may go back to a checkpoint
+MAX_ROLLBACKS = 3
+OTHER_ROOT = "choose another run.root to start afresh"
+
+
+class Checkpointer:
+    """Saves a run into `folder` when it is time to, and stops it when it is asked to.
+
+    Every process has one, and all decide alike; the first one writes, in a thread beside the
+    training, which is waited for when the context is left.
+    """
+
+    def __init__(self, state: TrainState, folder: Path, stop: Stop) -> None:
+        self.state, self.folder, self.stop = state, folder, stop
+        self.signals = Signals(state.team)
+        self._writer = ThreadPoolExecutor(1, "writer")
+        self._written: Future = self._writer.submit(bool)
+        self._watch = LossWatch(state.compute.device)
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown()
+
+    def before_first_update(self) -> None:
+        """Save where a run must be able to go back to its start."""
+        if self._rolls_back and self.state.step == 0:
+            self.save()
+
+    def after_update(self) -> None:
+        """Send what this process has to say, and act on what is heard from all.
+
+        Saves if it is time to, and raises Preempted once saved if the run is to stop. Raises
+        in all processes what kept one from loading its images, or NonFiniteLossError.
+        """
+        every = self.state.config.run.save_every_minutes
+        is_due = every is not None and time.monotonic() - self._saved_at >= 60 * every
+        if is_due:
+            self._saved_at = time.monotonic()
+        flags = Flags(
+            # the first process has the clock
+            save_is_due=is_due and self.state.team.is_first,
+            is_to_stop=self.stop.number is not None,
+            cannot_write=self._written.done() and self._written.exception() is not None,
+            cannot_load=self.state.problem is not None,
+            is_not_finite=self._watch.is_bad(self.state.meter.loss_sum),
+        )
+        self._act(self.signals.exchange(flags), delay=self.signals.delay)
+
+    def after_updates(self) -> None:
+        """Act on what was said after an epoch's last update, and is not heard yet."""
+        self._act(self.signals.last(), delay=0)
+
+    def _act(self, heard: Flags, *, delay: int) -> None:
+        """Do what is heard of `delay` updates ago."""
+        if heard.cannot_load:
+            self._check_loaded()
+        if heard.is_not_finite or heard.is_to_stop:
+            # nobody will hear what is under way
+            self.signals.last()
+        if heard.is_not_finite:
+            raise self.state.not_finite(self.state.step - 1 - delay)
+        if heard.cannot_write:
+            self.finish()
+        if heard.save_is_due or heard.is_to_stop:
+            self.save()
+        if heard.is_to_stop:
+            self.finish()
+            raise self.stop.preempted(self.state.progress.describe())
+
+    def after_epoch(self, *, is_best: bool) -> None:
+        """Save a completed epoch; raise Preempted if the run is to stop before its end."""
+        self.save(is_best=is_best)
+        (is_to_stop,) = self.state.team.any(self.stop.number is not None)
+        progress = self.state.progress
+        is_over = progress.epoch == self.state.config.train.epochs
+        if is_to_stop or is_over:
+            self.finish()
+        if is_to_stop and not is_over:
+            raise self.stop.preempted(progress.describe())
+
+    def finish(self) -> None:
+        """Wait until all is written. Raises RunError in all processes if it could not be."""
+        self.state.team.share(self._written.result)
+
+    def save(self, *, is_best: bool = False) -> None:
+        """Begin to write `last.pt`, and `best.pt` where this epoch is the best.
+
+        Every process calls this, the first one writes what is to be saved now, while training
+        goes on. The checkpoint before becomes `previous.pt`. Raises NonFiniteLossError instead
+        of saving what is not finite, what kept a process from loading its images, and RunError
+        if the checkpoint before could not be written.
+        """
+        state = self.state
+        self._check_loaded()
+        meters = state.team.gather(state.meter.state_dict())
+        check_finite(state)
+        (is_bad,) = state.team.any(not step.is_finite(state.model))
+        if is_bad:
+            problem = f"the weights are not finite after step {state.step - 1}"
+            raise known_to_all(NonFiniteLossError(problem))
+        keep = state.config.run.keep_best
+
+        def write() -> None:
+            copied = host_copy(state.to_checkpoint(meters))
+            # one after the other; raises what kept the one before from being written
+            self._written.result()
+            self._written = self._writer.submit(
+                _write, self.folder, copied, is_best=is_best, keep=keep
+            )
+
+        state.team.share(write)
+        self._saved_at = time.monotonic()
+
+    def _check_loaded(self) -> None:
+        """Raise in all processes what kept one of them from loading its images."""
+        problems = [each for each in self.state.team.gather(self.state.problem) if each]
+        if problems:
+            raise known_to_all(problems[0])
+
+    def roll_back(self, error: NonFiniteLossError) -> str:
+        """Return to the last checkpoint's weights, and continue after the failed update.
+
+        The images since that checkpoint are skipped: the same ones would fail again.
+        Returns a line about it. Raises NonFiniteLossError with advice if the run is not to
+        go back, or has done so MAX_ROLLBACKS times in this epoch.
+        """
+        state, progress = self.state, self.state.progress
+        wait([self._written])
+        # what was said of the weights that failed
+        self.signals.last()
+        self._watch = LossWatch(state.compute.device)
+        saved = None
+        if self._rolls_back and progress.rollbacks == MAX_ROLLBACKS:
+            error = NonFiniteLossError(
+                f"went back {MAX_ROLLBACKS} times in epoch {progress.epoch + 1}"
+            )
+        elif self._rolls_back:
+            self.finish()
+            saved, _ = state.team.share(lambda: load_latest(self.folder))
+        if saved is None:
+            last = self.folder / "last.pt"
+            where = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
+            advice = "a lower optimizer.lr or train.on_nonfinite=skip may help"
+            raise known_to_all(NonFiniteLossError(f"{error}; {where}; {advice}"))
+        state.load_weights(saved, self.folder / "last.pt")
+        then = Progress(**saved["progress"])
+        state.load_meter(saved)
+        if then.epoch != progress.epoch:
+            state.meter = TrainMeter()
+        progress.rollbacks += 1
+        self.save()
+        return (
+            f"restored weights from epoch {then.epoch + 1}, update {then.update}; "
+            f"continuing after update {progress.update} of epoch {progress.epoch + 1}"
+        )
+
+    @property
+    def _rolls_back(self) -> bool:
+        return self.state.config.train.on_nonfinite == "rollback"
+
+
+def check_finite(state: TrainState) -> None:
+    """Raise NonFiniteLossError in all processes if a loss so far was not finite in one.
+
+    Waits for the device and for the other processes.
+    """
+    (is_bad,) = state.team.any(not state.meter.loss_sum.isfinite().item())
+    if is_bad:
+        raise state.not_finite(state.step - 1)
+
+
+def resume(state: TrainState, checkpoint: dict[str, Any], path: Path) -> list[str]:
+    """Continue from a checkpoint of this run; return lines about what is not as it was then.
+
+    Raises InputError if it was saved with a different configuration or for other images.
+    """
+    then = stored_config(checkpoint["config"], path)
+    check_config(state.config, then, path)
+    check_images(state.config, state.loaders.identity(), checkpoint["images"], path, then.data.root)
+    state.load_weights(checkpoint, path)
+    state.load_meter(checkpoint)
+    state.progress = Progress(**checkpoint["progress"])
+    lines = []
+    asked, before = state.config.run.precision, then.run.precision
+    if "auto" not in (asked, before) and asked != before:
+        lines.append(f"was trained in {before} so far and goes on in {asked}")
+    return lines + keep_threads(state, checkpoint)
+
+
+def keep_threads(state: TrainState, checkpoint: dict[str, Any]) -> list[str]:
+    """Compute with as many CPU threads as before, unless a number is given: each sums its own way.
+
+    A checkpoint has none of a GPU, or from before 0.6.
+    """
+    threads, processes = checkpoint.get("threads"), len(checkpoint.get("meters") or [0])
+    is_given = state.config.run.threads is not None or bool(os.environ.get("OMP_NUM_THREADS"))
+    now, cores, team = torch.get_num_threads(), os.cpu_count() or 1, state.team
+    if is_given or threads in (None, now) or state.compute.device.type != "cpu":
+        return []
+    before = plural(threads, "CPU thread")
+    if processes != team.size or threads * team.sharing > cores:
+        return [f"had {before} a process and goes on with {now}: sums differ in their last digits"]
+    torch.set_num_threads(threads)
+    return [f"goes on with {before}, as before; run.threads={now} changes it"]
+
+
+def check_config(ours: Config, theirs: Config, path: Path) -> None:
+    """Refuse to continue with what `path` holds if it has a different configuration."""
+    if found := differences(ours, theirs):
+        problem = f"{path} was saved with a different configuration: {', '.join(found[:3])}"
+        raise InputError("run.root", ours.run.root, f"{problem}; {OTHER_ROOT}")
+
+
+def check_images(
+    config: Config, ours: dict[str, Any], theirs: dict[str, Any], path: Path, root: str | None
+) -> None:
+    """Refuse to continue with what `path` holds if it was made with other images, of `root`."""
+    # names of files are not in what was made before 0.12
+    if theirs != {key: ours.get(key) for key in theirs}:
+        where = f", of {root}" if root else ""
+        problem = f"classes, counts or names of images differ from those that {path} was made with"
+        raise InputError("data.root", config.data.root, f"{problem}{where}; {OTHER_ROOT}")
+
+
+def host_copy(value: Any) -> Any:
+    """Return plain containers with their tensors copied to this machine's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True, memory_format=torch.preserve_format)
+    if isinstance(value, dict):
+        return type(value)((key, host_copy(each)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(map(host_copy, value))
+    return value
+
+
+def _write(folder: Path, state: dict[str, Any], *, is_best: bool, keep: int) -> None:
+    """Write a checkpoint under its names, and remove those of best epochs past `keep`."""
+    also = [folder / "best.pt"] if is_best else []
+    also += [kept_path(folder, state["epoch"])] if is_best and keep else []
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    save_checkpoint(last, state, previous=previous, also=tuple(also))
+    if is_best and keep:
+        forget_all_but(folder, keep)

@@ -1,0 +1,510 @@
+"""A training run, from top to bottom.
+
+`train` sets this process up, and either returns the results of a run that is done or builds the
+data, the network and what trains it; resumes; and runs the epochs. The functions below it come
+in the order in which they are called. One update of the weights is in `step`.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mobilenet_exp.config.identity import run_name
+from mobilenet_exp.config.schema import Config
+from mobilenet_exp.core.console import Show
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError, RunError, known_to_all
+from mobilenet_exp.core.registry import import_modules
+from mobilenet_exp.core.text import duration, examples, plural
+from mobilenet_exp.data.loaders import (
+    BAD_IMAGE_ADVICE,
+    Batch,
+    LoaderOptions,
+    build_loaders,
+)
+from mobilenet_exp.data.mixing import build_mixing
+from mobilenet_exp.datasets.images import name_of
+from mobilenet_exp.evaluation import metrics
+from mobilenet_exp.evaluation.metrics import Predictions
+from mobilenet_exp.evaluation.predict import predict
+from mobilenet_exp.machine.compute import (
+    Compute,
+    Precision,
+    select_compute,
+    set_determinism,
+    set_up,
+)
+from mobilenet_exp.machine.cores import keeping_threads
+from mobilenet_exp.machine.distributed import Team, joined, said_by_each
+from mobilenet_exp.machine.elastic import launch
+from mobilenet_exp.machine.launched import place
+from mobilenet_exp.machine.lock import locked
+from mobilenet_exp.machine.memory import peak_memory
+from mobilenet_exp.machine.preemption import listening
+from mobilenet_exp.models.rounding import Rounding, check_device, fit_steps
+from mobilenet_exp.training import step
+from mobilenet_exp.training.checkpointing import Checkpointer, check_finite, resume
+from mobilenet_exp.training.distillation import build_teacher
+from mobilenet_exp.training.ema import Average
+from mobilenet_exp.training.losses import build_loss
+from mobilenet_exp.training.optim import build_optimizer
+from mobilenet_exp.training.reporting import (
+    Reporter,
+    SilentReporter,
+    load_results,
+    print_results,
+)
+from mobilenet_exp.training.schedule import build_schedule
+from mobilenet_exp.training.state import TrainMeter, TrainState
+from mobilenet_exp.training.synced_bn import synchronise_bn
+from mobilenet_exp.weights.checkpoint import load_latest
+from mobilenet_exp.weights.loaded import adopt_asked, config_model, weights_and_model
+
+
+def train(
+    config: Config, *, overrides: tuple[str, ...] | None = None, group: str | None = None
+) -> dict[str, Any]:
+    """Train the configured network, or resume it, or return its result if it is done.
+
+    Everything goes to `run.root/run_name(config)`; `overrides`, the words of the command,
+    become W&B's tags and `group` names the sweep. Returns the content of results.json, in
+    processes other than the first an empty dict. Raises InputError before anything is
+    written, RunError for a run that cannot continue, and Preempted once a run that was asked
+    to stop has saved.
+    """
+    if config.train.bn == "frozen" and not (config.weights or config.run.smoke):
+        problem = "keeps the statistics of given weights, so it needs weights=..."
+        raise InputError("train.bn", "frozen", problem)
+    if config.train.trainable == "classifier" and not (config.weights or config.run.smoke):
+        problem = "trains only the classifier, so it needs pretrained weights=..."
+        raise InputError("train.trainable", "classifier", problem)
+    if config.run.devices > 1 and place().size > 1:
+        problem = "torchrun or srun has started the processes, so it must be 1"
+        raise InputError("run.devices", config.run.devices, problem)
+    with said_by_each():
+        import_modules(config.run.imports)
+    folder = Path(config.run.root) / run_name(config)
+    # of several processes the first one looks, when they have met
+    if place().size == 1 and (results := load_results(config, folder)):
+        print_results(results, config, folder)
+        return results
+    if config.run.devices == 1:
+        return train_here(config, folder, overrides, group)
+    return launch(
+        train_here,
+        (config, folder, overrides, group),
+        processes=config.run.devices,
+        max_restarts=config.run.max_restarts,
+    )
+
+
+@keeping_threads()
+def train_here(
+    config: Config, folder: Path, overrides: tuple[str, ...] | None, group: str | None
+) -> dict[str, Any]:
+    """Train in this process, one of as many as were launched."""
+    checkpoints = folder / "checkpoints"
+    with said_by_each():
+        import_modules(config.run.imports)
+        # what is rounded to 8 bits is not rounded to 16 before
+        half = config.train.quantise is None
+        compute, lines = set_up(config.run, half=half, leaves_busy_cores=place().size == 1)
+    set_determinism(config.run.deterministic)
+    with listening() as stop, joined(compute.device) as team:
+        team.check_alike("run.root", config.run.root, f"the run {folder.name}")
+        if team.size > 1 and (results := team.share(lambda: load_results(config, folder))):
+            team.share(lambda: print_results(results, config, folder))
+            return results if team.is_first else {}
+        with team.entered(locked(folder) if team.is_first else nullcontext()):
+            state, found = build_or_resume(config, compute, team, checkpoints)
+            if any("CPU thread" in line for line in found):
+                # of two lines about threads, the second one holds
+                lines = []
+            reporter = (
+                Reporter(state, folder, overrides, group, [*lines, *found])
+                if team.is_first
+                else SilentReporter()
+            )
+            with team.entered(reporter), Checkpointer(state, checkpoints, stop) as checkpointer:
+                train_epochs(state, checkpointer, reporter)
+                return team.together(reporter.close)
+
+
+def build_or_resume(
+    config: Config, compute: Compute, team: Team, checkpoints: Path
+) -> tuple[TrainState, list[str]]:
+    """Build a run, and continue from its last checkpoint if it has one.
+
+    Returns lines about damage, and about what is not as it was then.
+    """
+    checkpoint, lines = team.share(lambda: load_latest(checkpoints))
+    state = team.together(lambda: build_state(config, compute, team, checkpoint))
+    team.check_alike("data.root", config.data.root, describe_task(state))
+    if checkpoint:
+        path = checkpoints / "last.pt"
+        lines += team.together(lambda: resume(state, checkpoint, path))
+    # after resuming: a checkpoint says how the network computes
+    step.wrap_model(state)
+    return state, lines
+
+
+def build_state(
+    config: Config,
+    compute: Compute | None = None,
+    team: Team | None = None,
+    checkpoint: dict[str, Any] | None = None,
+) -> TrainState:
+    """Build everything a run needs from its config, weights seeded by `train.seed`.
+
+    One that has a `checkpoint` takes its stem's stride from it, and needs no `weights`.
+    """
+    compute = compute or select_compute(config.run, half=config.train.quantise is None)
+    team, train = team or Team(), config.train
+    loaders = build_loaders(
+        config.data,
+        seed=train.seed,
+        epochs=train.epochs,
+        accumulate=train.accumulate,
+        rank=team.rank,
+        processes=team.size,
+        options=LoaderOptions(
+            compute.device, config.run.workers, config.run.image_timeout, team.sharing
+        ),
+    )
+    # before this process holds memory
+    loaders.start_workers()
+    num_classes = config.model.num_classes or len(loaders.classes)
+    if num_classes < len(loaders.classes):
+        problem = f"must be at least the {len(loaders.classes)} classes of {config.data.name}"
+        raise InputError("model.num_classes", num_classes, problem)
+    torch.manual_seed(train.seed)
+    model, notes = build_network(config, num_classes, checkpoint)
+    config = replace(config, model=replace(config.model, stem_stride=model.stem.conv.stride[0]))
+    model = model.to(compute.device, memory_format=compute.memory_format)
+    if train.trainable == "classifier":
+        model.requires_grad_(False)
+        model.classifier.requires_grad_(True)
+    if train.bn == "sync" and team.size > 1:
+        model = synchronise_bn(model, compute.device)
+    average = None
+    if train.ema_decay is not None:
+        average = Average(
+            model, decay=train.ema_decay, every=train.ema_every, warmup=train.ema_warmup
+        )
+    teacher = build_teacher(config, loaders.classes, num_classes)
+    rounding = None
+    if train.quantise:
+        check_device(compute.device)
+        rounding = Rounding(model, weight_bits=train.int8_weights).to(compute.device)
+    steps_per_epoch = loaders.sampler.num_updates
+    if loaders.others:
+        count = plural(len(loaders.others), "file")
+        notes = [*notes, f"{count} passed over, no images: {examples(loaders.others)}"]
+    return TrainState(
+        config,
+        compute,
+        team,
+        loaders,
+        num_classes,
+        model=model,
+        forward=rounding or model,
+        optimizer=build_optimizer(model, **asdict(config.optimizer)),
+        lr_at=build_schedule(
+            **asdict(config.schedule),
+            lr=config.optimizer.lr,
+            epochs=train.epochs,
+            steps_per_epoch=steps_per_epoch,
+            seed=train.seed,
+        ),
+        loss_fn=build_loss(train.loss, train.label_smoothing),
+        mixing=build_mixing(
+            config.data,
+            num_classes,
+            train.seed,
+            epochs=train.epochs,
+            steps_per_epoch=steps_per_epoch,
+        ),
+        teacher=teacher.to(compute.device) if teacher else None,
+        average=average,
+        rounding=rounding,
+        scaler=(
+            torch.amp.GradScaler(compute.device.type)
+            if compute.precision is Precision.FLOAT16
+            else None
+        ),
+        notes=tuple(notes),
+    )
+
+
+def build_network(
+    config: Config, num_classes: int, checkpoint: dict[str, Any] | None
+) -> tuple[nn.Module, list[str]]:
+    """Build the network, with `weights` in it where a new run starts from some.
+
+    Returns lines about these, too: what they are, and what is unlike in the run's data.
+    """
+    if checkpoint:
+        stem_stride = checkpoint["config"]["model"]["stem_stride"] or 2
+        return config_model(config.model, num_classes, stem_stride=stem_stride), []
+    if not config.weights:
+        return config_model(config.model, num_classes), []
+    weights, model = weights_and_model(
+        config.weights,
+        config.model,
+        num_classes,
+        like=config.weights_like,
+        key=config.weights_key,
+    )
+    left_out = weights.into(model, new_classifier=True)
+    adopt_asked(model, config.model)
+    variant = f"{model.dialect.words()}, stem stride {model.stem.conv.stride[0]}"
+    notes = [f"starts from {weights.origin} ({weights.layout.title}): {variant}"]
+    theirs, ours = weights.preprocessing, config.data
+    if (list(theirs.mean), list(theirs.std)) != (list(ours.mean), list(ours.std)):
+        notes.append(
+            f"the weights were trained with mean {theirs.mean} and std {theirs.std}; "
+            f"data.mean is {ours.mean}, data.std {ours.std}"
+        )
+    return model, notes + left_out
+
+
+def describe_task(state: TrainState) -> str:
+    """Say what is about to be trained; alike in all processes of a team, unless it is alone."""
+    if state.team.size == 1:
+        return ""
+    loaders = state.loaders
+    counts = f"{loaders.num_train} + {loaders.num_val} images"
+    return f"{counts} of {plural(len(loaders.classes), 'class')}; {loaders.fingerprint()}"
+
+
+def train_epochs(state: TrainState, checkpointer: Checkpointer, reporter: SilentReporter) -> None:
+    """Run the remaining epochs, going back to a checkpoint where `train.on_nonfinite` says so.
+
+    Raises NonFiniteLossError for a run that diverged, Preempted for one that was asked to
+    stop, both in all processes and after saving what can be saved.
+    """
+    checkpointer.before_first_update()
+    while state.progress.epoch < state.config.train.epochs:
+        try:
+            train_epoch(state, checkpointer, reporter)
+        except NonFiniteLossError as error:
+            reporter.line(f"{error}; {checkpointer.roll_back(error)}")
+
+
+def train_epoch(state: TrainState, checkpointer: Checkpointer, reporter: SilentReporter) -> None:
+    """Run one epoch, or what is left of it: updates, evaluation, log, checkpoint."""
+    for _ in make_updates(state, reporter.show):
+        reporter.update()
+        checkpointer.after_update()
+    ended = time.perf_counter()
+    checkpointer.after_updates()
+    check_finite(state)
+    started = time.perf_counter()
+    # a GPU has now done what it was given
+    state.meter.seconds += started - ended
+    state.progress.seconds += started - ended
+    ended_epoch = finish_epoch(state)
+    state.team.together(lambda: reporter.epoch(*ended_epoch))
+    checkpointer.after_epoch(is_best=ended_epoch.best is not None)
+    state.pace.closing = time.perf_counter() - started
+
+
+def make_updates(state: TrainState, show: Show) -> Iterator[None]:
+    """Make the updates that are left of the epoch, and yield after each.
+
+    `show(batches, label, total)` passes batches on and may draw a bar. Images,
+    augmentation, mixing and dropout follow from the seed and the step alone.
+    """
+    progress, sampler = state.progress, state.loaders.sampler
+    sampler.set_position(progress.epoch + 1, progress.update)
+    state.meter.to(state.compute.device)
+    step.set_training_mode(state)
+    state.pace.begin_epoch()
+
+    def label() -> str:
+        epoch = f"epoch {progress.epoch + 1}/{state.config.train.epochs}"
+        left = f", {duration(state.time_left()[1])} left of the run"
+        return epoch + (left if state.pace.updates else "")
+
+    batches = show(train_batches(state), label, len(sampler))
+    started = time.perf_counter()
+    for parts in zip(*[iter(batches)] * state.config.train.accumulate, strict=True):
+        step.update(state, parts)
+        if state.rounding:
+            # all round alike, whichever process's ranges are saved
+            state.team.average_buffers(state.rounding.ranges)
+            if state.team.size > 1:
+                fit_steps(state.rounding.ranges.state_dict())
+        progress.update += 1
+        if progress.update == sampler.num_updates:
+            state.meter.grad_norm = step.gradient_norm(state.model)
+        now = time.perf_counter()
+        for spent in (state.meter, state.pace, progress):
+            spent.seconds += now - started
+        state.pace.updates += 1
+        started = now
+        yield
+
+
+def train_batches(state: TrainState) -> Iterator[list[Tensor]]:
+    """Pass on the training batches that are left of the epoch.
+
+    A process that cannot load its images goes on with empty ones until all have heard of
+    it: the others wait for its gradients.
+    """
+    sampler, loaded = state.loaders.sampler, iter(state.loaders.train)
+    for _ in range(len(sampler)):
+        asked = time.perf_counter()
+        tensors = None if state.problem else _next(state, loaded)
+        if tensors is None:
+            side, device = sampler.side_at(state.progress.epoch + 1), state.compute.device
+            images = torch.zeros(sampler.part_size, 3, side, side, device=device)
+            tensors = [images, torch.zeros(sampler.part_size, dtype=torch.long)]
+        waited = time.perf_counter() - asked
+        state.pace.waiting += waited
+        state.meter.waiting += waited
+        yield tensors
+
+
+def _next(state: TrainState, loaded: Iterator[tuple[Tensor, Tensor, Batch]]) -> list[Tensor] | None:
+    """Return the next training batch; None where it failed and other processes wait."""
+    try:
+        *tensors, batch = next(loaded)
+    except (InputError, RunError) as error:
+        if state.team.size == 1:
+            raise
+        state.problem = error
+        return None
+    state.meter.note(batch.left_out, batch.num_unturned)
+    return tensors
+
+
+class EndedEpoch(NamedTuple):
+    """An epoch's metrics, and the answers to the validation images if it is the best so far."""
+
+    metrics: dict[str, float]
+    best: Predictions | None
+
+
+def finish_epoch(state: TrainState) -> EndedEpoch:
+    """Evaluate after an epoch's updates; return its metrics and, if it is the best, its answers.
+
+    With an average of the weights, it is the average's accuracy that counts. Between two
+    evaluations (`train.eval_every`) there are figures of the updates alone.
+    """
+    started = time.perf_counter()
+    progress, train = state.progress, state.config.train
+    found = train_metrics(state)
+    scores: dict[str, float] | None = None
+    answers: Predictions | None = None
+    if (progress.epoch + 1) % train.eval_every == 0 or progress.epoch + 1 == train.epochs:
+        answers = answer_images(state, state.model, is_last=not state.average)
+        scores = metrics.scores(answers)
+        found |= {f"val/{key}": value for key, value in scores.items()}
+        if state.average:
+            answers = answer_images(state, state.average.model, is_last=True)
+            scores = metrics.scores(answers)
+            found |= {f"val_ema/{key}": value for key, value in scores.items()}
+    # images that could not be read or lie on their side, of training and evaluation
+    noted = state.team.gather((state.meter.left_out, state.meter.num_unturned))
+    left_out = {name: reason for names, _ in noted for name, reason in names.items()}
+    if state.config.data.on_bad_image == "skip":
+        found["data/num_left_out"] = len(left_out)
+        progress.left_out |= dict(sorted(left_out.items()))
+    if num_unturned := sum(count for _, count in noted):
+        found["data/num_unturned"] = num_unturned
+    found |= {f"system/{key}": value for key, value in peak_memory(state.compute.device).items()}
+    state.meter = TrainMeter()
+    progress.seconds += time.perf_counter() - started
+    is_best = progress.complete_epoch(scores)
+    return EndedEpoch(found, answers if is_best else None)
+
+
+def train_metrics(state: TrainState) -> dict[str, float]:
+    """Return the figures of the epoch's updates, over all processes."""
+    meters = state.team.gather(state.meter.state_dict())
+    num_images = sum(each["num_images"] for each in meters)
+    if not num_images and not state.progress.rollbacks:
+        raise known_to_all(NonFiniteLossError("no update of the epoch was finite"))
+    found: dict[str, Any] = {"train/lr": state.lr_at(max(state.step - 1, 0))}
+    # there are none where the epoch's last update made the run go back to its start
+    if num_images:
+        seconds = max(meters[0]["seconds"], 1e-9)
+        found |= {
+            "train/loss": sum(each["loss_sum"].item() for each in meters) / num_images,
+            "train/top1": 100 * sum(each["correct"].item() for each in meters) / num_images,
+            "speed/images_per_s": num_images / seconds,
+            "speed/waiting_percent": 100 * meters[0]["waiting"] / seconds,
+        }
+    norm = state.meter.grad_norm
+    if norm is not None and math.isfinite(norm):
+        found["train/grad_norm"] = norm
+    if state.config.train.on_nonfinite == "skip":
+        found["train/num_skipped"] = meters[0]["num_skipped"]
+    return found
+
+
+def answer_images(state: TrainState, model: nn.Module, *, is_last: bool) -> Predictions:
+    """Let one network answer every validation image once, shared among all processes.
+
+    `is_last`: no training images are needed any more before the next epoch's.
+    """
+    team, loaders, compute = state.team, state.loaders, state.compute
+    progress, train = state.progress, state.config.train
+    network = state.rounding.around(model) if state.rounding else model
+    if train.precise_bn_batches and not state.has_frozen_bn:
+        loaders.sampler.set_position(progress.epoch + 1)
+        torch.manual_seed(train.seed)
+        batches = _bn_batches(state, train.precise_bn_batches)
+        step.reestimate_bn(network, batches, compute, train.precise_bn_batches)
+        team.average_buffers(model)
+    # the first process's network is the one that is scored
+    team.share_buffers(network)
+    if is_last and progress.epoch + 1 < train.epochs:
+        # the next epoch's first images are read while this one is scored
+        loaders.sampler.set_position(progress.epoch + 2)
+        loaders.train.begin()
+    answers = team.together(
+        lambda: predict(
+            network,
+            _val_batches(state),
+            compute.device,
+            precision=compute.eval_precision,
+            first=team.rank,
+            step=team.size,
+        )
+    )
+    merged = metrics.merge(team.gather(answers))
+    if not len(merged.index):
+        raise known_to_all(RunError("no validation image can be read"))
+    return merged
+
+
+def _bn_batches(state: TrainState, count: int) -> Iterable[tuple[Tensor, ...]]:
+    """Pass on the batches that statistics are estimated from; all processes fail together."""
+    loaded = state.loaders.train.first(count)
+    while loaded_batch := state.team.together(lambda: next(loaded, None)):
+        *tensors, batch = loaded_batch
+        state.meter.note(batch.left_out)
+        yield tuple(tensors)
+
+
+def _val_batches(state: TrainState) -> Iterator:
+    """Pass the validation batches on; an image that cannot be read ends the run or is noted."""
+    images, position = state.loaders.val_images, state.team.rank
+    for tensors, labels, batch in state.loaders.val:
+        for label, note in zip(batch.labels, batch.notes, strict=True):
+            if label < 0:
+                name = name_of(images, position)
+                if state.config.data.on_bad_image == "fail":
+                    problem = f"validation image {name} {note}; {BAD_IMAGE_ADVICE}"
+                    raise RunError(f"{state.config.data.root}: {problem}")
+                state.meter.note({name: note})
+            position += state.team.size
+        yield tensors, labels
