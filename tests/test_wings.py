@@ -55,8 +55,8 @@ DOORS = {
     "omegaconf": {"cli", "config.convert", *COMMAND},
     "wandb": {"tracking.tracker", "tracking.environment", "tracking.published"},
     "timm": {
-        "datasets.imagenet", "data.augment", "data.mixing", "deploy.nets", "training.optim",
-        "training.ema", "training.losses", "weights.published",
+        "datasets.imagenet", "data.augment", "data.mixing", "deploy.nets", "models.peers",
+        "training.optim", "training.ema", "training.losses", "weights.published",
     },
     "torchvision": {
         "data.resizing", "data.augment", "datasets.images", "datasets.published",

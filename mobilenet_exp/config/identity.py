@@ -22,7 +22,7 @@ def run_name(config: Config) -> str:
 def run_title(config: Config) -> str:
     """Return the readable part of the name: model, width, side, data, optimizer, seed."""
     return (
-        f"{config.model.name}-w{config.model.width_mult:g}-r{config.data.resolution}"
+        f"{config.model.title}-w{config.model.width_mult:g}-r{config.data.resolution}"
         f"-{config.data.name}-{config.optimizer.name}-s{config.train.seed}"
     )
 

@@ -55,7 +55,7 @@ SPLIT = needs(
 )
 CROPS = needs(
     "data.augment=random_resized_crop or inception",
-    lambda config: config.data.augment in ("random_resized_crop", "inception"),
+    lambda config: config.data.augment not in ("pad_crop_flip", "affine", "none"),
 )
 ERASES = needs("data.random_erase above 0", lambda config: config.data.random_erase > 0)
 MIXES = needs(
@@ -65,6 +65,9 @@ MIXES = needs(
 MIXES_BOTH = needs(
     "both data.mixup and data.cutmix above 0",
     lambda config: config.data.mixup > 0 and config.data.cutmix > 0,
+)
+OWN_NETWORK = needs(
+    "a network of this repository", lambda config: getattr(config.model, "name", None) != "timm"
 )
 DECAYS = needs("optimizer.weight_decay above 0", lambda config: config.optimizer.weight_decay > 0)
 WARMS_UP = needs("schedule.warmup_epochs above 0", lambda c: c.schedule.warmup_epochs > 0)
@@ -107,11 +110,16 @@ class ModelOptions:
     # 1 or 2; null: 2 as in every paper, but 1 where images of less than 64 px are trained
     # on, which would otherwise shrink to a single pixel; weights keep the stride they were
     # trained with
-    stem_stride: int | None = None
+    stem_stride: int | None = field(default=None, metadata=OWN_NETWORK)
     # BatchNorm's epsilon; null: the paper's
     bn_eps: float | None = None
     # options of one family, e.g. activation for v1, head_width for v3
     args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The network's name for people: of another library's, the one that it has there."""
+        return self.args.get("arch") or getattr(self, "name", None) or ""
 
 
 @dataclass(kw_only=True)
@@ -221,7 +229,8 @@ class DataConfig(ImagesConfig):
     train_resolution: int | None = None
     # side in the first epoch, from which it rises to training's; null: constant
     progressive_from: int | None = None
-    # training augmentation: random_resized_crop, inception, pad_crop_flip, affine, none
+    # registry name of training's augmentation: random_resized_crop, inception, pad_crop_flip,
+    # affine, none
     augment: str = field(default="random_resized_crop", metadata=ALWAYS)
     # smallest share of the image's area that random_resized_crop and inception crop
     min_crop_area: float = field(default=0.08, metadata=CROPS)
@@ -259,7 +268,7 @@ class TrainConfig:
     epochs: int
     # seed of weights, order, augmentation and dropout
     seed: int = 0
-    # cross_entropy, or bce: a yes or no for each class
+    # registry name: cross_entropy, or bce: a yes or no for each class
     loss: str = "cross_entropy"
     # probability mass spread over all classes, in [0, 1)
     label_smoothing: float = 0.0
@@ -337,6 +346,9 @@ class BenchRunConfig(ExportRunConfig):
 
 @dataclass(kw_only=True)
 class EvalRunConfig(BenchRunConfig):
+    # metrics of the validation images beside top1, top5, loss and ece: mean_class_top1 (each
+    # class counts alike), or those that your own modules register
+    metrics: list[str] = field(default_factory=list)
     # whether the run's folder gets pictures: curves, the first batch, the worst images
     pictures: bool = True
     # processes that load images, for each that trains or evaluates; 0: it reads them itself;
@@ -358,6 +370,9 @@ class RunConfig(EvalRunConfig):
     max_restarts: int = field(default=1, metadata=SEVERAL)
     # minutes between two checkpoints within an epoch; 0: every update; null: none
     save_every_minutes: float | None = 10.0
+    # updates between two points of the curves by step, in metrics.jsonl and W&B; 0: none; null:
+    # about 50 points an epoch
+    log_every_steps: int | None = None
     # minutes between two lines about an epoch under way, where there is no terminal to draw
     # a bar in; 0: every update; null: none
     log_every_minutes: float | None = 5.0

@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from mobilenet_exp.config.schema import DataConfig, ImagesConfig
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.data.resizing import Middle, as_image, as_pixels, resize
 from mobilenet_exp.datasets.codec import Box
@@ -33,17 +34,9 @@ BILINEAR = v2.InterpolationMode.BILINEAR
 FLIP = v2.RandomHorizontalFlip()
 # slim's inception preprocessing: changes of brightness, contrast, saturation and hue
 INCEPTION = (32 / 255, 0.5, 0.5, 0.2)
-# what `data.augment` does after resizing to a side in pixels, by its name
-AUGMENTS: dict[str, Callable[[int], list[Callable]]] = {
-    "random_resized_crop": lambda side: [FLIP],
-    "inception": lambda side: [FLIP, v2.ColorJitter(*INCEPTION)],
-    "pad_crop_flip": lambda side: [v2.RandomCrop(side, padding=side // 8), FLIP],
-    # no flip: a mirrored digit is another sign
-    "affine": lambda side: [v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=BILINEAR)],
-    "none": lambda side: [],
-}
-# of these, before resizing: a crop of any place, size and, within these limits, aspect ratio
-CROPS = ("random_resized_crop", "inception")
+# A builder gets the side of the input in pixels and returns an `Augment`.
+AUGMENTS: Registry = Registry("data.augment")
+# aspect ratios of a random crop
 ASPECTS = [3 / 4, 4 / 3]
 # timm's RandomErasing: parts of the area, aspect ratios, tries
 ERASED_AREA = (0.02, 1 / 3)
@@ -51,6 +44,45 @@ ERASED_ASPECTS = (0.3, 1 / 0.3)
 ERASE_TRIES = 10
 # times that an image may be longer than it is wide before its ends are cut off unseen
 LONGEST = 16
+
+
+class Augment(NamedTuple):
+    """What is done to each training image.
+
+    `steps` come after resizing: transforms of images (3, side, side) uint8, or of Pillow's with
+    `data.resize=exact`, whose random draws are from torch's, numpy's and Python's global
+    generators. `crops`: a crop of any place, size and, within limits, aspect ratio is resized
+    to the side, instead of the whole image.
+    """
+
+    steps: list[Callable]
+    crops: bool = False
+
+
+@AUGMENTS.register("random_resized_crop")
+def random_resized_crop(side: int) -> Augment:
+    return Augment([FLIP], crops=True)
+
+
+@AUGMENTS.register("inception")
+def inception(side: int) -> Augment:
+    return Augment([FLIP, v2.ColorJitter(*INCEPTION)], crops=True)
+
+
+@AUGMENTS.register("pad_crop_flip")
+def pad_crop_flip(side: int) -> Augment:
+    return Augment([v2.RandomCrop(side, padding=side // 8), FLIP])
+
+
+@AUGMENTS.register("affine")
+def affine(side: int) -> Augment:
+    # no flip: a mirrored digit is another sign
+    return Augment([v2.RandomAffine(10, (0.1, 0.1), (0.9, 1.1), interpolation=BILINEAR)])
+
+
+@AUGMENTS.register("none")
+def none(side: int) -> Augment:
+    return Augment([])
 
 
 class Erasure(NamedTuple):
@@ -81,10 +113,7 @@ class TrainTransform:
 
     def __init__(self, data: DataConfig, side: int) -> None:
         self.data, self.side, self.exact = data, side, data.resize == "exact"
-        if data.augment not in AUGMENTS:
-            problem = f"not known; allowed: {', '.join(AUGMENTS)}"
-            raise InputError("data.augment", data.augment, problem)
-        self.steps = AUGMENTS[data.augment](side)
+        self.steps, self.crops = AUGMENTS.get(data.augment)(side)
         if jitter := data.color_jitter:
             self.steps = [*self.steps, v2.ColorJitter(jitter, jitter, jitter)]
         self.steps += _auto_augment(data)
@@ -99,7 +128,7 @@ class TrainTransform:
         random.seed(seed)
         np.random.seed(seed % 2**32)
         box = None
-        if self.data.augment in CROPS:
+        if self.crops:
             # known before anything is decoded: only this part is
             whole = torch.empty(3, image.height, image.width, device="meta")
             scale = [self.data.min_crop_area, 1.0]

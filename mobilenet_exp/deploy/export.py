@@ -243,13 +243,12 @@ def _compare(forward: Forward, network: nn.Module, images: Tensor) -> Agreement:
 
 
 def _record(config: ExportConfig, loaded: LoadedModel) -> Record:
-    stem = loaded.model.stem.conv.stride[0]
     bits = _int8(config, loaded) if config.int8 else "float32"
     return Record(
-        model=asdict(loaded.config) | {"stem_stride": stem},
+        model=asdict(loaded.config) | {"stem_stride": getattr(loaded.model, "stem_stride", None)},
         num_classes=loaded.num_classes,
         preprocessing=asdict(loaded.preprocessing),
-        dialect=asdict(loaded.model.dialect),
+        dialect=loaded.variant,
         classes=loaded.classes,
         names=loaded.names(),
         origin=loaded.origin,

@@ -14,6 +14,7 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.files import check_folder, write_file
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.evaluation import tables
+from mobilenet_exp.evaluation.metrics import METRICS
 from mobilenet_exp.evaluation.photos import classify_photos, photos_csv
 from mobilenet_exp.evaluation.results import (
     PREDICTIONS,
@@ -48,6 +49,8 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
     """
     with said_by_each():
         import_modules(config.run.imports)
+        for name in config.run.metrics:
+            METRICS.get(name)
         compute, _ = set_up(config.run, half=False, leaves_busy_cores=place().size == 1)
     # of these the evaluation's name and results say what was used
     resolved = {"precision": compute.precision.value, "device": compute.device.type}

@@ -1,4 +1,4 @@
-"""Figures made of one answer per image. Knows no model and no data set.
+"""Metrics by name: figures made of one answer per image.
 
 Sums run over the images in their order in the set, so that the figures do not
 depend on batches or on how many processes shared the work.
@@ -10,7 +10,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-# bins of the calibration error (Guo et al. 2017, arXiv:1706.04599)
+from mobilenet_exp.core.registry import Registry
+
+# A metric takes `Predictions` of one image or more, and returns a number.
+METRICS: Registry = Registry("run.metrics")
+# those that every run has
+ALWAYS = ("top1", "top5", "loss", "ece")
+# bins of the calibration error
 NUM_BINS = 15
 
 
@@ -53,29 +59,56 @@ def merge(parts: Sequence[Predictions]) -> Predictions:
     return merged
 
 
-def scores(answers: Predictions) -> dict[str, float]:
-    """Return `top1`, `top5`, `ece` in percent, mean `loss` and `num_images`; needs an image.
+def scores(answers: Predictions, more: Sequence[str] = ()) -> dict[str, float]:
+    """Return the metrics `top1`, `top5`, `loss` and `ece`, `num_images`, and those named `more`.
 
-    With fewer than five classes `top5` is 100. `ece` is the mean gap between confidence
-    and accuracy over 15 equal bins of confidence, weighted by their images.
+    Needs an image. Raises InputError for a name that is not registered.
     """
-    hits = answers.top == answers.label[:, None]
-    num_images = len(answers.label)
-    return {
-        "top1": 100 * hits[:, 0].sum().item() / num_images,
-        "top5": 100 * hits.any(1).sum().item() / num_images,
-        "loss": answers.loss.double().sum().item() / num_images,
-        "ece": 100 * _calibration_error(answers.shares[:, 0], hits[:, 0]),
-        "num_images": num_images,
-    }
+    names = dict.fromkeys((*ALWAYS, *more))
+    return {name: METRICS.get(name)(answers) for name in names} | {"num_images": len(answers.label)}
 
 
-def _calibration_error(confidence: Tensor, is_hit: Tensor) -> float:
+@METRICS.register("top1")
+def top1(answers: Predictions) -> float:
+    """Images whose best answer is their label, in percent."""
+    return 100 * (answers.top[:, 0] == answers.label).sum().item() / len(answers.label)
+
+
+@METRICS.register("top5")
+def top5(answers: Predictions) -> float:
+    """Images with their label among the best five answers, in percent; 100 with fewer classes."""
+    hits = (answers.top == answers.label[:, None]).any(1)
+    return 100 * hits.sum().item() / len(answers.label)
+
+
+@METRICS.register("loss")
+def loss(answers: Predictions) -> float:
+    """The mean cross-entropy."""
+    return answers.loss.double().sum().item() / len(answers.label)
+
+
+@METRICS.register("ece")
+def ece(answers: Predictions) -> float:
+    """The expected calibration error (Guo et al. 2017, arXiv:1706.04599), in percent.
+
+    It is the mean gap between confidence and accuracy over 15 equal bins of confidence,
+    weighted by their images.
+    """
+    confidence, is_hit = answers.shares[:, 0], answers.top[:, 0] == answers.label
     # bins are open below and closed above, as in the paper
     bins = (confidence.double() * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
     gaps = torch.zeros(NUM_BINS, dtype=torch.float64)
     gaps.index_add_(0, bins, is_hit.double() - confidence.double())
-    return gaps.abs().sum().item() / len(confidence)
+    return 100 * gaps.abs().sum().item() / len(confidence)
+
+
+@METRICS.register("mean_class_top1")
+def mean_class_top1(answers: Predictions) -> float:
+    """The mean of the top-1 of each class that has images, in percent; rare ones count alike."""
+    images = answers.label.bincount()
+    hits = answers.label[answers.top[:, 0] == answers.label].bincount(minlength=len(images))
+    seen = images > 0
+    return 100 * (hits[seen].double() / images[seen]).mean().item()
 
 
 @dataclass(frozen=True)

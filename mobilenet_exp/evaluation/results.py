@@ -29,7 +29,7 @@ def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
     identity: list[Any] = [
         loaded.digest,
         asdict(loaded.config),
-        asdict(loaded.model.dialect),
+        loaded.variant,
         _named(data),
     ]
     if precision != "float32":
@@ -37,7 +37,7 @@ def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     if loaded.folder:
         return f"{Path(loaded.origin).stem}-{data.name}-r{data.resolution}-{digest}"
-    net = f"{loaded.config.name}-w{loaded.config.width_mult:g}"
+    net = f"{loaded.config.title}-w{loaded.config.width_mult:g}"
     return f"eval-{net}-r{data.resolution}-{data.name}-{digest}"
 
 
@@ -58,7 +58,7 @@ def _named(data: EvalImages) -> dict[str, Any]:
 
 def eval_label(loaded: LoadedModel, data: EvalImages) -> str:
     """Return the evaluation's name for people: net, width, side, data, and which weights."""
-    net = f"{loaded.config.name}-w{loaded.config.width_mult:g}-r{data.resolution}-{data.name}"
+    net = f"{loaded.config.title}-w{loaded.config.width_mult:g}-r{data.resolution}-{data.name}"
     words = f"eval {net} {Path(loaded.origin).name}"
     return words if loaded.epoch is None else f"{words} epoch {loaded.epoch}"
 
@@ -71,8 +71,8 @@ def eval_results(
     return {
         "weights": loaded.origin,
         "weights_notes": list(loaded.notes),
-        "dialect": asdict(loaded.model.dialect),
-        "model": loaded.config.name,
+        "dialect": loaded.variant,
+        "model": loaded.config.title,
         "width_mult": loaded.config.width_mult,
         "data": data.name,
         "num_classes": loaded.num_classes,

@@ -152,7 +152,7 @@ def score(
         answers,
         loaded.num_classes,
         images,
-        metrics.scores(answers),
+        metrics.scores(answers, config.run.metrics),
         left_out=left_out,
         converted=_by_name(notes.converted, images),
         others=others,

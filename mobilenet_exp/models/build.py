@@ -3,10 +3,23 @@
 Importing this module registers the families; it needs torch.
 """
 
-# registers the builders, in the order of list_models
-from mobilenet_exp.models import v1, v2, v3, v3_edgetpu, kuanwang_v3, v4  # noqa: F401, I001
-from mobilenet_exp.models.network import MODELS, MobileNet, set_stochastic_depth
+import inspect
+from typing import Any
 
+from torch import nn
+
+from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.ranges import check_range
+
+# registers the builders, in the order of list_models
+# isort: off
+from mobilenet_exp.models import v1, v2, v3, v3_edgetpu, kuanwang_v3, v4, peers  # noqa: F401
+
+# isort: on
+from mobilenet_exp.models.network import MODELS, set_stochastic_depth
+
+# What a builder that does not take an option must be asked for.
+DEFAULTS = {"width_mult": 1.0, "dropout": None, "bn_eps": None, "bn_momentum": None}
 # Options and the values at which they change nothing.
 NEUTRAL = {"activation": None, "width_rule": "paper", "hswish": "table", "head_width": None}
 
@@ -22,7 +35,7 @@ def build_model(
     bn_momentum: float | None = None,
     stochastic_depth: float = 0.0,
     **args: object,
-) -> MobileNet:
+) -> nn.Module:
     """Build a network by registry name: images (N, 3, H, W), H and W >= 32, to logits.
 
     `width_mult` > 0 is the paper's alpha; `dropout` in [0, 1), `bn_eps` and
@@ -30,26 +43,44 @@ def build_model(
     small images from shrinking away. `stochastic_depth` is the last block's probability
     of dropping its branch in training. `args` are the family's own options, e.g.
     `activation="relu6"` for v1, `head_width=1280` for v3_small.
-    Raises InputError for an unknown name or option and for a value out of range.
+
+    A builder of one's own may return any module; it is given those of these options that it
+    takes, and a `stem_stride` it does not take is not looked at. Raises InputError for an
+    unknown name or option, for one that the builder does not take, and for a value out of range.
     """
     MODELS.check_options(name, args, "model.args")
-    model = MODELS.get(name)(
-        width_mult=width_mult,
-        num_classes=num_classes,
-        dropout=dropout,
-        stem_stride=stem_stride,
-        bn_eps=bn_eps,
-        bn_momentum=bn_momentum,
-        **args,
-    )
+    builder = MODELS.get(name)
+    options: dict[str, Any] = {
+        "width_mult": width_mult,
+        "num_classes": num_classes,
+        "dropout": dropout,
+        "stem_stride": stem_stride,
+        "bn_eps": bn_eps,
+        "bn_momentum": bn_momentum,
+        "stochastic_depth": stochastic_depth,
+    }
+    for key, value in options.items():
+        check_range(f"model.{key}", value)
+    parameters = inspect.signature(builder).parameters
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    taken = {key for key in options if key in parameters}
+    if takes_all:
+        taken |= options.keys() - {"stochastic_depth"}
+    model = builder(**{key: options[key] for key in taken}, **args)
+    for key in options.keys() - taken - {"num_classes", "stem_stride", "stochastic_depth"}:
+        if options[key] != DEFAULTS[key]:
+            raise InputError(f"model.{key}", options[key], f"is not an option of {name}")
+    if "stochastic_depth" not in taken:
+        set_stochastic_depth(model, name, stochastic_depth)
     model.name, model.width_mult, model.args = name, width_mult, args
-    set_stochastic_depth(model, stochastic_depth)
+    if not hasattr(model, "num_classes"):
+        model.num_classes = num_classes
     return model
 
 
 def list_models() -> list[str]:
-    """Return the registry names, oldest generation first."""
-    return MODELS.names()
+    """Return the registry names, oldest generation first; not `timm`, which stands for many."""
+    return [name for name in MODELS.names() if name != "timm"]
 
 
 def telling_options(args: dict[str, object]) -> dict[str, object]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 # the base of all kinds: SyncBatchNorm is not a BatchNorm2d
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -44,6 +46,12 @@ class Dialect:
         if self.tf_same:
             parts.append("TensorFlow's SAME padding")
         return ", ".join(parts)
+
+
+def describe_variant(model: nn.Module) -> str:
+    """Say how a network's weights are run; nothing of one that has no variants."""
+    dialect = getattr(model, "dialect", None)
+    return f"{dialect.words()}, stem stride {model.stem_stride}" if dialect else ""
 
 
 def adopt(model: MobileNet, dialect: Dialect) -> MobileNet:

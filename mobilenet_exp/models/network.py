@@ -152,6 +152,14 @@ class MobileNet(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
         init_weights(self)
 
+    @property
+    def num_classes(self) -> int:
+        return self.classifier.out_features
+
+    @property
+    def stem_stride(self) -> int:
+        return self.stem.conv.stride[0]
+
     def forward(self, images: Tensor) -> Tensor:
         features = self.stem(images)
         features = self.blocks(features)
@@ -187,23 +195,21 @@ def init_weights(model: MobileNet) -> None:
             module.init_weights()
 
 
-def set_stochastic_depth(model: MobileNet, peak: float) -> None:
+def set_stochastic_depth(model: nn.Module, name: str, peak: float) -> None:
     """Drop whole branches of shortcut blocks in training, image by image.
 
     The probability rises linearly with a block's place, from 0 at the first towards
     `peak` (Huang et al., arXiv:1603.09382); counted as timm does. Raises InputError if
     no block has a shortcut.
     """
-    check_range("model.stochastic_depth", peak)
-    droppable = [hasattr(block, "drop_branch") for block in model.blocks]
     if not peak:
         return
+    blocks = getattr(model, "blocks", ())
+    droppable = [hasattr(block, "drop_branch") for block in blocks]
     if not any(droppable):
-        raise InputError(
-            "model.stochastic_depth", peak, f"{model.name} has no shortcuts; must be 0"
-        )
+        raise InputError("model.stochastic_depth", peak, f"{name} has no shortcuts; must be 0")
     from torchvision.ops import StochasticDepth
 
-    for index, block in enumerate(model.blocks):
+    for index, block in enumerate(blocks):
         if droppable[index]:
             block.drop_branch = StochasticDepth(peak * index / len(droppable), "row")

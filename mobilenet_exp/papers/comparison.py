@@ -210,8 +210,9 @@ def _reason(
 
 
 def _unpublished(model: ModelConfig, data: ImagesConfig, options: dict) -> str:
+    options = {key: value for key, value in options.items() if key != "arch"}
     extra = f" with {options}" if options else ""
-    return f"no row published for {model.name} {model.width_mult:g}{extra} at {data.resolution} px"
+    return f"no row published for {model.title} {model.width_mult:g}{extra} at {data.resolution} px"
 
 
 def _find(

@@ -179,7 +179,8 @@ def _details(
         detail: dict[str, Any] = {
             # None where it is not known
             "config": differs if config else None,
-            "curves": _curves(run.rows, points),
+            "curves": _curves(run.rows, "epoch", points),
+            "steps": _curves(run.steps, "step", points),
             "reason": printable(text(run.results.get("paper_reason"))),
             "made_by": _made_by(run),
         }
@@ -200,12 +201,12 @@ def _details(
     return found
 
 
-def _curves(rows: list[dict[str, Any]], points: int) -> dict[str, list[float | None]]:
-    """Return a run's curves, of at most `points` epochs and always the last one."""
+def _curves(rows: list[dict[str, Any]], axis: str, points: int) -> dict[str, list[float | None]]:
+    """Return a run's curves against `axis`, of at most `points` and always the last one."""
     step = -(-len(rows) // points) or 1
     kept = [row for index, row in enumerate(reversed(rows)) if index % step == 0][::-1]
     keys = dict.fromkeys(key for row in kept for key in row if key.startswith(CURVES))
-    found = {"epoch": [number(row.get("epoch")) for row in kept]}
+    found = {axis: [number(row.get(axis)) for row in kept]}
     for key in keys:
         if key not in NOT_CURVES:
             values = [number(row.get(key)) for row in kept]

@@ -64,7 +64,12 @@ class RunFolder:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """Return the figures of each epoch, those of a row that was cut off left out."""
-        return _read_lines(self.path / "metrics.jsonl")
+        return _read_lines(self.path / "metrics.jsonl", "epoch")
+
+    @cached_property
+    def steps(self) -> list[dict[str, Any]]:
+        """Return the points of the curves by step."""
+        return _read_lines(self.path / "metrics.jsonl", "step")
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
@@ -171,7 +176,7 @@ def is_own(path: Path) -> bool:
     return (
         bool(_starts(path))
         or _read_json(path / "wandb.json").keys() >= {"name", "group"}
-        or any("train/loss" in row for row in _read_lines(path / "metrics.jsonl"))
+        or any("train/loss" in row for row in _read_lines(path / "metrics.jsonl", "epoch"))
         or _read_yaml(path / "config.yaml").keys() >= SECTIONS
     )
 
@@ -313,7 +318,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path, axis: str) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file that have a number under `axis`."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -324,7 +330,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and number(row.get("epoch")) is not None:
+        if isinstance(row, dict) and number(row.get(axis)) is not None:
             rows.append(row)
     return rows
 

@@ -25,6 +25,9 @@ from mobilenet_exp.tracking.environment import Mode
 
 # characters that W&B shows of a name
 MAX_NAME = 128
+# curves by step: means over the updates since the point before. Those of an epoch have other
+# keys, which W&B plots against the epoch.
+STEP_KEYS = ("train/loss_step", "train/lr_step", "speed/images_per_s_step")
 # the exit code that W&B shows as stopped by hand
 KILLED = 255
 # the file in a run's folder that says what made it: an entry for each start
@@ -68,6 +71,7 @@ class Tracker:
         # None: not started, or W&B stopped responding
         self._run: wandb.Run | None = None
         self.status = ""
+        self._last_step = 0
         self._mode = mode
         command = None if overrides is None else command_line(f"{job_type}.py", overrides)
         self._provenance = {"job_type": job_type, **provenance(command)}
@@ -102,6 +106,8 @@ class Tracker:
         else:
             self._run = self._start(mode, reason)
             self._tell("define_metric", "*", step_metric="epoch")
+            for key in STEP_KEYS:
+                self._tell("define_metric", key, step_metric="step")
         try:
             if (self.folder / environment.KEPT).exists():
                 # what an earlier start has left
@@ -187,17 +193,30 @@ class Tracker:
                 wandb.teardown(exit_code=1)
 
     def keep_until(self, epoch: int) -> None:
-        """Drop the rows of epochs after `epoch`: they were logged but not saved."""
-        path = self.folder / "metrics.jsonl"
-        kept = [row for row in self.rows() if row["epoch"] <= epoch]
+        """Drop the rows of epochs after `epoch`: they were logged but not saved.
+
+        Those of steps stay, and are not logged again: a resumed run repeats them to the bit.
+        """
+        kept = [row for row in self._read_rows() if row.get("epoch", 0) <= epoch]
         self._close()
+        self._last_step = max((row.get("step", 0) for row in kept), default=0)
         text = "".join(json.dumps(row) + "\n" for row in kept)
-        self.write(path.name, text)
+        self.write("metrics.jsonl", text)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows that the folder keeps, by epoch."""
-        path = self.folder / "metrics.jsonl"
-        return _read_rows(path) if path.exists() else []
+        """Return the rows that the folder keeps of epochs."""
+        return [row for row in self._read_rows() if "epoch" in row]
+
+    def _read_rows(self) -> list[dict[str, Any]]:
+        """Return all rows of the metrics file; a line cut off by a crash is passed over."""
+        rows, path = [], self.folder / "metrics.jsonl"
+        text = path.read_text(errors="replace") if path.exists() else ""
+        for line in text.splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return [row for row in rows if isinstance(row, dict) and {"epoch", "step"} & row.keys()]
 
     def repeat(self, rows: list[dict[str, Any]]) -> None:
         """Show rows in W&B that the folder has from an earlier run."""
@@ -206,7 +225,19 @@ class Tracker:
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Record the figures of a completed epoch, counted from 1, in both places."""
-        row = {"epoch": epoch, **metrics}
+        self._append({"epoch": epoch, **metrics}, is_durable=True)
+
+    def log_step(self, step: int, figures: dict[str, float]) -> None:
+        """Record a point of the curves by step, in both places, unless it is there already.
+
+        `figures` has some of STEP_KEYS, `step` is the number of updates made.
+        """
+        if step > self._last_step:
+            self._last_step = step
+            self._append({"step": step, **figures}, is_durable=False)
+
+    def _append(self, row: dict[str, Any], *, is_durable: bool) -> None:
+        """Add a row to the file, on the disk itself where it is to outlast a power cut."""
         line = json.dumps(row, allow_nan=False) + "\n"
         path = self.folder / "metrics.jsonl"
         with writing(path):
@@ -214,7 +245,8 @@ class Tracker:
                 self._metrics = path.open("a")
             self._metrics.write(line)
             self._metrics.flush()
-            os.fsync(self._metrics.fileno())
+            if is_durable:
+                os.fsync(self._metrics.fileno())
         self._tell("log", row)
 
     def _close(self) -> None:
@@ -328,14 +360,3 @@ def _shown(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _shown(each) for key, each in value.items()}
     return printable(value) if isinstance(value, str) else value
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics file; a line cut off by a crash is passed over."""
-    rows = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return [row for row in rows if isinstance(row, dict) and "epoch" in row]

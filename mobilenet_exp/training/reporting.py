@@ -4,11 +4,12 @@ The first process reports for all; the others have a `SilentReporter`.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ from mobilenet_exp.tracking.environment import is_under_agent
 from mobilenet_exp.tracking.pictures import Sparing, draw_curves
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.training.checkpointing import check_config, check_images
+from mobilenet_exp.training.signals import Scalar
 from mobilenet_exp.training.state import TrainState
 from mobilenet_exp.training.tracing import Tracer
 
@@ -48,10 +50,83 @@ MUCH_SLOWER = 3
 # the folder, in the run's, of what the best epoch answered
 BEST = "best"
 CURVES, FIRST_BATCH = "curves.png", "first_batch.png"
+CPU = torch.device("cpu")
+# points of the curves by step in an epoch
+POINTS = 50
 # images of the first batch that are shown, in rows of ROW, of at most SIDE pixels
 SHOWN, ROW, SIDE = 32, 8, 160
 # standard deviations of the network's input that are shown as black and as white
 REACH = 2.5
+
+
+class Mark(NamedTuple):
+    """The sums of an epoch when `step` updates of the run were made."""
+
+    loss_sum: Scalar
+    num_images: int
+    seconds: float
+    step: int
+
+
+class StepCurves:
+    """The curves of a run by step: a point every few updates, of the means since the one before.
+
+    A point is logged when its loss has come from the device, which nothing waits for.
+    """
+
+    def __init__(self, state: TrainState, tracker: Tracker) -> None:
+        self.state, self.tracker = state, tracker
+        every = state.config.run.log_every_steps
+        self.every = max(1, state.loaders.sampler.num_updates // POINTS) if every is None else every
+        self._meter, self._last = state.meter, self._mark()
+        self._waiting: list[tuple[Mark, Mark]] = []
+
+    def _mark(self) -> Mark:
+        meter, device = self.state.meter, self.state.compute.device
+        return Mark(
+            Scalar(meter.loss_sum, device), meter.num_images, meter.seconds, self.state.step
+        )
+
+    def after_update(self) -> None:
+        """Take a point if it is time to, and log those whose loss has come."""
+        state = self.state
+        if not self.every:
+            return
+        if self._meter is not state.meter:
+            # an epoch has begun, or the run went back to a checkpoint
+            is_first = state.progress.update == 1
+            self._meter = state.meter
+            self._last = (
+                Mark(Scalar(torch.zeros(()), CPU), 0, 0.0, state.step - 1)
+                if is_first
+                else self._mark()
+            )
+        if state.step % self.every == 0 and state.step > self._last.step:
+            mark = self._mark()
+            self._waiting.append((self._last, mark))
+            self._last = mark
+        while self._waiting and self._waiting[0][1].loss_sum.has_come:
+            self._log(*self._waiting.pop(0))
+
+    def flush(self) -> None:
+        """Log the points that are left; waits for the device."""
+        while self._waiting:
+            self._log(*self._waiting.pop(0))
+
+    def _log(self, before: Mark, after: Mark) -> None:
+        num_images = after.num_images - before.num_images
+        batch_size = self.state.loaders.sampler.batch_size
+        figures = {
+            "train/lr_step": self.state.lr_at(after.step - 1),
+            "speed/images_per_s_step": (after.step - before.step)
+            * batch_size
+            / max(after.seconds - before.seconds, 1e-9),
+        }
+        loss = (after.loss_sum.item() - before.loss_sum.item()) / max(num_images, 1)
+        # there is none where all updates were left out, or where the run is about to fail
+        if num_images and math.isfinite(loss):
+            figures = {"train/loss_step": loss} | figures
+        self.tracker.log_step(after.step, figures)
 
 
 class SilentReporter:
@@ -117,7 +192,7 @@ class Reporter(SilentReporter):
             mode=config.run.wandb,
             project=config.run.wandb_project,
             group=group,
-            tags=(config.model.name, *learned_words(overrides or ())),
+            tags=(config.model.title, *learned_words(overrides or ())),
             overrides=overrides,
         )
         self._spoke_at = time.monotonic()
@@ -125,6 +200,7 @@ class Reporter(SilentReporter):
         self._fastest = 0.0
         self._tracer = Tracer(config.run.profile, folder, state.compute.device)
         self._curves = Sparing(self._draw_curves)
+        self._steps = StepCurves(state, self.tracker)
 
     def __enter__(self) -> "Reporter":
         self.tracker.__enter__()
@@ -189,6 +265,7 @@ class Reporter(SilentReporter):
             yield batch
 
     def update(self) -> None:
+        self._steps.after_update()
         if traced := self._tracer.after_update():
             console.line(traced)
         state, every = self.state, self.state.config.run.log_every_minutes
@@ -206,6 +283,7 @@ class Reporter(SilentReporter):
 
     def epoch(self, metrics: dict[str, float], best: Predictions | None = None) -> None:
         state, progress = self.state, self.state.progress
+        self._steps.flush()
         self.tracker.log(progress.epoch, metrics)
         if best is not None:
             with console.sparing(f"{BEST}/"):
@@ -267,7 +345,7 @@ class Reporter(SilentReporter):
             "name": self.folder.name,
             "images": state.loaders.identity(),
             "data_root": _data_root(config),
-            "model": config.model.name,
+            "model": config.model.title,
             "width_mult": config.model.width_mult,
             "data": config.data.name,
             "resolution": config.data.resolution,

@@ -52,6 +52,31 @@ class Signals:
         return Flags(*answer()) if answer else Flags()
 
 
+class Scalar:
+    """A number on a device, to be read without waiting for the device's work.
+
+    From CUDA it is copied beside the work; elsewhere reading it may wait.
+    """
+
+    def __init__(self, value: Tensor, device: torch.device) -> None:
+        self._value, self._copied = value.detach().clone(), None
+        if device.type == "cuda":
+            on_host = torch.empty((), dtype=value.dtype, pin_memory=True)
+            on_host.copy_(value, non_blocking=True)
+            self._value, self._copied = on_host, torch.cuda.Event()
+            self._copied.record()
+
+    @property
+    def has_come(self) -> bool:
+        return self._copied is None or self._copied.query()
+
+    def item(self) -> float:
+        """Return it; waits for it if it has not come."""
+        if self._copied:
+            self._copied.synchronize()
+        return self._value.item()
+
+
 class LossWatch:
     """Tells whether a sum of losses is finite, if it can, without waiting for the device.
 
@@ -62,26 +87,19 @@ class LossWatch:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._looks = 0
-        self._copied: tuple[Tensor, torch.cuda.Event] | None = None
+        self._copied: Scalar | None = None
 
     def is_bad(self, loss_sum: Tensor) -> bool:
         """Return whether the sum is known not to be finite."""
-        if self.device.type == "cuda":
-            return self._is_bad_on_cuda(loss_sum)
         self._looks += 1
-        if self.device.type != "cpu" and self._looks % LOOK_EVERY:
+        if self.device.type not in ("cpu", "cuda") and self._looks % LOOK_EVERY:
             return False
-        return not loss_sum.isfinite().item()
-
-    def _is_bad_on_cuda(self, loss_sum: Tensor) -> bool:
+        if self.device.type != "cuda":
+            return not loss_sum.isfinite().item()
         is_bad = False
-        if self._copied and self._copied[1].query():
-            is_bad = not self._copied[0].item()
+        if self._copied and self._copied.has_come:
+            is_bad = not self._copied.item()
             self._copied = None
         if self._copied is None:
-            answer = torch.empty((), dtype=torch.bool, pin_memory=True)
-            answer.copy_(loss_sum.isfinite(), non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-            self._copied = answer, copied
+            self._copied = Scalar(loss_sum.isfinite(), self.device)
         return is_bad

@@ -5,6 +5,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mobilenet_exp.core.errors import InputError
 
 
 class _Summed(torch.autograd.Function):
@@ -47,7 +50,14 @@ class SyncedBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise_bn(model: nn.Module, device: torch.device) -> nn.Module:
-    """Let every BatchNorm see the images of all processes; weights and names stay."""
+    """Let every BatchNorm see the images of all processes; weights and names stay.
+
+    Raises InputError for a network with a BatchNorm of its own, as timm's BatchNormAct2d.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and type(module) is not nn.BatchNorm2d:
+            problem = f"is not for the network's {type(module).__name__}"
+            raise InputError("train.bn", "sync", problem)
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():

@@ -47,12 +47,13 @@ from mobilenet_exp.machine.launched import place
 from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.machine.preemption import listening
+from mobilenet_exp.models.dialect import describe_variant
 from mobilenet_exp.models.rounding import Rounding, check_device, fit_steps
 from mobilenet_exp.training import step
 from mobilenet_exp.training.checkpointing import Checkpointer, check_finite, resume
 from mobilenet_exp.training.distillation import build_teacher
 from mobilenet_exp.training.ema import Average
-from mobilenet_exp.training.losses import build_loss
+from mobilenet_exp.training.losses import LOSSES
 from mobilenet_exp.training.optim import build_optimizer
 from mobilenet_exp.training.reporting import (
     Reporter,
@@ -89,6 +90,8 @@ def train(
         raise InputError("run.devices", config.run.devices, problem)
     with said_by_each():
         import_modules(config.run.imports)
+        for name in config.run.metrics:
+            metrics.METRICS.get(name)
     folder = Path(config.run.root) / run_name(config)
     # of several processes the first one looks, when they have met
     if place().size == 1 and (results := load_results(config, folder)):
@@ -185,9 +188,13 @@ def build_state(
         raise InputError("model.num_classes", num_classes, problem)
     torch.manual_seed(train.seed)
     model, notes = build_network(config, num_classes, checkpoint)
-    config = replace(config, model=replace(config.model, stem_stride=model.stem.conv.stride[0]))
+    stem_stride = getattr(model, "stem_stride", None)
+    config = replace(config, model=replace(config.model, stem_stride=stem_stride))
     model = model.to(compute.device, memory_format=compute.memory_format)
     if train.trainable == "classifier":
+        if not hasattr(model, "classifier"):
+            problem = f"needs a network with a `classifier`, which {config.model.name} has not"
+            raise InputError("train.trainable", train.trainable, problem)
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
     if train.bn == "sync" and team.size > 1:
@@ -222,7 +229,7 @@ def build_state(
             steps_per_epoch=steps_per_epoch,
             seed=train.seed,
         ),
-        loss_fn=build_loss(train.loss, train.label_smoothing),
+        loss_fn=LOSSES.get(train.loss)(train.label_smoothing),
         mixing=build_mixing(
             config.data,
             num_classes,
@@ -263,8 +270,7 @@ def build_network(
     )
     left_out = weights.into(model, new_classifier=True)
     adopt_asked(model, config.model)
-    variant = f"{model.dialect.words()}, stem stride {model.stem.conv.stride[0]}"
-    notes = [f"starts from {weights.origin} ({weights.layout.title}): {variant}"]
+    notes = [f"starts from {weights.origin} ({weights.layout.title}): {describe_variant(model)}"]
     theirs, ours = weights.preprocessing, config.data
     if (list(theirs.mean), list(theirs.std)) != (list(ours.mean), list(ours.std)):
         notes.append(
@@ -405,11 +411,11 @@ def finish_epoch(state: TrainState) -> EndedEpoch:
     answers: Predictions | None = None
     if (progress.epoch + 1) % train.eval_every == 0 or progress.epoch + 1 == train.epochs:
         answers = answer_images(state, state.model, is_last=not state.average)
-        scores = metrics.scores(answers)
+        scores = metrics.scores(answers, state.config.run.metrics)
         found |= {f"val/{key}": value for key, value in scores.items()}
         if state.average:
             answers = answer_images(state, state.average.model, is_last=True)
-            scores = metrics.scores(answers)
+            scores = metrics.scores(answers, state.config.run.metrics)
             found |= {f"val_ema/{key}": value for key, value in scores.items()}
     # images that could not be read or lie on their side, of training and evaluation
     noted = state.team.gather((state.meter.left_out, state.meter.num_unturned))

@@ -22,6 +22,9 @@ def export_weights(model: MobileNet, layout: str) -> Tensors:
     difference goes into the running variances. Raises InputError for a network that the
     target does not have: a different width rule, activation or order of operations.
     """
+    if not isinstance(model, MobileNet):
+        problem = f"holds this repository's own networks alone, not {model.name}"
+        raise InputError("layout", layout, problem)
     name = {"v2": "torchvision_v2"}.get(model.name, "torchvision_v3")
     target = LAYOUTS.get(name if layout == "torchvision" else layout)
     if target is None:
@@ -56,7 +59,7 @@ def _cannot_hold(target: Layout, model: MobileNet) -> str | None:
         return None
     if model.name not in target.models:
         return f"{target.title} has {', '.join(target.models)}; not {model.name}"
-    if model.stem.conv.stride != (2, 2):
+    if model.stem_stride != 2:
         return f"{target.title} halves the image in the stem, this net does not"
     own, theirs = model.dialect, target.dialect()
     if own.activation and own.activation != theirs.activation:

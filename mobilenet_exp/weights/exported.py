@@ -41,7 +41,8 @@ class Record:
     model: dict[str, Any]
     num_classes: int
     preprocessing: dict[str, Any]
-    dialect: dict[str, Any]
+    # None of a network without variants
+    dialect: dict[str, Any] | None
     classes: list[str] | None
     names: list[str]
     origin: str
@@ -83,7 +84,7 @@ class ExportedModel(FileModel):
     def __init__(self, forward: Forward, record: Record, like: MobileNet, path: str) -> None:
         super().__init__(forward, path)
         self.record = record
-        self.dialect = Dialect(**record.dialect)
+        self.dialect = Dialect(**record.dialect) if record.dialect else None
         # not a part of this module, which has no weights to move
         self._like = (like,)
 
@@ -92,9 +93,8 @@ class ExportedModel(FileModel):
         return self._like[0]
 
     @property
-    def classifier(self) -> nn.Linear:
-        """Return the last layer of `like`, for its size."""
-        return self.like.classifier
+    def num_classes(self) -> int:
+        return self.record.num_classes
 
 
 def is_exported(path: str) -> bool:

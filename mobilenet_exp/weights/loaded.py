@@ -25,7 +25,7 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.models import MobileNet, build_model
-from mobilenet_exp.models.dialect import adopt
+from mobilenet_exp.models.dialect import adopt, describe_variant
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.models.rounding import Rounding
 from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model, restore_ranges
@@ -88,7 +88,13 @@ class LoadedModel:
 
     @property
     def num_classes(self) -> int:
-        return self.model.classifier.out_features
+        return self.model.num_classes
+
+    @property
+    def variant(self) -> dict[str, Any] | None:
+        """Return how its weights are run; None of a network without variants."""
+        dialect = getattr(self.model, "dialect", None)
+        return asdict(dialect) if dialect else None
 
     def profile(self, resolution: int) -> Profile:
         """Count the network as it was built, whatever runs it."""
@@ -208,7 +214,7 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
         Preprocessing(**{key: getattr(trained.data, key) for key in PREPROCESSING}),
         origin=path,
         digest=weights_identity(path),
-        notes=(*notes, model.dialect.words()),
+        notes=(*notes, *([model.dialect.words()] if hasattr(model, "dialect") else [])),
         classes=state["classes"],
         folder=folder.parent if folder.name == "checkpoints" else folder,
         trained_by=trained,
@@ -245,17 +251,16 @@ def load_published(
     weights, model = weights_and_model(origin, config, config.num_classes, like=like, key=key)
     weights.into(model)
     adopt_asked(model, config)
-    stem = model.stem.conv.stride[0]
     return LoadedModel(
         model.eval(),
-        ModelConfig(**asdict(config) | {"stem_stride": stem}),
+        ModelConfig(**asdict(config) | {"stem_stride": model.stem_stride}),
         weights.preprocessing,
         origin=origin,
         digest=weights_identity(origin),
         notes=(
             f"layout: {weights.layout.title}",
             *weights.notes,
-            f"{model.dialect.words()}, stem stride {stem}",
+            describe_variant(model),
         ),
         classes=weights.classes,
         source=weights.source,
@@ -279,7 +284,7 @@ def weights_and_model(
     any_stem = config.stem_stride is None
     weights = read_weights(origin, model, like=like, key=key, any_stem=any_stem)
     classes = num_classes or weights.num_classes or 1000
-    if (classes, weights.stem_stride) != (model.classifier.out_features, 2):
+    if (classes, weights.stem_stride) != (model.num_classes, 2):
         model = config_model(config, classes, stem_stride=weights.stem_stride)
     return weights, model
 

@@ -61,11 +61,9 @@ class Weights:
         tensors, left_out = fill_counters(self.tensors, model), []
         own = model.state_dict()
         theirs = self.num_classes
-        if new_classifier and theirs not in (None, model.classifier.out_features):
+        if new_classifier and theirs not in (None, model.num_classes):
             kept = {key: own[key] for key in ("classifier.weight", "classifier.bias")}
-            left_out.append(
-                f"new classifier: {theirs} classes replaced by {model.classifier.out_features}"
-            )
+            left_out.append(f"new classifier: {theirs} classes replaced by {model.num_classes}")
             tensors |= kept
         check_fit(tensors, model, self.layout, self.origin)
         model.load_state_dict(tensors)
@@ -107,6 +105,9 @@ def read_weights(
     With `any_stem` the model's stem stride need not be that of the weights.
     """
     origin = str(path_or_name)
+    if not isinstance(model, MobileNet):
+        problem = f"is read into this repository's own networks alone, not into {model.name}"
+        raise InputError("weights", origin, problem)
     if key and origin.startswith(("torchvision:", "timm:")):
         raise InputError("weights_key", key, "is only for a file")
     if like and origin.startswith(("torchvision:", "timm:")):
@@ -172,7 +173,7 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet, *, any_stem: bool
     """Return our own weights with the settings of their checkpoint, else as the model is built."""
     config: dict[str, Any] | None = file.extras.get("config")
     if config is None:
-        return replace(weights, dialect=model.dialect, stem_stride=model.stem.conv.stride[0])
+        return replace(weights, dialect=model.dialect, stem_stride=model.stem_stride)
     trained_with = _telling(config["model"])
     trained_with["stem_stride"] = stem_stride = config["model"]["stem_stride"] or 2
     for key, asked in _built_with(model).items():
@@ -212,7 +213,7 @@ def _telling(model: dict[str, Any]) -> dict[str, Any]:
 
 def _built_with(model: MobileNet) -> dict[str, Any]:
     described = {"name": model.name, "width_mult": model.width_mult, "args": model.args}
-    return _telling(described) | {"stem_stride": model.stem.conv.stride[0]}
+    return _telling(described) | {"stem_stride": model.stem_stride}
 
 
 def _trained_dialect(config: dict[str, Any], model: MobileNet) -> Dialect:

@@ -21,16 +21,19 @@ from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer
 from mobilenet_exp.training.schedule import SCHEDULES, build_schedule
 from mobilenet_exp.weights.loaded import config_model
 
+# each option of each group, as `model=v2` or `experiment=rmsprop_story/sgd`
 OPTIONS = [
-    f"{path.parent.name}={path.stem}"
-    for path in sorted((ROOT / "conf").glob("*/*.yaml"))
-    if path.parent.name != "train"
+    str(path.relative_to(CONF).with_suffix("")).replace("/", "=", 1)
+    for path in sorted(CONF.glob("*/**/*.yaml"))
+    if path.relative_to(CONF).parts[0] not in ("train", "hydra")
 ]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_builds(option):
-    config = compose(option, "model.width_mult=0.25")
+    is_peer = option == "model=timm" or option.startswith("model=peers/")
+    word = "model.args.arch=lcnet_035" if is_peer else "model.width_mult=0.25"
+    config = compose(option, word)
     model = config_model(config.model, 10)
     optimizer = build_optimizer(model, **to_dict(config)["optimizer"])
     assert optimizer.param_groups[0]["lr"] == config.optimizer.lr
@@ -46,7 +49,7 @@ def test_every_option_composes_and_builds(option):
 @pytest.mark.parametrize(
     ("group", "names"),
     [
-        ("model", list_models()),
+        ("model", [*list_models(), "timm"]),
         ("optimizer", OPTIMIZERS.names()),
         ("schedule", SCHEDULES.names()),
         ("data", DATASETS.names()),
@@ -56,7 +59,8 @@ def test_a_group_offers_exactly_the_registered_names(group, names):
     files = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
     assert files == set(names)
     for name in names:
-        assert getattr(compose(f"{group}={name}"), group).name == name
+        arch = ["model.args.arch=lcnet_035"] if name == "timm" else []
+        assert getattr(compose(f"{group}={name}", *arch), group).name == name
 
 
 def test_data_files_speak_of_data_and_bring_their_training_along():

@@ -14,7 +14,7 @@ from mobilenet_exp.deploy.int8_check import check_answers
 from mobilenet_exp.deploy.nets import build_nets, settle_statistics
 from mobilenet_exp.deploy.runtimes import INT8, LIBRARIES, layered, prepare
 from mobilenet_exp.machine.compute import Compute
-from mobilenet_exp.models import MODELS, build_model
+from mobilenet_exp.models import build_model, list_models
 from mobilenet_exp.models.layers import ConvBNAct
 from mobilenet_exp.models.layers_v4 import LayerScale
 
@@ -35,7 +35,7 @@ def _lively(model):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("name", list_models())
 def test_a_folded_network_gives_the_same_answers_without_batchnorm(name):
     model = _lively(build_model(name, width_mult=0.5 if "v4" not in name else 1.0, num_classes=7))
     before = {key: value.clone() for key, value in model.state_dict().items()}

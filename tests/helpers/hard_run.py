@@ -78,12 +78,17 @@ TIMING = {"speed/images_per_s", "speed/waiting_percent", "system/peak_memory_mb"
 
 
 def rows(folder: Path) -> list[dict]:
-    """Return a run's metrics without what a clock measures."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    """Return the metrics of a run's epochs without what a clock measures."""
     return [
-        {key: value for key, value in json.loads(line).items() if key not in TIMING}
-        for line in lines
+        {key: value for key, value in row.items() if key not in TIMING}
+        for row in metrics(folder / "metrics.jsonl")
     ]
+
+
+def metrics(path: Path, axis: str = "epoch") -> list[dict]:
+    """Return the rows of a metrics file by epoch, or by step."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in rows if axis in row]
 
 
 def state(folder: Path, name: str = "last.pt") -> dict:

@@ -9,7 +9,6 @@ from torch import nn
 
 from mobilenet_exp import build_model, list_models, profile_model
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.models.network import set_stochastic_depth
 from mobilenet_exp.papers.rows import NOT_BUILT, paper_rows
 from mobilenet_exp.reports import zoo
 
@@ -252,4 +251,4 @@ def test_branches_are_dropped_in_training_only_and_more_often_with_depth():
     with pytest.raises(InputError, match="model.stochastic_depth=0.1: v1 has no shortcuts"):
         build_model("v1", stochastic_depth=0.1)
     with pytest.raises(InputError, match=r"stochastic_depth=1: must be in \[0, 1\)"):
-        set_stochastic_depth(model, 1)
+        build_model("v2", stochastic_depth=1)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hard_run import metrics
 from PIL import Image
 from programs import ROOT, run, start
 
@@ -145,8 +146,11 @@ def test_a_killed_run_is_resumed_by_the_same_command(tmp_path):
     assert "epoch  1/12" not in again.stdout
     (results,) = _results(tmp_path)
     path = tmp_path / "runs" / results["name"] / "metrics.jsonl"
-    epochs = [json.loads(line)["epoch"] for line in path.read_text().splitlines()]
-    assert epochs == list(range(1, 13))
+    assert [row["epoch"] for row in metrics(path)] == list(range(1, 13))
+    # curves by step go on where they were, and overlap nothing
+    steps = [row["step"] for row in metrics(path, "step")]
+    assert steps == sorted(set(steps))
+    assert steps[-1] % 12 == 0
 
 
 @pytest.mark.parametrize("script", ["train.py", "eval.py", "bench.py"])

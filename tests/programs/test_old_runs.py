@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hard_run import metrics
 
 from mobilenet_exp import compose, train
 from mobilenet_exp.__main__ import main
@@ -45,7 +46,7 @@ def test_a_stopped_run_goes_on(capsys):
     results = train(compose(*WORDS, "train.epochs=4"))
     assert results["name"] == STOPPED.name
     assert "resumed after epoch 1, update 8" in capsys.readouterr().out
-    rows = [json.loads(line) for line in (STOPPED / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(STOPPED / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert results["top1"] > rows[0]["val/top1"]
 

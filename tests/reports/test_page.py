@@ -124,7 +124,7 @@ def test_many_runs_have_fewer_points_and_the_newest_have_the_pictures(monkeypatc
     assert without
     assert all("newest runs only" in each for each in without)
     rows = [{"epoch": epoch, "val/top1": epoch / 7} for epoch in range(1, 301)]
-    curves = pages._curves(rows, 50)
+    curves = pages._curves(rows, "epoch", 50)
     assert len(curves["epoch"]) == 50
     assert curves["epoch"][-1] == 300
     assert curves["val/top1"][-1] == pytest.approx(300 / 7, rel=1e-4)

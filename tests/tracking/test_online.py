@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hard_run import WORDS, finish, wait_for
+from hard_run import metrics as epochs_in
 from programs import run, start
 from wandb_server import KEY, WandbServer
 
@@ -107,7 +108,7 @@ def test_a_run_that_is_stopped_reads_as_stopped_and_resumes_as_the_same_run(tmp_
 def _stop_after_an_epoch_more(folder, words, env, done):
     process = start(folder, "train.py", *words, f"run.root={folder}/runs", env=env, **PIPES)
     (metrics,) = folder.glob("runs/*/metrics.jsonl")
-    wait_for(lambda: len(metrics.read_text().splitlines()) > done + 1, process)
+    wait_for(lambda: len(epochs_in(metrics)) > done + 1, process)
     process.send_signal(signal.SIGTERM)
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 75, out + errors
@@ -119,8 +120,8 @@ def test_a_server_that_goes_and_comes_back_loses_nothing(tmp_path, server):
     wait_for(lambda: any(each.history for each in server.runs.values()), process)
     server.stop()
     (metrics,) = tmp_path.glob("runs/*/metrics.jsonl")
-    gone = len(metrics.read_text().splitlines())
-    wait_for(lambda: len(metrics.read_text().splitlines()) >= min(gone + 3, 12), process)
+    gone = len(epochs_in(metrics))
+    wait_for(lambda: len(epochs_in(metrics)) >= min(gone + 3, 12), process)
     server.start()
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, out + errors

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hard_run import metrics
 
 from mobilenet_exp import evaluate, train
 from mobilenet_exp.config.convert import to_dict
@@ -85,10 +86,25 @@ def test_curves_are_stored_against_epoch(logged):
     rows = [row for row in _history(folder) if "train/loss" in row]
     assert [row["epoch"] for row in rows] == [1, 2]
     path = Path(config.run.root) / results["name"] / "metrics.jsonl"
-    for row, kept in zip(rows, map(json.loads, path.read_text().splitlines()), strict=True):
+    for row, kept in zip(rows, metrics(path), strict=True):
         assert {key: row[key] for key in kept} == pytest.approx(kept)
-    (metric,) = [r["metric"] for r in _records(folder) if r["type"] == "metric"]
-    assert (metric["glob_name"], metric["step_metric"]) == ("*", "epoch")
+    axes = [r["metric"] for r in _records(folder) if r["type"] == "metric"]
+    found = {axis.get("glob_name") or axis["name"]: axis["step_metric"] for axis in axes}
+    assert found == {"*": "epoch"} | dict.fromkeys(tracking.STEP_KEYS, "step")
+
+
+def test_curves_by_step_are_the_means_between_their_points(logged):
+    config, results, folder = logged
+    path = Path(config.run.root) / results["name"] / "metrics.jsonl"
+    points = metrics(path, "step")
+    # 22 updates an epoch, so a point at each
+    assert [point["step"] for point in points] == list(range(1, 45))
+    assert all(point.keys() == {"step", *tracking.STEP_KEYS} for point in points)
+    for epoch, row in enumerate(metrics(path)):
+        losses = [point["train/loss_step"] for point in points[22 * epoch :][:22]]
+        assert sum(losses) / 22 == pytest.approx(row["train/loss"], rel=1e-4)
+    shown = [row for row in _history(folder) if "train/loss_step" in row]
+    assert [row["step"] for row in shown] == list(range(1, 45))
 
 
 def test_the_summary_sets_the_run_beside_the_paper(logged):

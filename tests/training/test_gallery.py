@@ -1,7 +1,6 @@
 """What a run leaves to look at: curves, its first batch, its best epoch's answers."""
 
 import csv
-import json
 import time
 import warnings
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hard_run import metrics
 from PIL import Image
 
 from mobilenet_exp import compose, evaluate, train
@@ -125,7 +125,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_run(quick, tmp_path, monkeypatc
 
 def test_metrics_know_the_gradient_and_sections(drawn):
     _, _, folder = drawn
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = metrics(folder / "metrics.jsonl")
     assert all(row["train/grad_norm"] > 0 for row in rows)
     sections = {key.partition("/")[0] for key in rows[0]}
     assert sections == {"epoch", "train", "val", "speed", "system"}

@@ -11,7 +11,7 @@ import timm
 import torch
 import torchvision
 import yaml
-from hard_run import TIMING, assert_same
+from hard_run import TIMING, assert_same, metrics
 from layout_nets import DLi14V3, MarvisV1, randomize
 from PIL import Image
 from states import crash_before_saving
@@ -52,7 +52,7 @@ METRICS = {
 
 
 def _rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return metrics(folder / "metrics.jsonl")
 
 
 def test_a_run_leaves_what_it_promises(finished):

@@ -19,7 +19,7 @@ from mobilenet_exp.machine.compute import Compute, Precision
 from mobilenet_exp.models import build_model
 from mobilenet_exp.training import optim
 from mobilenet_exp.training.ema import Average
-from mobilenet_exp.training.losses import build_loss
+from mobilenet_exp.training.losses import LOSSES
 from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer
 from mobilenet_exp.training.state import TrainState
 
@@ -77,7 +77,7 @@ def _state(
     common = {
         "optimizer": build_optimizer(model, optimizer, lr=0.01, weight_decay=1e-5),
         "lr_at": lambda step: 0.01 / (1 + step),
-        "loss_fn": build_loss("cross_entropy", 0.1),
+        "loss_fn": LOSSES.get("cross_entropy")(0.1),
     }
     compute = Compute(device, Precision.BFLOAT16 if device is CUDA else Precision.FLOAT32)
     return bare_state(model, *words, compute=compute, **common | options)
@@ -121,7 +121,7 @@ def test_what_recipes_add_does_not_wait(loss, monkeypatch):
     data = DataConfig(name="fake", batch_size=4, resolution=64, mixup=0.2, cutmix=1.0)
     mixing = build_mixing(data, CLASSES, 0, epochs=1, steps_per_epoch=10)
     words = ("train.accumulate=2", "train.bn=frozen")
-    state = _state(words=words, mixing=mixing, loss_fn=build_loss(loss, 0.1))
+    state = _state(words=words, mixing=mixing, loss_fn=LOSSES.get(loss)(0.1))
     # a generator on the network's device is not to be had
     generator = torch.Generator()
     monkeypatch.setattr(torch, "Generator", lambda device: generator)

@@ -91,6 +91,9 @@ def test_on_cuda_the_answer_is_read_when_it_has_come(monkeypatch):
         def query(self):
             return Event.has_come
 
+        def synchronize(self):
+            pass
+
     empty = torch.empty
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch, "empty", lambda shape, dtype, pin_memory: empty(shape, dtype=dtype))

@@ -206,8 +206,9 @@ function drawFront(runs) {
 }
 
 function drawCurves(details) {
-  const names = new Set(details.flatMap((each) => Object.keys(each.curves)));
+  const names = new Set(details.flatMap((each) => Object.keys({ ...each.curves, ...each.steps })));
   names.delete("epoch");
+  names.delete("step");
   const list = $("metric");
   const values = [...names].sort();
   list.replaceChildren(...values.map((each) => new Option(each, each)));
@@ -215,9 +216,11 @@ function drawCurves(details) {
   const usual = known("val_ema/top1") === details.length ? "val_ema/top1" : "val/top1";
   list.value = [state.metric, usual].find((each) => values.includes(each)) ?? values[0] ?? "";
   if (!ready()) return;
+  // curves of updates have an axis of their own
+  const [of, axis] = list.value.endsWith("_step") ? ["steps", "step"] : ["curves", "epoch"];
   const traces = details.map((each, index) => ({
     name: plain(short(state.chosen[index].name)), mode: "lines+markers", type: "scatter",
-    x: each.curves.epoch ?? [], y: each.curves[list.value] ?? [],
+    x: each[of][axis] ?? [], y: each[of][list.value] ?? [],
     line: { color: COLOURS[index % COLOURS.length], width: 2 }, marker: { size: 4 },
   }));
   const papers = list.value.endsWith("/top1") ? [...new Set(state.chosen.map((run) => (run.gap === null ? null : run.paper_top1)))] : [];
@@ -225,8 +228,8 @@ function drawCurves(details) {
     type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { dash: "dash", width: 1, color: "#bf3f3f" },
     label: { text: `paper ${y} %` },
   }));
-  const last = Math.max(...details.flatMap((each) => each.curves.epoch ?? []));
-  const axes = { xaxis: { title: { text: "epoch" }, dtick: last <= 12 ? 1 : undefined }, yaxis: { title: { text: list.value } }, shapes, showlegend: true };
+  const last = Math.max(...details.flatMap((each) => each[of][axis] ?? []));
+  const axes = { xaxis: { title: { text: axis }, dtick: last <= 12 ? 1 : undefined }, yaxis: { title: { text: list.value } }, shapes, showlegend: true };
   Plotly.react("curves", traces, layout(axes), OPTIONS);
 }
 
