@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from mobilenet_exp.command.programs import CONF, INCOMPLETE, PROGRAMS
 from mobilenet_exp.command.reporting import is_bad_input
-from mobilenet_exp.command.running import run_job, run_program
+from mobilenet_exp.command.running import quieten_threads, run_job, run_program
 from mobilenet_exp.command.sweeping import check_groups
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
@@ -110,6 +110,7 @@ def train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict
 
     The same command resumes a run that was cut off, and shows the results of a finished one.
     """
+    quieten_threads(config)
     from mobilenet_exp.training.train import train as job
 
     return job(config, overrides=overrides, group=group)
@@ -127,6 +128,7 @@ def evaluate(config: EvalConfig, overrides: tuple[str, ...], group: str | None) 
 
     Exits with 3 where images were left out or are missing.
     """
+    quieten_threads(config)
     from mobilenet_exp.evaluation.job import evaluate as job
 
     results = job(config, overrides=overrides)

@@ -41,7 +41,7 @@ MAY_IMPORT = {
         "tracking", "training.optim",
     ),
     # the roof; the programs import jobs when they are asked for
-    "command": ("core", "config", "machine.preemption", "machine.launched", "tracking"),
+    "command": ("core", "config", "machine.preemption", "machine.launch_env", "tracking"),
     "cli": (
         "core", "config", "command", "training.train", "evaluation.job", "deploy.job",
         "deploy.export", "datasets.packing",

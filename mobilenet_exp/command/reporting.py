@@ -1,5 +1,6 @@
 """What is said when something goes wrong: one line for a person, a traceback for a defect."""
 
+import time
 import traceback
 from pathlib import Path
 
@@ -9,38 +10,49 @@ from yaml import YAMLError
 
 from mobilenet_exp.command.programs import PACKAGE
 from mobilenet_exp.config.explain import explain
-from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
+from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, in_plain_words
 from mobilenet_exp.core.streams import say
-from mobilenet_exp.machine.launched import is_first
+from mobilenet_exp.machine.launch_env import is_main_rank
 from mobilenet_exp.machine.preemption import Preempted, requeue
 
 BAD_INPUT_ERRORS = (InputError, HydraException, OmegaConfBaseException, YAMLError)
 
 
+# seconds after which a rank reports what the main one may report, too: by then the launcher has
+# ended it
+LATER = 2
+
+
 def report_error(error: BaseException, overrides: tuple[str, ...], schema: type) -> str:
-    """Print an error, with its traceback if no person was meant to read it; return its line."""
+    """Print an error, with its traceback if no person was meant to read it; return its line.
+
+    Where several ranks fail alike, the main one speaks for all. So does the one that failed for
+    those that have lost it.
+    """
+    if not is_main_rank() or isinstance(error, LostPeerError):
+        time.sleep(LATER)
     error = in_plain_words(error)
     if isinstance(error, RunError):
-        print_error(str(error), is_own=error.is_own)
+        say(f"error: {error}")
         return str(error)
     if not isinstance(error, BAD_INPUT_ERRORS):
         traceback.print_exception(error)
         return f"{type(error).__name__}: {error}".splitlines()[0]
     text = explain(error, list(overrides), schema)
-    print_error(text, is_own=getattr(error, "is_own", False))
+    say(f"error: {text}")
     return text
 
 
-def print_error(text: str, *, is_own: bool = False) -> None:
-    # of processes that share a job, the first says what they all know
-    if is_own or is_first():
+def print_error(text: str) -> None:
+    """Print a line about a command, by the main rank for all."""
+    if is_main_rank():
         say(f"error: {text}")
 
 
 def report_stop(stop: Preempted) -> None:
     """Say that a run was stopped and saved, and have a scheduler run it again."""
     # one process speaks, and asks, for all that share the job
-    if is_first():
+    if is_main_rank():
         say(stop.line)
         if line := requeue(stop):
             say(line)

@@ -39,7 +39,7 @@ from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
 from mobilenet_exp.config.rules import check_effects
-from mobilenet_exp.config.schema import READERS, Config
+from mobilenet_exp.config.schema import READERS, Config, EvalConfig
 from mobilenet_exp.config.words import check_flags, check_words, keep_text, without_plus
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.streams import (
@@ -47,7 +47,7 @@ from mobilenet_exp.core.streams import (
     escape_what_cannot_be_shown,
     open_closed_streams,
 )
-from mobilenet_exp.machine.launched import adopt_slurm, place
+from mobilenet_exp.machine.launch_env import read_slurm_env, this_rank
 from mobilenet_exp.machine.preemption import Preempted, end_on_signals
 
 
@@ -133,8 +133,8 @@ def _check_command(name: str, words: list[str], schema: type) -> list[str]:
     Raises InputError for flags that do not exist or do not fit, and for a place among
     processes that cannot be.
     """
-    adopt_slurm()
-    place()
+    read_slurm_env()
+    this_rank()
     parser = get_args_parser()
     parser.error = _refuse
     check_flags(words, set(parser._option_string_actions), schema)
@@ -143,7 +143,7 @@ def _check_command(name: str, words: list[str], schema: type) -> list[str]:
     asked = parser.parse_intermixed_args(words)
     if name not in SWEEPING and asked.multirun:
         raise InputError("--multirun", "", f"only {' and '.join(SWEEPING)} sweep")
-    if asked.multirun and place().size > 1:
+    if asked.multirun and this_rank().size > 1:
         raise InputError("--multirun", "", "a sweep is started as one process, not as several")
     if asked.resolve and not asked.cfg:
         raise InputError("--resolve", "", "goes with --cfg job")
@@ -172,10 +172,6 @@ def run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
     # the words as they are: one may hold an interpolation
     task = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     overrides = tuple(without_plus(task))
-    if "workers" in composed.get("run", {}) and READERS["needs"].is_met(composed):
-        # torch's CPU threads wait awake for each other, by default for so long that they take
-        # the cores from the workers; read once, when torch is loaded, which is later
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     # a benchmark's jobs keep what they find in folders of their own
     if hydra_config.mode == RunMode.MULTIRUN and schema is Config:
         return run_sweep_job(job, composed, overrides, hydra_config)
@@ -190,3 +186,13 @@ def run_job(job: Callable, composed: DictConfig, schema: type) -> Any:
     except Exception as error:
         report_error(error, overrides, schema)
         sys.exit(BAD_INPUT if isinstance(error, BAD_INPUT_ERRORS) else FAILED)
+
+
+def quieten_threads(config: Config | EvalConfig) -> None:
+    """Keep torch's CPU threads from taking the cores of loading processes, where there are any.
+
+    They wait awake for each other, by default for long. Torch reads the limit when it is loaded,
+    which is later.
+    """
+    if READERS["needs"].is_met(config):
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -368,6 +368,9 @@ class RunConfig(EvalRunConfig):
     devices: int = 1
     # how often they are all restarted from the last checkpoint after one has died
     max_restarts: int = field(default=1, metadata=SEVERAL)
+    # whether other processes are kept from running in the run's folder; false: for a file system
+    # that cannot lock files, with your word that no other job writes there
+    lock: bool = True
     # minutes between two checkpoints within an epoch; 0: every update; null: none
     save_every_minutes: float | None = 10.0
     # updates between two points of the curves by step, in metrics.jsonl and W&B; 0: none; null:

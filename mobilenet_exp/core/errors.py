@@ -1,7 +1,6 @@
 """The errors that a person is meant to read. Knows nothing of where they came from."""
 
 import re
-from typing import TypeVar
 
 
 class InputError(ValueError):
@@ -10,10 +9,6 @@ class InputError(ValueError):
     The programs print the message alone and exit with code 2. Anything else that is
     raised, except a RunError, is a defect and keeps its traceback.
     """
-
-    # of processes that share a job: whether all raise it, or this one alone
-    is_known_to_all = False
-    is_own = False
 
     def __init__(self, key: str, value: object, problem: str) -> None:
         self.key, self.value, self.problem = key, value, problem
@@ -31,10 +26,6 @@ class RunError(RuntimeError):
     The programs print the message alone and exit with code 1.
     """
 
-    # of processes that share a job: whether all raise it, or this one alone
-    is_known_to_all = False
-    is_own = False
-
 
 class NonFiniteLossError(RunError):
     """The loss, the gradients or the weights are infinite or not a number."""
@@ -44,7 +35,6 @@ class LostPeerError(RunError):
     """Another process of the same job has ended, or cannot be reached."""
 
 
-E = TypeVar("E", bound=InputError | RunError)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "multiplication overflow", "overflowed")
 
 
@@ -58,19 +48,10 @@ def in_plain_words(error: BaseException) -> BaseException:
     advice = "choose a smaller batch (data.batch_size, batch_sizes), resolution or network"
     asked = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
     of = f" for another {asked[1]}" if asked else ""
-    plain = RunError(f"memory does not suffice{of}; {advice}")
-    plain.is_known_to_all = getattr(error, "is_known_to_all", False)
-    plain.is_own = getattr(error, "is_own", False)
-    return plain
+    return RunError(f"memory does not suffice{of}; {advice}")
 
 
 def first_line(error: BaseException, most: int = 150) -> str:
     """Return the first line of what a library says, or the error's name if it says nothing."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)[:most]
-
-
-def known_to_all(error: E) -> E:
-    """Mark an error that every process of a job raises alike; the first one says it."""
-    error.is_known_to_all = True
-    return error

@@ -40,7 +40,7 @@ from mobilenet_exp.data.sampler import BatchSampler, EvalSampler, Key
 from mobilenet_exp.datasets.builders import ImageSet, build_image_set
 from mobilenet_exp.datasets.codec import load_decoder
 from mobilenet_exp.datasets.images import ImageFiles, name_of, open_item
-from mobilenet_exp.machine.preemption import ASKING
+from mobilenet_exp.machine.preemption import STOP_SIGNALS
 
 CPU = torch.device("cpu")
 # images tried in the place of one that cannot be read
@@ -263,7 +263,7 @@ def _note_reading(index: int) -> None:
 def _begin_worker(slots: ReaderSlots, shared: SharedPixels | None, number: int) -> None:
     """Let the training process alone decide what Ctrl-C and a scheduler's signals mean."""
     global _worker
-    for each in ASKING:
+    for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     _worker = Worker(number, slots, shared)
 

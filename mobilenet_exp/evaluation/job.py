@@ -28,8 +28,8 @@ from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
 from mobilenet_exp.evaluation.showing import show_answers
 from mobilenet_exp.machine.compute import Compute, Precision, set_up
 from mobilenet_exp.machine.cores import keeping_threads
-from mobilenet_exp.machine.distributed import joined, said_by_each
-from mobilenet_exp.machine.launched import place
+from mobilenet_exp.machine.distributed import joined
+from mobilenet_exp.machine.launch_env import this_rank
 from mobilenet_exp.models.profiling import Profile
 from mobilenet_exp.models.rounding import check_device
 from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
@@ -47,32 +47,31 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
     share, and rank 0 writes. Returns the content of results.json in every process; for
     photos only the numbers of images left out and missing.
     """
-    with said_by_each():
-        import_modules(config.run.imports)
-        for name in config.run.metrics:
-            METRICS.get(name)
-        compute, _ = set_up(config.run, half=False, leaves_busy_cores=place().size == 1)
+    import_modules(config.run.imports)
+    for name in config.run.metrics:
+        METRICS.get(name)
+    compute, _ = set_up(config.run, half=False, leaves_busy_cores=this_rank().size == 1)
     # of these the evaluation's name and results say what was used
     resolved = {"precision": compute.precision.value, "device": compute.device.type}
     config = replace(config, run=replace(config.run, **resolved))
     if config.image is not None:
         return _classify(_load(config, compute), config.image, config, compute)
-    with joined(compute.device) as team:
-        loaded = team.together(lambda: _load(config, compute))
-        data = team.together(lambda: eval_data(config.data, loaded))
+    with joined(compute.device) as world:
+        loaded = _load(config, compute)
+        data = eval_data(config.data, loaded)
         # of a run's own data, too, whose name the command need not give
         settled_data: Any = data
-        settled_config = replace(config, data=settled_data)
-        team.together(lambda: check_effects(settled_config, overrides or ()))
+        check_effects(replace(config, data=settled_data), overrides or ())
         folder = _folder(loaded, data, config)
-        # before the work, which may take hours
-        team.share(lambda: check_folder(folder, *_place(config)))
-        show = console.progress if team.is_first else console.no_progress
-        if team.is_first:
-            _announce(loaded, compute.describe(team.size))
-        found = score(loaded, data, config, compute=compute, team=team, show=show)
+        show = console.no_progress
+        if world.is_main:
+            # before the work, which may take hours
+            check_folder(folder, *_place(config))
+            show = console.progress
+            _announce(loaded, compute.describe(world.size))
+        found = score(loaded, data, config, compute=compute, world=world, show=show)
         # the others wait until everything is written
-        results = team.share(lambda: _record(loaded, data, config, found, folder, overrides))
+        results = world.on_main(lambda: _record(loaded, data, config, found, folder, overrides))
     return results
 
 

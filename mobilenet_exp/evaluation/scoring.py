@@ -18,7 +18,7 @@ from mobilenet_exp.config.schema import (
     ImagesConfig,
 )
 from mobilenet_exp.core.console import Show
-from mobilenet_exp.core.errors import InputError, known_to_all
+from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.loaders import LoaderOptions, build_eval_loader
 from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.datasets.builders import ImageSet
@@ -28,7 +28,7 @@ from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict
 from mobilenet_exp.machine.compute import Compute
-from mobilenet_exp.machine.distributed import Team
+from mobilenet_exp.machine.distributed import World
 from mobilenet_exp.weights.loaded import LoadedModel, check_classes
 
 
@@ -105,47 +105,44 @@ def score(
     config: EvalConfig,
     *,
     compute: Compute,
-    team: Team,
+    world: World,
     show: Show,
 ) -> EvalResult:
-    """Score a network on a data set; every process of `team` returns the whole result.
+    """Score a network on a data set; every process of `world` returns the whole result.
 
     Raises InputError if the classes differ, and with `data.on_bad_image=fail` for an
     image that cannot be scored.
     """
     loader, images = build_eval_loader(
         data,
-        first=team.rank,
-        step=team.size,
+        first=world.rank,
+        step=world.size,
         options=LoaderOptions(
-            compute.device, config.run.workers, config.run.image_timeout, team.sharing
+            compute.device, config.run.workers, config.run.image_timeout, world.ranks_on_machine
         ),
     )
-    unread, others = team.together(lambda: _unread(images, data))
+    unread, others = _unread(images, data)
     key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)
-    team.together(lambda: check_classes(loaded, key, value, images.classes))
+    check_classes(loaded, key, value, images.classes)
     real = _real_labels(data, images) if data.real_labels else None
     model = loaded.network.to(compute.device, memory_format=compute.memory_format)
     notes = Notes({}, {})
-    batches = _noting(show(loader, "evaluate", len(loader)), notes, team, images, data)
-    # all stop together, so that none waits for one that has stopped
-    part = team.together(
-        lambda: predict(
-            model,
-            batches,
-            compute.device,
-            precision=compute.precision,
-            first=team.rank,
-            step=team.size,
-        )
+    batches = _noting(show(loader, "evaluate", len(loader)), notes, world, images, data)
+    part = predict(
+        model,
+        batches,
+        compute.device,
+        precision=compute.precision,
+        first=world.rank,
+        step=world.size,
     )
-    answers = metrics.merge(team.gather(part))
-    notes.merge(team.gather(notes))
+    answers = metrics.merge(world.gather(part))
+    notes.merge(world.gather(notes))
     left_out = unread | _by_name(notes.bad, images)
     if not len(answers.index):
         first = next(iter(left_out.items()), ("", "no images"))
         problem = f"no image could be scored; the first: {' '.join(first)}"
-        raise known_to_all(InputError("data.root", data.root, problem))
+        raise InputError("data.root", data.root, problem)
     if len(answers.index) + len(notes.bad) != len(images.images):
         raise RuntimeError("an image was neither scored nor reported")
     return EvalResult(
@@ -173,10 +170,10 @@ def _unread(images: ImageSet, data: EvalImages) -> tuple[dict[str, str], dict[st
 
 
 def _noting(
-    batches: Iterable, notes: Notes, team: Team, images: ImageSet, data: EvalImages
+    batches: Iterable, notes: Notes, world: World, images: ImageSet, data: EvalImages
 ) -> Iterator:
     """Pass batches on and keep their notes by the image's number in the set."""
-    position = team.rank
+    position = world.rank
     for tensors, labels, batch in batches:
         for label, text in zip(batch.labels, batch.notes, strict=True):
             if label < 0 and data.on_bad_image == "fail":
@@ -185,7 +182,7 @@ def _noting(
                 raise InputError("data.on_bad_image", "fail", problem)
             if text:
                 (notes.bad if label < 0 else notes.converted)[position] = text
-            position += team.size
+            position += world.size
         yield tensors, labels
 
 

@@ -38,6 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or "locks are not supported"
         problem = f"its file system cannot lock files ({reason}); choose a run.root on another one"
+        problem += ", or train with run.lock=false if no other job writes there"
         raise InputError("run.root", folder.parent, problem) from error
     try:
         yield

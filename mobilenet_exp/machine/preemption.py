@@ -19,11 +19,11 @@ from typing import Any
 # sysexits' EX_TEMPFAIL: try again. What a scheduler is told to requeue on.
 PREEMPTED = 75
 # of these Slurm does not requeue by itself; Windows has none
-END_OF_TIME = tuple(
+TIME_LIMIT_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 HANG_UP = getattr(signal, "SIGHUP", None)
-ASKING = (signal.SIGINT, signal.SIGTERM, *END_OF_TIME, *([HANG_UP] if HANG_UP else []))
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *TIME_LIMIT_SIGNALS, *([HANG_UP] if HANG_UP else []))
 
 
 class Preempted(BaseException):
@@ -153,7 +153,7 @@ def listening() -> Iterator[Stop]:
     """
     stop = Stop()
     is_main = threading.current_thread() is threading.main_thread()
-    for each in ASKING if is_main else ():
+    for each in STOP_SIGNALS if is_main else ():
         if each == HANG_UP and ignores_hang_up():
             continue
         stop.earlier[each] = signal.signal(each, stop._ask)
@@ -171,11 +171,11 @@ def requeue(stop: Preempted) -> str | None:
     Otherwise Slurm is asked, where it announced the end of the job's time; after a
     SIGTERM it requeues by itself, or was told to cancel.
     """
-    if stop.number in END_OF_TIME and callable(stop.earlier):
+    if stop.number in TIME_LIMIT_SIGNALS and callable(stop.earlier):
         stop.earlier(stop.number, None)
         return None
     job = os.environ.get("SLURM_JOB_ID")
-    if stop.number not in END_OF_TIME or job is None:
+    if stop.number not in TIME_LIMIT_SIGNALS or job is None:
         return None
     if shutil.which("scontrol") is None:
         return f"Slurm job {job} could not be requeued: scontrol is not installed here"

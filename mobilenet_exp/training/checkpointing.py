@@ -12,11 +12,11 @@ from torch import Tensor
 from mobilenet_exp.config.convert import stored_config
 from mobilenet_exp.config.identity import differences
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.core.errors import InputError, NonFiniteLossError, known_to_all
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import step
-from mobilenet_exp.training.signals import Flags, LossWatch, Signals
+from mobilenet_exp.training.scalars import LossWatch
 from mobilenet_exp.training.state import Progress, TrainMeter, TrainState
 from mobilenet_exp.weights.averaging import forget_all_but, kept_path
 from mobilenet_exp.weights.checkpoint import load_latest, save_checkpoint
@@ -29,13 +29,12 @@ OTHER_ROOT = "choose another run.root to start afresh"
 class Checkpointer:
     """Saves a run into `folder` when it is time to, and stops it when it is asked to.
 
-    Every process has one, and all decide alike; the first one writes, in a thread beside the
+    Every rank has one, and all decide alike; the main one writes, in a thread beside the
     training, which is waited for when the context is left.
     """
 
     def __init__(self, state: TrainState, folder: Path, stop: Stop) -> None:
         self.state, self.folder, self.stop = state, folder, stop
-        self.signals = Signals(state.team)
         self._writer = ThreadPoolExecutor(1, "writer")
         self._written: Future = self._writer.submit(bool)
         self._watch = LossWatch(state.compute.device)
@@ -53,95 +52,61 @@ class Checkpointer:
             self.save()
 
     def after_update(self) -> None:
-        """Send what this process has to say, and act on what is heard from all.
+        """Save if it is time to; raise Preempted once saved if a rank was asked to stop.
 
-        Saves if it is time to, and raises Preempted once saved if the run is to stop. Raises
-        in all processes what kept one from loading its images, or NonFiniteLossError.
+        Raises NonFiniteLossError if the loss is known not to be finite in one, and RunError if
+        a checkpoint could not be written.
         """
-        every = self.state.config.run.save_every_minutes
+        state, every = self.state, self.state.config.run.save_every_minutes
+        if self._written.done():
+            self._written.result()
+        # the main rank has the clock
         is_due = every is not None and time.monotonic() - self._saved_at >= 60 * every
-        if is_due:
-            self._saved_at = time.monotonic()
-        flags = Flags(
-            # the first process has the clock
-            save_is_due=is_due and self.state.team.is_first,
-            is_to_stop=self.stop.number is not None,
-            cannot_write=self._written.done() and self._written.exception() is not None,
-            cannot_load=self.state.problem is not None,
-            is_not_finite=self._watch.is_bad(self.state.meter.loss_sum),
+        is_bad = self._watch.is_bad(state.meter.loss_sum)
+        is_due, is_to_stop, is_bad = state.world.any(
+            is_due and state.world.is_main, self.stop.number is not None, is_bad
         )
-        self._act(self.signals.exchange(flags), delay=self.signals.delay)
-
-    def after_updates(self) -> None:
-        """Act on what was said after an epoch's last update, and is not heard yet."""
-        self._act(self.signals.last(), delay=0)
-
-    def _act(self, heard: Flags, *, delay: int) -> None:
-        """Do what is heard of `delay` updates ago."""
-        if heard.cannot_load:
-            self._check_loaded()
-        if heard.is_not_finite or heard.is_to_stop:
-            # nobody will hear what is under way
-            self.signals.last()
-        if heard.is_not_finite:
-            raise self.state.not_finite(self.state.step - 1 - delay)
-        if heard.cannot_write:
-            self.finish()
-        if heard.save_is_due or heard.is_to_stop:
+        if is_bad:
+            raise state.not_finite(state.step - 1)
+        if is_due or is_to_stop:
             self.save()
-        if heard.is_to_stop:
-            self.finish()
-            raise self.stop.preempted(self.state.progress.describe())
+        if is_to_stop:
+            self._written.result()
+            raise self.stop.preempted(state.progress.describe())
 
     def after_epoch(self, *, is_best: bool) -> None:
         """Save a completed epoch; raise Preempted if the run is to stop before its end."""
         self.save(is_best=is_best)
-        (is_to_stop,) = self.state.team.any(self.stop.number is not None)
+        (is_to_stop,) = self.state.world.any(self.stop.number is not None)
         progress = self.state.progress
         is_over = progress.epoch == self.state.config.train.epochs
         if is_to_stop or is_over:
-            self.finish()
+            self._written.result()
         if is_to_stop and not is_over:
             raise self.stop.preempted(progress.describe())
-
-    def finish(self) -> None:
-        """Wait until all is written. Raises RunError in all processes if it could not be."""
-        self.state.team.share(self._written.result)
 
     def save(self, *, is_best: bool = False) -> None:
         """Begin to write `last.pt`, and `best.pt` where this epoch is the best.
 
-        Every process calls this, the first one writes what is to be saved now, while training
+        Every rank calls this, the main one writes what is to be saved now, while training
         goes on. The checkpoint before becomes `previous.pt`. Raises NonFiniteLossError instead
-        of saving what is not finite, what kept a process from loading its images, and RunError
-        if the checkpoint before could not be written.
+        of saving what is not finite, and RunError if the checkpoint before could not be written.
         """
         state = self.state
-        self._check_loaded()
-        meters = state.team.gather(state.meter.state_dict())
+        meters = state.world.gather(state.meter.state_dict())
         check_finite(state)
-        (is_bad,) = state.team.any(not step.is_finite(state.model))
+        (is_bad,) = state.world.any(not step.is_finite(state.model))
         if is_bad:
-            problem = f"the weights are not finite after step {state.step - 1}"
-            raise known_to_all(NonFiniteLossError(problem))
-        keep = state.config.run.keep_best
-
-        def write() -> None:
+            raise NonFiniteLossError(f"the weights are not finite after step {state.step - 1}")
+        self._saved_at = time.monotonic()
+        if state.world.is_main:
             copied = host_copy(state.to_checkpoint(meters))
-            # one after the other; raises what kept the one before from being written
+            # one after the other
             self._written.result()
+            keep = state.config.run.keep_best
             self._written = self._writer.submit(
                 _write, self.folder, copied, is_best=is_best, keep=keep
             )
-
-        state.team.share(write)
-        self._saved_at = time.monotonic()
-
-    def _check_loaded(self) -> None:
-        """Raise in all processes what kept one of them from loading its images."""
-        problems = [each for each in self.state.team.gather(self.state.problem) if each]
-        if problems:
-            raise known_to_all(problems[0])
 
     def roll_back(self, error: NonFiniteLossError) -> str:
         """Return to the last checkpoint's weights, and continue after the failed update.
@@ -152,8 +117,7 @@ class Checkpointer:
         """
         state, progress = self.state, self.state.progress
         wait([self._written])
-        # what was said of the weights that failed
-        self.signals.last()
+        # what it has still to tell is of the weights that failed
         self._watch = LossWatch(state.compute.device)
         saved = None
         if self._rolls_back and progress.rollbacks == MAX_ROLLBACKS:
@@ -161,13 +125,13 @@ class Checkpointer:
                 f"went back {MAX_ROLLBACKS} times in epoch {progress.epoch + 1}"
             )
         elif self._rolls_back:
-            self.finish()
-            saved, _ = state.team.share(lambda: load_latest(self.folder))
+            self._written.result()
+            saved, _ = state.world.on_main(lambda: load_latest(self.folder))
         if saved is None:
             last = self.folder / "last.pt"
             where = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
             advice = "a lower optimizer.lr or train.on_nonfinite=skip may help"
-            raise known_to_all(NonFiniteLossError(f"{error}; {where}; {advice}"))
+            raise NonFiniteLossError(f"{error}; {where}; {advice}")
         state.load_weights(saved, self.folder / "last.pt")
         then = Progress(**saved["progress"])
         state.load_meter(saved)
@@ -186,11 +150,8 @@ class Checkpointer:
 
 
 def check_finite(state: TrainState) -> None:
-    """Raise NonFiniteLossError in all processes if a loss so far was not finite in one.
-
-    Waits for the device and for the other processes.
-    """
-    (is_bad,) = state.team.any(not state.meter.loss_sum.isfinite().item())
+    """Raise NonFiniteLossError if a loss so far was not finite in a rank; waits for all devices."""
+    (is_bad,) = state.world.any(not state.meter.loss_sum.isfinite().item())
     if is_bad:
         raise state.not_finite(state.step - 1)
 
@@ -220,11 +181,11 @@ def keep_threads(state: TrainState, checkpoint: dict[str, Any]) -> list[str]:
     """
     threads, processes = checkpoint.get("threads"), len(checkpoint.get("meters") or [0])
     is_given = state.config.run.threads is not None or bool(os.environ.get("OMP_NUM_THREADS"))
-    now, cores, team = torch.get_num_threads(), os.cpu_count() or 1, state.team
+    now, cores, world = torch.get_num_threads(), os.cpu_count() or 1, state.world
     if is_given or threads in (None, now) or state.compute.device.type != "cpu":
         return []
     before = plural(threads, "CPU thread")
-    if processes != team.size or threads * team.sharing > cores:
+    if processes != world.size or threads * world.ranks_on_machine > cores:
         return [f"had {before} a process and goes on with {now}: sums differ in their last digits"]
     torch.set_num_threads(threads)
     return [f"goes on with {before}, as before; run.threads={now} changes it"]

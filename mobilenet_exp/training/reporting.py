@@ -1,6 +1,6 @@
 """What is written and printed about a run: metrics, W&B, pictures, tables, results.
 
-The first process reports for all; the others have a `SilentReporter`.
+The main rank reports for all; the others have a `SilentReporter`.
 """
 
 import json
@@ -41,7 +41,7 @@ from mobilenet_exp.tracking.environment import is_under_agent
 from mobilenet_exp.tracking.pictures import Sparing, draw_curves
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.training.checkpointing import check_config, check_images
-from mobilenet_exp.training.signals import Scalar
+from mobilenet_exp.training.scalars import Scalar
 from mobilenet_exp.training.state import TrainState
 from mobilenet_exp.training.tracing import Tracer
 
@@ -130,7 +130,7 @@ class StepCurves:
 
 
 class SilentReporter:
-    """The reporter of a process that is not the first: it writes and prints nothing."""
+    """The reporter of a rank that is not the main one: it writes and prints nothing."""
 
     def __enter__(self) -> "SilentReporter":
         return self
@@ -160,7 +160,7 @@ class SilentReporter:
 
 
 class Reporter(SilentReporter):
-    """The reporter of the first process, open from the announcement of a run to its end.
+    """The reporter of the main rank, open from the announcement of a run to its end.
 
     `lines` are printed after the announcement; `overrides` and `group` are those of `train`.
     """
@@ -222,9 +222,9 @@ class Reporter(SilentReporter):
         state, tracker, config = self.state, self.tracker, self.state.config
         tracker.write("config.yaml", to_yaml(config))
         tracker.keep_until(state.progress.epoch)
-        device = state.compute.describe(state.team.size)
+        device = state.compute.describe(state.world.size)
         if readers := state.loaders.describe_workers():
-            device += f", {readers}" + (" each" if state.team.size > 1 else "")
+            device += f", {readers}" + (" each" if state.world.size > 1 else "")
         tracker.set_summary(
             self.profile.summary() | self.comparison.summary() | {"run/device": device}
         )
@@ -386,7 +386,7 @@ def resolved_config(state: TrainState) -> dict[str, Any]:
     data["batch_size"] = state.loaders.sampler.batch_size
     found["run"] |= {
         "device": state.compute.device.type,
-        "devices": state.team.size,
+        "devices": state.world.size,
         "workers": state.loaders.train.workers,
         "threads": torch.get_num_threads(),
         "precision": state.compute.precision.value,

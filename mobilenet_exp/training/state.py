@@ -11,12 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.core.errors import InputError, NonFiniteLossError, RunError
+from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.core.text import duration
 from mobilenet_exp.data.loaders import Loaders
 from mobilenet_exp.data.mixing import Mixing
 from mobilenet_exp.machine.compute import Compute
-from mobilenet_exp.machine.distributed import Team
+from mobilenet_exp.machine.distributed import World
 from mobilenet_exp.models.rounding import Rounding
 from mobilenet_exp.training.distillation import Teacher
 from mobilenet_exp.training.ema import Average
@@ -116,7 +116,7 @@ class TrainState:
 
     config: Config
     compute: Compute
-    team: Team
+    world: World
     loaders: Loaders
     num_classes: int
     # what learns, and what an update calls: the model itself, or what is around it (step.py)
@@ -143,8 +143,6 @@ class TrainState:
     # sums over the current epoch, of this process
     meter: TrainMeter = field(default_factory=TrainMeter)
     pace: Pace = field(default_factory=Pace)
-    # why this process could not load its images
-    problem: InputError | RunError | None = None
 
     @property
     def step(self) -> int:
@@ -180,12 +178,10 @@ class TrainState:
         )
 
     def not_finite(self, step: int) -> NonFiniteLossError:
-        """Return what all processes raise for a loss that was not finite."""
+        """Return what is raised for a loss that was not finite."""
         where = f"epoch {self.progress.epoch + 1}, step {step}"
         lr = self.lr_at(step)
-        error = NonFiniteLossError(f"the loss is not finite at {where}, lr {lr:.3g}")
-        error.is_known_to_all = True
-        return error
+        return NonFiniteLossError(f"the loss is not finite at {where}, lr {lr:.3g}")
 
     def to_checkpoint(self, meters: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what a checkpoint holds; `meters` are those of all processes."""
@@ -227,13 +223,13 @@ class TrainState:
     def load_meter(self, checkpoint: dict[str, Any]) -> None:
         """Take this process's sums; if the number of processes changed, the first takes all."""
         # "tallies" in checkpoints from before 0.2
-        meters, team = checkpoint.get("meters") or checkpoint["tallies"], self.team
-        if len(meters) == team.size:
-            self.meter = TrainMeter(**meters[team.rank])
+        meters, world = checkpoint.get("meters") or checkpoint["tallies"], self.world
+        if len(meters) == world.size:
+            self.meter = TrainMeter(**meters[world.rank])
             return
         # every process counts the same updates and seconds
         alike = {key: meters[0][key] for key in ("num_skipped", "skipped_in_a_row", "seconds")}
-        if not team.is_first:
+        if not world.is_main:
             self.meter = TrainMeter(**alike)
             return
         added = ("loss_sum", "correct", "num_images", "num_unturned")

@@ -5,9 +5,8 @@ torch.compile, CUDA graphs. Evaluations and checkpoints use the network itself.
 """
 
 import inspect
-import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
 import torch
@@ -21,9 +20,7 @@ from mobilenet_exp.core.errors import (
     NonFiniteLossError,
     RunError,
     first_line,
-    known_to_all,
 )
-from mobilenet_exp.evaluation.predict import Batches
 from mobilenet_exp.machine.compute import Compute, autocast
 from mobilenet_exp.training.state import TrainState
 
@@ -53,7 +50,7 @@ def update(state: TrainState, parts: tuple) -> None:
     loss_sum, correct = 0, 0
     for number, (images, labels) in enumerate(parts):
         # dropout's masks follow from the seed, the step and the part alone; primes keep these apart
-        part = state.team.rank * len(parts) + number
+        part = state.world.rank * len(parts) + number
         torch.manual_seed(((config.seed * 1_000_003 + step) * 10_007 + part) % 2**63)
         # several processes exchange gradients once per update: with the last part
         is_last = number == len(parts) - 1
@@ -74,7 +71,7 @@ def update(state: TrainState, parts: tuple) -> None:
     meter.skipped_in_a_row += 1
     if meter.skipped_in_a_row >= MAX_SKIPS:
         problem = f"{MAX_SKIPS} updates in a row, up to step {step}, were not finite"
-        raise known_to_all(NonFiniteLossError(problem))
+        raise NonFiniteLossError(problem)
 
 
 def forward_backward(state: TrainState, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,14 +141,14 @@ def is_finite(model: nn.Module) -> bool:
     return math.isfinite(nn.utils.get_total_norm(tensors).item())
 
 
-def reestimate_bn(model: nn.Module, batches: Batches, compute: Compute, num_batches: int) -> None:
-    """Replace BatchNorm's running statistics by plain averages over `num_batches`.
+def reestimate_bn(model: nn.Module, batches: Iterable, compute: Compute) -> None:
+    """Replace BatchNorm's running statistics by plain averages over `batches`.
 
     With the papers' momentum (0.01 and less) running averages need thousands of steps
     to settle; without this, a short run that has learned would evaluate at chance.
     """
     with autocast(compute.device, compute.eval_precision):
-        update_bn(itertools.islice(batches, num_batches), model, compute.device)
+        update_bn(batches, model, compute.device)
 
 
 def wrap_model(state: TrainState) -> None:
@@ -162,7 +159,7 @@ def wrap_model(state: TrainState) -> None:
     run, sampler = state.config.run, state.loaders.sampler
     sides = {sampler.side_at(epoch) for epoch in range(1, state.config.train.epochs + 1)}
     state.uses_graphs = can_use_graphs(state, sides)
-    if state.team.size > 1:
+    if state.world.size > 1:
         # BatchNorm's statistics are shared before they count, not at each forward pass
         # (older torch knows the second name alone)
         known = inspect.signature(DistributedDataParallel).parameters
@@ -191,15 +188,14 @@ def can_use_graphs(state: TrainState, sides: set[int]) -> bool:
         return False
     problems = {
         "needs a CUDA device": state.compute.device.type != "cuda",
-        "needs a training in one process": state.team.size > 1,
+        "needs a training in one process": state.world.size > 1,
         "needs train.quantise=null": state.rounding is not None,
         "needs train.accumulate=1": state.config.train.accumulate > 1,
         "needs images of one side: data.progressive_from=null": len(sides) > 1,
     }
     problem = next((words for words, is_so in problems.items() if is_so), None)
     if problem and wanted == "true":
-        # all processes decide alike
-        raise known_to_all(InputError("run.cuda_graphs", wanted, problem))
+        raise InputError("run.cuda_graphs", wanted, problem)
     return problem is None
 
 
@@ -224,8 +220,7 @@ def compiled(network: Callable, mode: str) -> Callable[[Tensor], Tensor]:
                 cause = inner
             problem = f"the network cannot be compiled: {first_line(cause, 200)}"
             refusal = RunError(f"{problem}; run.compile=false trains without")
-            # all processes compile the same
-            raise known_to_all(refusal) from error
+            raise refusal from error
 
     return call
 

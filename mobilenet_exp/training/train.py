@@ -7,7 +7,7 @@ in the order in which they are called. One update of the weights is in `step`.
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.console import Show
-from mobilenet_exp.core.errors import InputError, NonFiniteLossError, RunError, known_to_all
+from mobilenet_exp.core.errors import InputError, NonFiniteLossError, RunError
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.core.text import duration, examples, plural
 from mobilenet_exp.data.loaders import (
     BAD_IMAGE_ADVICE,
-    Batch,
     LoaderOptions,
     build_loaders,
 )
@@ -41,9 +40,9 @@ from mobilenet_exp.machine.compute import (
     set_up,
 )
 from mobilenet_exp.machine.cores import keeping_threads
-from mobilenet_exp.machine.distributed import Team, joined, said_by_each
-from mobilenet_exp.machine.elastic import launch
-from mobilenet_exp.machine.launched import place
+from mobilenet_exp.machine.distributed import World, joined
+from mobilenet_exp.machine.launch import launch
+from mobilenet_exp.machine.launch_env import this_rank
 from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.machine.preemption import listening
@@ -85,16 +84,15 @@ def train(
     if config.train.trainable == "classifier" and not (config.weights or config.run.smoke):
         problem = "trains only the classifier, so it needs pretrained weights=..."
         raise InputError("train.trainable", "classifier", problem)
-    if config.run.devices > 1 and place().size > 1:
+    if config.run.devices > 1 and this_rank().size > 1:
         problem = "torchrun or srun has started the processes, so it must be 1"
         raise InputError("run.devices", config.run.devices, problem)
-    with said_by_each():
-        import_modules(config.run.imports)
-        for name in config.run.metrics:
-            metrics.METRICS.get(name)
+    import_modules(config.run.imports)
+    for name in config.run.metrics:
+        metrics.METRICS.get(name)
     folder = Path(config.run.root) / run_name(config)
     # of several processes the first one looks, when they have met
-    if place().size == 1 and (results := load_results(config, folder)):
+    if this_rank().size == 1 and (results := load_results(config, folder)):
         print_results(results, config, folder)
         return results
     if config.run.devices == 1:
@@ -113,45 +111,42 @@ def train_here(
 ) -> dict[str, Any]:
     """Train in this process, one of as many as were launched."""
     checkpoints = folder / "checkpoints"
-    with said_by_each():
-        import_modules(config.run.imports)
-        # what is rounded to 8 bits is not rounded to 16 before
-        half = config.train.quantise is None
-        compute, lines = set_up(config.run, half=half, leaves_busy_cores=place().size == 1)
+    import_modules(config.run.imports)
+    # what is rounded to int8 is not rounded to 16 bits before
+    half = config.train.quantise is None
+    compute, lines = set_up(config.run, half=half, leaves_busy_cores=this_rank().size == 1)
     set_determinism(config.run.deterministic)
-    with listening() as stop, joined(compute.device) as team:
-        team.check_alike("run.root", config.run.root, f"the run {folder.name}")
-        if team.size > 1 and (results := team.share(lambda: load_results(config, folder))):
-            team.share(lambda: print_results(results, config, folder))
-            return results if team.is_first else {}
-        with team.entered(locked(folder) if team.is_first else nullcontext()):
-            state, found = build_or_resume(config, compute, team, checkpoints)
+    with listening() as stop, joined(compute.device) as world:
+        world.check_same("run.root", config.run.root, f"the run {folder.name}")
+        if world.size > 1 and (results := world.on_main(lambda: load_results(config, folder))):
+            if world.is_main:
+                print_results(results, config, folder)
+            return results if world.is_main else {}
+        with locked(folder) if world.is_main and config.run.lock else nullcontext():
+            state, found = build_or_resume(config, compute, world, checkpoints)
             if any("CPU thread" in line for line in found):
                 # of two lines about threads, the second one holds
                 lines = []
-            reporter = (
-                Reporter(state, folder, overrides, group, [*lines, *found])
-                if team.is_first
-                else SilentReporter()
-            )
-            with team.entered(reporter), Checkpointer(state, checkpoints, stop) as checkpointer:
+            reporter = SilentReporter()
+            if world.is_main:
+                reporter = Reporter(state, folder, overrides, group, [*lines, *found])
+            with reporter, Checkpointer(state, checkpoints, stop) as checkpointer:
                 train_epochs(state, checkpointer, reporter)
-                return team.together(reporter.close)
+                return reporter.close()
 
 
 def build_or_resume(
-    config: Config, compute: Compute, team: Team, checkpoints: Path
+    config: Config, compute: Compute, world: World, checkpoints: Path
 ) -> tuple[TrainState, list[str]]:
     """Build a run, and continue from its last checkpoint if it has one.
 
     Returns lines about damage, and about what is not as it was then.
     """
-    checkpoint, lines = team.share(lambda: load_latest(checkpoints))
-    state = team.together(lambda: build_state(config, compute, team, checkpoint))
-    team.check_alike("data.root", config.data.root, describe_task(state))
+    checkpoint, lines = world.on_main(lambda: load_latest(checkpoints))
+    state = build_state(config, compute, world, checkpoint)
+    world.check_same("data.root", config.data.root, describe_task(state))
     if checkpoint:
-        path = checkpoints / "last.pt"
-        lines += team.together(lambda: resume(state, checkpoint, path))
+        lines += resume(state, checkpoint, checkpoints / "last.pt")
     # after resuming: a checkpoint says how the network computes
     step.wrap_model(state)
     return state, lines
@@ -160,7 +155,7 @@ def build_or_resume(
 def build_state(
     config: Config,
     compute: Compute | None = None,
-    team: Team | None = None,
+    world: World | None = None,
     checkpoint: dict[str, Any] | None = None,
 ) -> TrainState:
     """Build everything a run needs from its config, weights seeded by `train.seed`.
@@ -168,16 +163,16 @@ def build_state(
     One that has a `checkpoint` takes its stem's stride from it, and needs no `weights`.
     """
     compute = compute or select_compute(config.run, half=config.train.quantise is None)
-    team, train = team or Team(), config.train
+    world, train = world or World(), config.train
     loaders = build_loaders(
         config.data,
         seed=train.seed,
         epochs=train.epochs,
         accumulate=train.accumulate,
-        rank=team.rank,
-        processes=team.size,
+        rank=world.rank,
+        processes=world.size,
         options=LoaderOptions(
-            compute.device, config.run.workers, config.run.image_timeout, team.sharing
+            compute.device, config.run.workers, config.run.image_timeout, world.ranks_on_machine
         ),
     )
     # before this process holds memory
@@ -197,7 +192,7 @@ def build_state(
             raise InputError("train.trainable", train.trainable, problem)
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
-    if train.bn == "sync" and team.size > 1:
+    if train.bn == "sync" and world.size > 1:
         model = synchronise_bn(model, compute.device)
     average = None
     if train.ema_decay is not None:
@@ -216,7 +211,7 @@ def build_state(
     return TrainState(
         config,
         compute,
-        team,
+        world,
         loaders,
         num_classes,
         model=model,
@@ -281,8 +276,8 @@ def build_network(
 
 
 def describe_task(state: TrainState) -> str:
-    """Say what is about to be trained; alike in all processes of a team, unless it is alone."""
-    if state.team.size == 1:
+    """Say what is about to be trained, which must be the same in all ranks."""
+    if state.world.size == 1:
         return ""
     loaders = state.loaders
     counts = f"{loaders.num_train} + {loaders.num_val} images"
@@ -293,7 +288,7 @@ def train_epochs(state: TrainState, checkpointer: Checkpointer, reporter: Silent
     """Run the remaining epochs, going back to a checkpoint where `train.on_nonfinite` says so.
 
     Raises NonFiniteLossError for a run that diverged, Preempted for one that was asked to
-    stop, both in all processes and after saving what can be saved.
+    stop and has saved.
     """
     checkpointer.before_first_update()
     while state.progress.epoch < state.config.train.epochs:
@@ -309,14 +304,13 @@ def train_epoch(state: TrainState, checkpointer: Checkpointer, reporter: SilentR
         reporter.update()
         checkpointer.after_update()
     ended = time.perf_counter()
-    checkpointer.after_updates()
     check_finite(state)
     started = time.perf_counter()
     # a GPU has now done what it was given
     state.meter.seconds += started - ended
     state.progress.seconds += started - ended
     ended_epoch = finish_epoch(state)
-    state.team.together(lambda: reporter.epoch(*ended_epoch))
+    reporter.epoch(*ended_epoch)
     checkpointer.after_epoch(is_best=ended_epoch.best is not None)
     state.pace.closing = time.perf_counter() - started
 
@@ -344,8 +338,8 @@ def make_updates(state: TrainState, show: Show) -> Iterator[None]:
         step.update(state, parts)
         if state.rounding:
             # all round alike, whichever process's ranges are saved
-            state.team.average_buffers(state.rounding.ranges)
-            if state.team.size > 1:
+            state.world.average_buffers(state.rounding.ranges)
+            if state.world.size > 1:
                 fit_steps(state.rounding.ranges.state_dict())
         progress.update += 1
         if progress.update == sampler.num_updates:
@@ -359,36 +353,15 @@ def make_updates(state: TrainState, show: Show) -> Iterator[None]:
 
 
 def train_batches(state: TrainState) -> Iterator[list[Tensor]]:
-    """Pass on the training batches that are left of the epoch.
-
-    A process that cannot load its images goes on with empty ones until all have heard of
-    it: the others wait for its gradients.
-    """
-    sampler, loaded = state.loaders.sampler, iter(state.loaders.train)
-    for _ in range(len(sampler)):
-        asked = time.perf_counter()
-        tensors = None if state.problem else _next(state, loaded)
-        if tensors is None:
-            side, device = sampler.side_at(state.progress.epoch + 1), state.compute.device
-            images = torch.zeros(sampler.part_size, 3, side, side, device=device)
-            tensors = [images, torch.zeros(sampler.part_size, dtype=torch.long)]
+    """Pass on the training batches that are left of the epoch, and note what was waited for."""
+    asked = time.perf_counter()
+    for *tensors, batch in state.loaders.train:
+        state.meter.note(batch.left_out, batch.num_unturned)
         waited = time.perf_counter() - asked
         state.pace.waiting += waited
         state.meter.waiting += waited
         yield tensors
-
-
-def _next(state: TrainState, loaded: Iterator[tuple[Tensor, Tensor, Batch]]) -> list[Tensor] | None:
-    """Return the next training batch; None where it failed and other processes wait."""
-    try:
-        *tensors, batch = next(loaded)
-    except (InputError, RunError) as error:
-        if state.team.size == 1:
-            raise
-        state.problem = error
-        return None
-    state.meter.note(batch.left_out, batch.num_unturned)
-    return tensors
+        asked = time.perf_counter()
 
 
 class EndedEpoch(NamedTuple):
@@ -418,7 +391,7 @@ def finish_epoch(state: TrainState) -> EndedEpoch:
             scores = metrics.scores(answers, state.config.run.metrics)
             found |= {f"val_ema/{key}": value for key, value in scores.items()}
     # images that could not be read or lie on their side, of training and evaluation
-    noted = state.team.gather((state.meter.left_out, state.meter.num_unturned))
+    noted = state.world.gather((state.meter.left_out, state.meter.num_unturned))
     left_out = {name: reason for names, _ in noted for name, reason in names.items()}
     if state.config.data.on_bad_image == "skip":
         found["data/num_left_out"] = len(left_out)
@@ -434,10 +407,10 @@ def finish_epoch(state: TrainState) -> EndedEpoch:
 
 def train_metrics(state: TrainState) -> dict[str, float]:
     """Return the figures of the epoch's updates, over all processes."""
-    meters = state.team.gather(state.meter.state_dict())
+    meters = state.world.gather(state.meter.state_dict())
     num_images = sum(each["num_images"] for each in meters)
     if not num_images and not state.progress.rollbacks:
-        raise known_to_all(NonFiniteLossError("no update of the epoch was finite"))
+        raise NonFiniteLossError("no update of the epoch was finite")
     found: dict[str, Any] = {"train/lr": state.lr_at(max(state.step - 1, 0))}
     # there are none where the epoch's last update made the run go back to its start
     if num_images:
@@ -461,49 +434,43 @@ def answer_images(state: TrainState, model: nn.Module, *, is_last: bool) -> Pred
 
     `is_last`: no training images are needed any more before the next epoch's.
     """
-    team, loaders, compute = state.team, state.loaders, state.compute
+    world, loaders, compute = state.world, state.loaders, state.compute
     progress, train = state.progress, state.config.train
     network = state.rounding.around(model) if state.rounding else model
     if train.precise_bn_batches and not state.has_frozen_bn:
         loaders.sampler.set_position(progress.epoch + 1)
         torch.manual_seed(train.seed)
-        batches = _bn_batches(state, train.precise_bn_batches)
-        step.reestimate_bn(network, batches, compute, train.precise_bn_batches)
-        team.average_buffers(model)
-    # the first process's network is the one that is scored
-    team.share_buffers(network)
+
+        def batches() -> Iterator[list[Tensor]]:
+            for *tensors, batch in loaders.train.first(train.precise_bn_batches):
+                state.meter.note(batch.left_out)
+                yield tensors
+
+        step.reestimate_bn(network, batches(), compute)
+        world.average_buffers(model)
+    # the main rank's network is the one that is scored
+    world.broadcast_buffers(network)
     if is_last and progress.epoch + 1 < train.epochs:
         # the next epoch's first images are read while this one is scored
         loaders.sampler.set_position(progress.epoch + 2)
         loaders.train.begin()
-    answers = team.together(
-        lambda: predict(
-            network,
-            _val_batches(state),
-            compute.device,
-            precision=compute.eval_precision,
-            first=team.rank,
-            step=team.size,
-        )
+    answers = predict(
+        network,
+        val_batches(state),
+        compute.device,
+        precision=compute.eval_precision,
+        first=world.rank,
+        step=world.size,
     )
-    merged = metrics.merge(team.gather(answers))
+    merged = metrics.merge(world.gather(answers))
     if not len(merged.index):
-        raise known_to_all(RunError("no validation image can be read"))
+        raise RunError("no validation image can be read")
     return merged
 
 
-def _bn_batches(state: TrainState, count: int) -> Iterable[tuple[Tensor, ...]]:
-    """Pass on the batches that statistics are estimated from; all processes fail together."""
-    loaded = state.loaders.train.first(count)
-    while loaded_batch := state.team.together(lambda: next(loaded, None)):
-        *tensors, batch = loaded_batch
-        state.meter.note(batch.left_out)
-        yield tuple(tensors)
-
-
-def _val_batches(state: TrainState) -> Iterator:
+def val_batches(state: TrainState) -> Iterator:
     """Pass the validation batches on; an image that cannot be read ends the run or is noted."""
-    images, position = state.loaders.val_images, state.team.rank
+    images, position = state.loaders.val_images, state.world.rank
     for tensors, labels, batch in state.loaders.val:
         for label, note in zip(batch.labels, batch.notes, strict=True):
             if label < 0:
@@ -512,5 +479,5 @@ def _val_batches(state: TrainState) -> Iterator:
                     problem = f"validation image {name} {note}; {BAD_IMAGE_ADVICE}"
                     raise RunError(f"{state.config.data.root}: {problem}")
                 state.meter.note({name: note})
-            position += state.team.size
+            position += state.world.size
         yield tensors, labels

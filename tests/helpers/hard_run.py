@@ -57,11 +57,8 @@ def kill(process: programs.Warm) -> None:
 
 
 def ranks(process: programs.Warm) -> list[int]:
-    """Return the processes that train together, started through multiprocessing's fork server."""
-    found = []
-    for server in children(process.pid, "multiprocessing"):
-        found += children(server, "multiprocessing.forkserver")
-    return found
+    """Return the processes that train together, started by `run.devices`."""
+    return children(process.pid, "run_rank")
 
 
 def children(parent: int, word: str) -> list[int]:

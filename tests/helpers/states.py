@@ -9,7 +9,7 @@ from torch import nn
 
 from mobilenet_exp import compose
 from mobilenet_exp.machine.compute import Compute
-from mobilenet_exp.machine.distributed import Team
+from mobilenet_exp.machine.distributed import World
 from mobilenet_exp.training import step
 from mobilenet_exp.training.checkpointing import Checkpointer
 from mobilenet_exp.training.state import TrainState
@@ -25,7 +25,7 @@ def bare_state(model: nn.Module, *words: str, compute: Compute | None = None, **
     }
     loaders = SimpleNamespace(sampler=SimpleNamespace(num_updates=1_000_000))
     state = TrainState(
-        compose(*words), compute, Team(), loaders, 10, model, model, **common | options
+        compose(*words), compute, World(), loaders, 10, model, model, **common | options
     )
     state.meter.to(compute.device)
     return state

@@ -122,7 +122,7 @@ def test_threads_are_kept_where_there_are_as_many_cores_and_processes(
     session = SimpleNamespace(
         config=quick("run.threads=null"),
         compute=Compute(torch.device("cpu")),
-        team=SimpleNamespace(size=1, sharing=2 if threads_then == 3 else 1),
+        world=SimpleNamespace(size=1, ranks_on_machine=2 if threads_then == 3 else 1),
     )
     checkpoint = {"threads": threads_then, "meters": [{}] * processes}
     found = checkpointing.keep_threads(session, checkpoint)

@@ -1,18 +1,22 @@
 """Whatever ends one of several processes ends all: in one line, with a code, nothing left."""
 
+import os
+import signal
 import socket
 import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
 import torch
-from hard_run import WORDS, wait_for
+from hard_run import WORDS, children, folder_of, rows, wait_for
 from image_folders import write_classes
-from programs import start
+from programs import ROOT, environment, start
 
 from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.machine import distributed
 from mobilenet_exp.machine.distributed import joined
+from mobilenet_exp.weights.checkpoint import load_checkpoint
 
 
 def _free_port() -> str:
@@ -44,10 +48,10 @@ def test_ranks_that_see_other_images_say_so_before_the_first_update(tmp_path):
     (_, first), (_, second) = (each.communicate(timeout=60) for each in ranks)
     assert [each.returncode for each in ranks] == [2, 2], first + second
     expected = "process 0 has 8 + 4 images of 2 classes, process 1 10 + 4 images of 2 classes"
-    (line,) = first.splitlines()
-    assert line.endswith(f"/a/photos: {expected}; all must have the same")
-    # what all know, the first one says
-    assert second == ""
+    # a launcher would have ended the second one before it speaks
+    for place, text in (("a", first), ("b", second)):
+        (line,) = text.splitlines()
+        assert line.endswith(f"/{place}/photos: {expected}; all must have the same")
     assert not (tmp_path / "runs").exists()
 
 
@@ -74,3 +78,43 @@ def test_a_rank_without_peers_does_not_wait_for_ever(monkeypatch):
         joined(torch.device("cpu")),
     ):
         pass
+
+
+def _start_agent(folder, port, words):
+    """Start torchrun as on one of up to two machines, with a process of ours."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1",
+        "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=two",
+        "--rdzv-conf=last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3",
+        "--max-restarts=3", "--monitor-interval=0.2", str(ROOT / "train.py"), *words,
+    ]  # fmt: skip
+    log = (folder / f"agent-{port}.log").open("a")
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
+    )
+
+
+def test_two_machines_go_on_as_one_when_one_is_lost(tmp_path):
+    """Each with an agent of torchrun; the second one's is killed with all that it started."""
+    words = (*WORDS, "train.epochs=40", "run.workers=0", f"run.root={tmp_path}/runs")
+    words = (*words, "run.save_every_minutes=0.005")
+    port = _free_port()
+    first, second = (_start_agent(tmp_path, port, words) for _ in range(2))
+    try:
+        wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/previous.pt")), first)
+        (kept,) = tmp_path.glob("runs/*/checkpoints/previous.pt")
+        assert len(load_checkpoint(kept)["meters"]) == 2
+        (rank,) = children(second.pid, "train.py")
+        os.killpg(rank, signal.SIGKILL)
+        os.killpg(second.pid, signal.SIGKILL)
+        first.wait(timeout=180)
+    finally:
+        for agent in (first, second):
+            if agent.poll() is None:
+                os.killpg(agent.pid, signal.SIGKILL)
+    logs = "".join(path.read_text() for path in tmp_path.glob("agent-*.log"))
+    assert first.returncode == 0, logs
+    assert "on cpu, float32, 1 thread, resumed after epoch" in logs
+    folder = folder_of(tmp_path)
+    assert [row["epoch"] for row in rows(folder)] == list(range(1, 41))
+    assert len(load_checkpoint(folder / "checkpoints" / "last.pt")["meters"]) == 1

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.machine import launched
+from mobilenet_exp.machine import launch_env
 from mobilenet_exp.machine.distributed import own_gpu
-from mobilenet_exp.machine.launched import Place, adopt_slurm, is_first, place
+from mobilenet_exp.machine.launch_env import Rank, is_main_rank, read_slurm_env, this_rank
 
 ALL = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1234"}
 
@@ -23,7 +23,7 @@ def environment(monkeypatch):
             monkeypatch.setenv(name, value)
 
     yield set_all
-    # what adopt_slurm has set
+    # what read_slurm_env has set
     for name in (*ALL, "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         os.environ.pop(name, None)
 
@@ -44,24 +44,24 @@ def environment(monkeypatch):
 def test_a_place_that_cannot_be_is_refused(environment, wrong, message):
     environment(**{name: value for name, value in (ALL | wrong).items() if value is not None})
     with pytest.raises(InputError, match=message):
-        place()
+        this_rank()
     # such a process speaks for itself
-    assert is_first()
+    assert is_main_rank()
 
 
 def test_the_place_that_torchrun_gives(environment):
-    assert place() == Place(0, 1, 0, 1)
+    assert this_rank() == Rank(0, 1, 0, 1)
     environment(**ALL)
-    assert place() == Place(1, 2, 1, 2)
+    assert this_rank() == Rank(1, 2, 1, 2)
     environment(LOCAL_RANK="0", LOCAL_WORLD_SIZE="1")
-    assert place() == Place(1, 2, 0, 1)
-    assert not is_first()
+    assert this_rank() == Rank(1, 2, 0, 1)
+    assert not is_main_rank()
 
 
 @pytest.mark.parametrize("has_srun", [True, False])
 def test_tasks_of_srun_are_one_job(environment, monkeypatch, has_srun):
     """Three nodes, with four, four and three tasks; this is the second of the last node."""
-    monkeypatch.setattr(launched.shutil, "which", lambda _: "srun" if has_srun else None)
+    monkeypatch.setattr(launch_env.shutil, "which", lambda _: "srun" if has_srun else None)
     slurm = {
         "SLURM_JOB_ID": "123456", "SLURM_PROCID": "9", "SLURM_NTASKS": "11", "SLURM_LOCALID": "1",
         "SLURM_NODEID": "2", "SLURM_TASKS_PER_NODE": "4(x2),3", "SLURM_JOB_NODELIST": "g[07-08,11]",
@@ -69,21 +69,21 @@ def test_tasks_of_srun_are_one_job(environment, monkeypatch, has_srun):
     environment(**slurm)
     if has_srun:
         # the batch script itself is a lone process
-        adopt_slurm()
-        assert place() == Place()
+        read_slurm_env()
+        assert this_rank() == Rank()
         environment(SLURM_STEP_ID="0")
-    adopt_slurm()
-    assert place() == Place(9, 11, 1, 3)
-    assert launched.os.environ["MASTER_ADDR"] == "g07"
-    assert launched.cores_shared_by() == 3
+    read_slurm_env()
+    assert this_rank() == Rank(9, 11, 1, 3)
+    assert launch_env.os.environ["MASTER_ADDR"] == "g07"
+    assert launch_env.ranks_on_machine() == 3
     environment(SLURM_CPUS_PER_TASK="12")
-    assert launched.cores_shared_by() == 1
-    assert 20_000 <= int(launched.os.environ["MASTER_PORT"]) < 40_000
+    assert launch_env.ranks_on_machine() == 1
+    assert 20_000 <= int(launch_env.os.environ["MASTER_PORT"]) < 40_000
 
 
 def test_each_process_takes_a_gpu_of_its_own():
-    torch.testing.assert_close(own_gpu(Place(3, 8, 3, 4), 4, sees_one=False), 3)
+    torch.testing.assert_close(own_gpu(Rank(3, 8, 3, 4), 4, sees_one=False), 3)
     # Slurm's --gpus-per-task shows each task one
-    assert own_gpu(Place(3, 8, 3, 4), 1, sees_one=True) == 0
+    assert own_gpu(Rank(3, 8, 3, 4), 1, sees_one=True) == 0
     with pytest.raises(InputError, match="run.devices=4: this machine has 1 GPUs; each process"):
-        own_gpu(Place(3, 8, 3, 4), 1, sees_one=False)
+        own_gpu(Rank(3, 8, 3, 4), 1, sees_one=False)

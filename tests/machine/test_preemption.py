@@ -11,6 +11,7 @@ import sys
 import pytest
 from hard_run import WORDS, children, folder_of, kill, rows, start, state, wait_for
 from programs import ROOT, environment
+from states import crash_before_saving
 
 from mobilenet_exp import train
 from mobilenet_exp.config.identity import run_name
@@ -34,7 +35,8 @@ def test_asked_to_stop_a_run_saves_and_asks_to_be_run_again(tmp_path, sent):
     )
     wait_for(lambda: _saved(tmp_path), process)
     os.killpg(process.pid, sent)
-    _, errors = process.communicate(timeout=60)
+    # W&B's service may be lost with the signal, and is waited for a minute
+    _, errors = process.communicate(timeout=150)
     assert process.returncode == 75, errors
     name = signal.Signals(sent).name
     assert errors.startswith(f"stopped by {name} after epoch ")
@@ -257,17 +259,38 @@ def test_a_full_disk_ends_the_run_at_its_metrics_too(quick, tmp_path, monkeypatc
         train(quick(*SMALL))
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
-def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, number):
+@pytest.fixture(params=[errno.ENOLCK])
+def without_locks(request, monkeypatch):
+    """A file system without locks and hard links, as an object store's mount."""
+
     def refuse(*_):
-        raise OSError(number, os.strerror(number))
+        raise OSError(request.param, os.strerror(request.param))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with (
-        pytest.raises(InputError, match=r"run.root=.*cannot lock files \(.*\); choose a run.root"),
-        locked(tmp_path / "runs" / "name"),
-    ):
+    monkeypatch.setattr("os.link", refuse)
+
+
+@pytest.mark.parametrize(
+    "without_locks", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO], indirect=True
+)
+def test_a_file_system_without_locks_is_one_line(without_locks, tmp_path):
+    message = r"run.root=.*cannot lock files \(.*\); choose .*, or train with run.lock=false"
+    with pytest.raises(InputError, match=message), locked(tmp_path / "runs" / "name"):
         pass
+
+
+def test_without_locks_and_links_a_run_is_kept_and_resumed_by_one_s_word(
+    without_locks, quick, tmp_path, capsys
+):
+    config = quick(*SMALL, "run.lock=false", "run.keep_best=2")
+    with crash_before_saving(2):
+        train(config)
+    results = train(config)
+    assert "resumed after epoch 1" in capsys.readouterr().out
+    folder = tmp_path / "runs" / results["name"] / "checkpoints"
+    assert load_checkpoint(folder / "best.pt")["epoch"] == results["best_epoch"]
+    assert not (folder.parent / ".lock").exists()
+    assert not list(folder.glob("*.tmp"))
 
 
 def test_a_folder_made_for_nothing_is_removed_again(tmp_path):

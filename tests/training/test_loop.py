@@ -32,7 +32,7 @@ def test_a_short_run_evaluates_at_chance_only_without_reestimation(quick):
         metrics, _ = _epoch(session)
     assert metrics["train/top1"] > 60
     assert metrics["val/top1"] < 30
-    step.reestimate_bn(session.model, session.loaders.train, Compute(CPU), 22)
+    step.reestimate_bn(session.model, session.loaders.train, Compute(CPU))
     assert _evaluate(session.model, session.loaders.val, CPU)["top1"] > 75
 
 

@@ -12,7 +12,7 @@ from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.machine.distributed import joined
-from mobilenet_exp.machine.elastic import launch
+from mobilenet_exp.machine.launch import launch
 from mobilenet_exp.models.rounding import check_device, steps_of
 from mobilenet_exp.training.step import wrap_model
 from mobilenet_exp.training.train import build_state, make_updates
@@ -51,12 +51,12 @@ def test_an_interrupted_run_resumes_to_the_same_bits_and_is_scored_as_it_learned
 
 def _ranges(config) -> list[dict[str, torch.Tensor]]:
     torch.set_num_threads(1)
-    with joined(CPU) as team:
-        session = build_state(config, team=team)
+    with joined(CPU) as world:
+        session = build_state(config, world=world)
         wrap_model(session)
         updates = make_updates(session, no_progress)
         next(updates), next(updates)
-        return team.gather(dict(session.rounding.ranges.state_dict()))
+        return world.gather(dict(session.rounding.ranges.state_dict()))
 
 
 def test_all_processes_round_by_the_same_ranges(quick):

@@ -13,7 +13,7 @@ from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.machine.compute import Precision
-from mobilenet_exp.machine.distributed import Team
+from mobilenet_exp.machine.distributed import World
 from mobilenet_exp.training import step
 from mobilenet_exp.training import train as training
 from mobilenet_exp.training.step import wrap_model
@@ -134,9 +134,9 @@ def test_graphs_are_for_passes_that_are_all_alike(quick, words, problem):
 
     def asked(value, where=None, processes=1):
         asked_for = replace(config, run=replace(config.run, cuda_graphs=value))
-        team = Team(size=processes)
+        world = World(size=processes)
         return step.can_use_graphs(
-            replace(where or _on_cuda(session), config=asked_for, team=team), sides
+            replace(where or _on_cuda(session), config=asked_for, world=world), sides
         )
 
     assert not asked("False")

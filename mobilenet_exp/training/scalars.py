@@ -1,62 +1,14 @@
-"""What the processes of a training tell each other beside its updates. Knows no session."""
-
-from collections.abc import Callable
-from typing import NamedTuple
+"""Numbers on a device that are read without waiting for its work."""
 
 import torch
 from torch import Tensor
-
-from mobilenet_exp.machine.distributed import Team
 
 # updates between two looks at the loss where each look waits for the device
 LOOK_EVERY = 50
 
 
-class Flags(NamedTuple):
-    """What one process has to say after an update, or what is true of any of them."""
-
-    save_is_due: bool = False
-    is_to_stop: bool = False
-    cannot_write: bool = False
-    cannot_load: bool = False
-    is_not_finite: bool = False
-
-
-class Signals:
-    """Flags of all processes, sent with one update and heard after the next.
-
-    The exchange runs beside the update, and no process waits for it. A process that is
-    alone hears its own flags at once.
-    """
-
-    def __init__(self, team: Team) -> None:
-        self._team = team
-        self._answer: Callable[[], list[bool]] | None = None
-
-    @property
-    def delay(self) -> int:
-        """Return how many updates ago what is heard was said."""
-        return 0 if self._team.size == 1 else 1
-
-    def exchange(self, flags: Flags) -> Flags:
-        """Send this process's flags; return all processes' of `delay` updates ago."""
-        if not self.delay:
-            return flags
-        heard = self.last()
-        self._answer = self._team.any_later(*flags)
-        return heard
-
-    def last(self) -> Flags:
-        """Wait for flags that are under way, if there are any, and return them."""
-        answer, self._answer = self._answer, None
-        return Flags(*answer()) if answer else Flags()
-
-
 class Scalar:
-    """A number on a device, to be read without waiting for the device's work.
-
-    From CUDA it is copied beside the work; elsewhere reading it may wait.
-    """
+    """A number on a device: from CUDA it is copied beside the work; elsewhere reading may wait."""
 
     def __init__(self, value: Tensor, device: torch.device) -> None:
         self._value, self._copied = value.detach().clone(), None

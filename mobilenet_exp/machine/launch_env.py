@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as torchrun or Slurm's srun says. Needs no torch."""
+"""Which of several processes this one is, by the variables that torchrun or Slurm's srun sets."""
 
 import os
 import re
@@ -13,7 +13,7 @@ NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 FIRST_PORT, NUM_PORTS = 20_000, 20_000
 
 
-class Place(NamedTuple):
+class Rank(NamedTuple):
     """A process's number among all that share the job, and among those of its machine."""
 
     rank: int = 0
@@ -22,14 +22,14 @@ class Place(NamedTuple):
     local_size: int = 1
 
 
-def place() -> Place:
-    """Return this process's place, alone if no launcher started it.
+def this_rank() -> Rank:
+    """Return this process's rank, alone if no launcher started it.
 
     Raises InputError for variables that contradict each other or are half set: such a
     process would wait for peers that never come.
     """
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
-        return Place()
+        return Rank()
     size = _count("WORLD_SIZE", 1, 1 << 20)
     rank = _count("RANK", 0, size - 1)
     local_size = _count("LOCAL_WORLD_SIZE", 1, size, default=size)
@@ -38,23 +38,23 @@ def place() -> Place:
         if not os.environ.get(name):
             problem = f"must be set with the rest of {', '.join(NEEDED)}; torchrun sets them all"
             raise InputError(name, os.environ.get(name), problem)
-    return Place(rank, size, local_rank, local_size)
+    return Rank(rank, size, local_rank, local_size)
 
 
-def cores_shared_by() -> int:
+def ranks_on_machine() -> int:
     """Return how many processes share the cores that this one may use.
 
     Those of its machine, but where srun has given each task CPUs of its own.
     """
-    here, env = place(), os.environ
+    here, env = this_rank(), os.environ
     has_its_own = "SLURM_CPUS_PER_TASK" in env and env.get("SLURM_PROCID") == env.get("RANK")
     return 1 if has_its_own else here.local_size
 
 
-def is_first() -> bool:
-    """Return whether this process speaks for all; one with a bad place speaks for itself."""
+def is_main_rank() -> bool:
+    """Return whether this process speaks for all; with wrong variables it speaks for itself."""
     try:
-        return place().rank == 0
+        return this_rank().rank == 0
     except InputError:
         return True
 
@@ -72,7 +72,7 @@ def _count(name: str, least: int, most: int, default: int | None = None) -> int:
     return int(text)
 
 
-def adopt_slurm() -> None:
+def read_slurm_env() -> None:
     """Translate what `srun` tells its tasks into torchrun's variables, if it started several.
 
     Without this, eight tasks of one `srun python train.py` would be eight lone runs.
