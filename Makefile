@@ -49,17 +49,17 @@ format: $(SETUP)  ## mend style and format
 	$(PYTHON) -m ruff format .
 
 zoo: $(SETUP)  ## write docs/MODEL_ZOO.md and its picture anew
-	$(PYTHON) -m mobilenet_exp zoo
+	$(PYTHON) -m docs.build.zoo
 
 rmsprop: $(SETUP)  ## run the RMSprop story on digits and write docs/RMSPROP.md (minutes)
 	$(PYTHON) train.py -m experiment=$(STORY) hydra.sweep.dir=runs/sweeps/rmsprop_story
-	$(PYTHON) -m mobilenet_exp rmsprop runs/sweeps/rmsprop_story
+	$(PYTHON) -m docs.build.rmsprop runs/sweeps/rmsprop_story
 
 results: $(SETUP)  ## train every generation on real images, three seeds, and write docs/RESULTS.md (half an hour)
 	test -d data/photos || $(PYTHON) -m mobilenet_exp photos data/photos
 	$(PYTHON) train.py -m model=v1,v2,v3_small,v3_large,v4_conv_small $(RESULTS) hydra.sweep.dir=runs/results/sweeps/generations
 	$(PYTHON) train.py -m model.width_mult=0.35,0.5,0.75 $(RESULTS) hydra.sweep.dir=runs/results/sweeps/widths
-	$(PYTHON) -m mobilenet_exp results runs/results
+	$(PYTHON) -m docs.build.results runs/results
 
 tour: $(SETUP)  ## run the notebook docs/tour.ipynb and keep what it prints
 	rm -rf docs/tour
@@ -67,12 +67,12 @@ tour: $(SETUP)  ## run the notebook docs/tour.ipynb and keep what it prints
 
 latency: $(SETUP)  ## time networks in every runtime and write docs/LATENCY.md (half an hour)
 	$(PYTHON) bench.py $(LATENCY) run.root=runs/latency run.wandb=disabled
-	$(PYTHON) -m mobilenet_exp latency $$(ls -td runs/latency/bench-*/ | head -1)latency.json
+	$(PYTHON) -m docs.build.latency $$(ls -td runs/latency/bench-*/ | head -1)latency.json
 
 latency_gpu: $(SETUP)  ## time networks on a GPU and add them to docs/LATENCY.md
 	$(PYTHON) bench.py $(LATENCY_GPU) run.precision=float32
 	$(PYTHON) bench.py $(LATENCY_GPU) run.precision=bfloat16
-	$(PYTHON) -m mobilenet_exp latency $$(ls -td runs/latency/bench-*/ | head -2 | sed 's/$$/latency.json/')
+	$(PYTHON) -m docs.build.latency $$(ls -td runs/latency/bench-*/ | head -2 | sed 's/$$/latency.json/')
 
 levers: $(SETUP)  ## measure what each cheap lever gains on a training step (minutes)
 	$(PYTHON) -m benchmarks.step

@@ -41,22 +41,6 @@ COMMANDS = {
         "",
         "build W&B's workspace and report; see workspace --help",
     ),
-    "zoo": ("mobilenet_exp.reports.zoo", "", "write docs/MODEL_ZOO.md and its picture"),
-    "results": (
-        "mobilenet_exp.reports.results",
-        "[RUNS_FOLDER]",
-        "write docs/RESULTS.md and its picture from the runs of make results",
-    ),
-    "latency": (
-        "mobilenet_exp.reports.latency",
-        "[LATENCY_JSON ...]",
-        "write docs/LATENCY.md and its pictures from benchmarks",
-    ),
-    "rmsprop": (
-        "mobilenet_exp.reports.rmsprop",
-        "SWEEP_FOLDER",
-        "write docs/RMSPROP.md and its curves from the runs of the RMSprop story",
-    ),
 }
 # have options, and a --help of their own
 OWN_HELP = ("runs", "page", "workspace")

@@ -37,8 +37,7 @@ MAY_IMPORT = {
     "deploy": (*BELOW_EVALUATION, "evaluation"),
     "training": (*BELOW_EVALUATION, "evaluation"),
     "reports": (
-        "core", "deploy.by_layer", "deploy.pictures", "machine.lock", "models", "papers",
-        "tracking", "training.optim",
+        "core", "machine.lock", "papers", "tracking",
     ),
     # the roof; the programs import jobs when they are asked for
     "command": ("core", "config", "machine.preemption", "machine.launch_env", "tracking"),
@@ -68,14 +67,13 @@ DOORS = {
     "fsspec": {"datasets.remote"},
     "safetensors": {"weights.files", "datasets.arrays"},
     "matplotlib": {
-        "deploy.pictures", "evaluation.mistakes", "tracking.pictures", "reports.zoo",
-        "reports.rmsprop", "reports.results",
+        "deploy.pictures", "evaluation.mistakes", "tracking.pictures",
     },
     "sklearn": {"datasets.builders"},
     "plotly": {"reports.page"},
     "wandb_workspaces": {"reports.workspace"},
     "rich": {"core.console"},
-    "yaml": {"command.reporting", "reports.reading", "reports.rmsprop"},
+    "yaml": {"command.reporting", "reports.reading"},
 }  # fmt: skip
 # answer before torch is loaded: composing, completing, explaining, printing
 WITHOUT_TORCH = {"core", "config", "tracking", "command", "cli", "__main__"}

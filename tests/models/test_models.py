@@ -7,10 +7,10 @@ import torchvision
 from layout_nets import randomize
 from torch import nn
 
+from docs.build import zoo
 from mobilenet_exp import build_model, list_models, profile_model
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.papers.rows import NOT_BUILT, paper_rows
-from mobilenet_exp.reports import zoo
 
 NAMES = [
     "v1", "v1_full_conv", "v1_shallow", "v2", "v3_large", "v3_small", "v3_large_minimalistic",

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from docs.build import latency, timings
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.reports import latency, timings
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +21,12 @@ def gpus():
 
 def test_the_page_is_fresh(found, gpus):
     text = latency.page(found, gpus)
-    assert text == latency.PAGE.read_text(), "stale: python -m mobilenet_exp latency"
+    assert text == latency.PAGE.read_text(), "stale: python -m docs.build.latency"
 
 
 def test_the_pictures_show_the_figures_of_now(found):
     for picture in (latency.MADDS, latency.TOP1, latency.LAYERS):
-        assert latency.digest(found) in picture.read_text(), (
-            "stale: python -m mobilenet_exp latency"
-        )
+        assert latency.digest(found) in picture.read_text(), "stale: python -m docs.build.latency"
 
 
 def test_the_page_has_the_old_table_s_cells_and_ours(found):

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
+from docs.build import results
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.reports import results
 
 
 @pytest.fixture(scope="module")
@@ -16,11 +16,11 @@ def found():
 
 
 def test_the_page_is_fresh(found):
-    assert results.page(found) == results.PAGE.read_text(), "stale: python -m mobilenet_exp results"
+    assert results.page(found) == results.PAGE.read_text(), "stale: python -m docs.build.results"
 
 
 def test_the_picture_shows_the_figures_of_now(found):
-    stale = "stale: python -m mobilenet_exp results"
+    stale = "stale: python -m docs.build.results"
     assert results.digest(found) in results.PICTURE.read_text(), stale
 
 

@@ -6,8 +6,8 @@ import re
 import pytest
 import yaml
 
+from docs.build import rmsprop as rmsprop_page
 from mobilenet_exp.config.identity import run_name
-from mobilenet_exp.reports import rmsprop as rmsprop_page
 
 TOP1 = {
     "sgd": 90.0, "torch_at_sgd_rate": 10.0, "tensorflow": 91.0, "from_sgd": 92.0,

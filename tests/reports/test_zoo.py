@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from docs.build import zoo
 from mobilenet_exp.models.build import telling_options
 from mobilenet_exp.papers.rows import NOT_BUILT, paper_rows
-from mobilenet_exp.reports import zoo
 
 BUILT = [row for row in paper_rows() if row.model not in NOT_BUILT]
 

@@ -1,4 +1,4 @@
-"""`wandb/sweep.yaml`, as the real client's `wandb sweep` and `wandb agent` take it."""
+"""`conf/wandb_sweep.yaml`, as the real client's `wandb sweep` and `wandb agent` take it."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def test_an_agent_runs_what_the_sweep_draws(tmp_path):
     words = {"model.width_mult": 0.35, "optimizer.lr": 0.02, "train.epochs": 1}
     with WandbServer() as server:
         server.drawn = [("drawn1", words)]
-        _wandb(tmp_path, "sweep", str(ROOT / "wandb" / "sweep.yaml"), **server.environment)
+        _wandb(tmp_path, "sweep", str(ROOT / "conf" / "wandb_sweep.yaml"), **server.environment)
         sweep = yaml.safe_load(server.sweep)
         said = _wandb(tmp_path, "agent", "me/mobilenet_exp/abcd1234", **server.environment)
     (folder,) = tmp_path.glob("runs/v3_small-w0.35-*")

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from docs.build.pages import DOCS, filled, markdown_table, run
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import figure, plural
 from mobilenet_exp.deploy.pictures import COLOURS, STYLE
 from mobilenet_exp.papers.rows import paper_row
-from mobilenet_exp.reports.pages import DOCS, check_checkout, filled, markdown_table
 from mobilenet_exp.reports.reading import RunFolder, read_runs
 
 RECORD, PAGE, PICTURE = (DOCS / name for name in ("results.json", "RESULTS.md", "results.svg"))
@@ -336,7 +336,6 @@ def main(words: list[str]) -> None:
     """Write the page and its picture, from a folder of runs or from the last record."""
     if len(words) > 1:
         raise InputError("results", " ".join(words), "takes one argument, a folder of runs")
-    check_checkout()
     source = Path(words[0]) if words else RECORD
     try:
         found = read(source) if words else json.loads(RECORD.read_text())
@@ -349,3 +348,7 @@ def main(words: list[str]) -> None:
     draw(found, PICTURE)
     PAGE.write_text(text)
     console.line(f"wrote {PAGE} and its picture")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from docs.build import timings
+from docs.build.pages import DOCS, filled, run
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.deploy import pictures
 from mobilenet_exp.deploy.by_layer import LayerTime
-from mobilenet_exp.reports import timings
-from mobilenet_exp.reports.pages import DOCS, check_checkout, filled
 
 RECORD, PAGE = DOCS / "latency.json", DOCS / "LATENCY.md"
 OF_GPUS = "latency_cuda_*.json"
@@ -228,7 +228,6 @@ def draw(found: dict[str, Any], madds: Path, top1: Path, layers: Path) -> None:
 
 def main(words: list[str]) -> None:
     """Write the page and its pictures from the last records; files that are named replace them."""
-    check_checkout()
     new: dict[Path, dict[str, Any]] = {}
     for word in words:
         path, found = _checked(Path(word))
@@ -257,3 +256,7 @@ def _checked(source: Path) -> tuple[Path, dict[str, Any]]:
     except ValueError as error:
         raise InputError("latency", source, str(error)) from error
     return path, found
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,17 +1,21 @@
-"""Where generated pages go."""
+"""What the generators of this folder share: they write pages of docs/."""
 
+import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 from mobilenet_exp.core.errors import InputError
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[1]
 
 
-def check_checkout() -> None:
-    """Raise InputError for an installed package, which has no pages to write."""
-    if not (DOCS.parent / "conf").is_dir():
-        raise InputError("docs", DOCS, "is written in a checkout of the repository only")
+def run(main: Callable[[list[str]], None]) -> None:
+    """Write a page from the command line; bad input ends in one line."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 def markdown_table(columns: list[str], rows: list[list[str]]) -> str:

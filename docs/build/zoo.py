@@ -1,4 +1,4 @@
-"""The page of every net and every published row: `python -m mobilenet_exp zoo` writes it.
+"""The page of every net and every published row: `python -m docs.build.zoo` writes it.
 
 Counts are made anew from the networks built here; prints come from `paper_rows.csv`.
 """
@@ -10,13 +10,13 @@ from pathlib import Path
 import matplotlib
 import torch
 
+from docs.build.pages import DOCS, run
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.models import MobileNet, build_model, list_models
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.rows import AUTHORS, NOT_BUILT, PaperRow, paper_rows
-from mobilenet_exp.reports.pages import DOCS, check_checkout
 
 PAGE, PICTURE = DOCS / "MODEL_ZOO.md", DOCS / "top1_over_madds.svg"
 
@@ -253,7 +253,10 @@ def main(words: list[str]) -> None:
     """Write the page and its picture."""
     if words:
         raise InputError("zoo", " ".join(words), "takes no arguments")
-    check_checkout()
     draw(PICTURE)
     PAGE.write_text(page())
     console.line(f"{PAGE.relative_to(DOCS.parent)}: {len(paper_rows())} rows")
+
+
+if __name__ == "__main__":
+    run(main)

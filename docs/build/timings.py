@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from docs.build.pages import filled, markdown_table
 from mobilenet_exp.deploy.by_layer import LayerTime
-from mobilenet_exp.reports.pages import filled, markdown_table
 
 # how runtimes in 8 bits are called, after the one in float32
 INT8 = "_int8"

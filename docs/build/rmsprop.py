@@ -12,10 +12,10 @@ import torch
 import yaml
 from torch import nn
 
+from docs.build.pages import DOCS, run
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.build import build_model
-from mobilenet_exp.reports.pages import DOCS, check_checkout
 from mobilenet_exp.tracking.sweeps import Sweep
 from mobilenet_exp.training.optim import build_optimizer
 
@@ -215,7 +215,6 @@ def main(words: list[str]) -> None:
     """Write the page and its picture from the sweep named on the command line."""
     if len(words) != 1:
         raise InputError("rmsprop", " ".join(words), "takes one argument, the sweep's folder")
-    check_checkout()
     try:
         arms = read_arms(Path(words[0]))
         text = page(arms)
@@ -224,3 +223,7 @@ def main(words: list[str]) -> None:
     (DOCS / "RMSPROP.md").write_text(text)
     draw(arms, DOCS / "rmsprop.svg")
     console.line(f"wrote {DOCS / 'RMSPROP.md'} and rmsprop.svg")
+
+
+if __name__ == "__main__":
+    run(main)
