@@ -54,7 +54,7 @@ class Cell:
     precision: str
 
     @property
-    def words(self) -> tuple[str, str, str, str]:
+    def describe(self) -> tuple[str, str, str, str]:
         return self.source, self.execution, self.layout, self.precision
 
 

@@ -1,7 +1,9 @@
 """The door of the programs: `train`, `evaluate`, `bench`, `pack`, `export`; `compose` for Python.
 
 Imports no torch, so that `--help`, `--cfg job` and shell completion answer at once; the
-programs import their jobs when they are asked for.
+programs import their jobs when they are asked for. A command goes from train.py through Hydra,
+which composes its configuration, to `command.running.run_job`, and from there to `train` below
+and `training.train.train`.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ from mobilenet_exp.command.running import quieten_threads, run_job, run_program
 from mobilenet_exp.command.sweeping import check_groups
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
+from mobilenet_exp.config.overrides import check_overrides, keep_text
 from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import (
     PREPARATION,
@@ -32,7 +35,6 @@ from mobilenet_exp.config.schema import (
     ExportConfig,
     PackConfig,
 )
-from mobilenet_exp.config.words import check_words, keep_text
 from mobilenet_exp.core.errors import InputError
 
 
@@ -52,7 +54,7 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
             raise InputError("config_dir", config_dir, "no such folder")
         words.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
     try:
-        check_words(words, schema)
+        check_overrides(words, schema)
         check_groups(words)
         with _own_hydra():
             config = to_config(hydra.compose(config_name, words), schema)

@@ -103,9 +103,10 @@ def read_arms(sweep: Path) -> dict[str, dict[str, Any]]:
             raise ValueError(f"{word} failed: {job['error']}")
         folder = sweep.parents[1] / job["results"]["name"]
         lines = (folder / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
         arms[word.rpartition("/")[2]] = {
             "config": yaml.safe_load((folder / "config.yaml").read_text()),
-            "rows": [json.loads(line) for line in lines],
+            "rows": [row for row in rows if "epoch" in row],
             "results": job["results"],
         }
     if missing := set(ARMS) - set(arms):

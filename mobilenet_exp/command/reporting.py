@@ -26,8 +26,8 @@ LATER = 2
 def report_error(error: BaseException, overrides: tuple[str, ...], schema: type) -> str:
     """Print an error, with its traceback if no person was meant to read it; return its line.
 
-    Where several ranks fail alike, the main one speaks for all. So does the one that failed for
-    those that have lost it.
+    Of ranks that fail alike the main one speaks; a rank that has merely lost another lets that
+    one speak first.
     """
     if not is_main_rank() or isinstance(error, LostPeerError):
         time.sleep(LATER)

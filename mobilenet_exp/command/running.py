@@ -38,9 +38,9 @@ from mobilenet_exp.command.sweeping import (
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
+from mobilenet_exp.config.overrides import check_flags, check_overrides, keep_text, without_plus
 from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import READERS, Config, EvalConfig
-from mobilenet_exp.config.words import check_flags, check_words, keep_text, without_plus
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.streams import (
     discard_output,
@@ -138,7 +138,7 @@ def _check_command(name: str, words: list[str], schema: type) -> list[str]:
     parser = get_args_parser()
     parser.error = _refuse
     check_flags(words, set(parser._option_string_actions), schema)
-    check_words(words, schema)
+    check_overrides(words, schema)
     words = _with_info(words, parser)
     asked = parser.parse_intermixed_args(words)
     if name not in SWEEPING and asked.multirun:

@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from mobilenet_exp.command.programs import BAD_INPUT, CONF, FAILED, PACKAGE
 from mobilenet_exp.command.reporting import BAD_INPUT_ERRORS, report_error, report_stop
 from mobilenet_exp.config.convert import to_config
+from mobilenet_exp.config.overrides import without_plus
 from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.config.words import without_plus
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.machine.preemption import Preempted
 from mobilenet_exp.tracking.sweeps import Sweep, file_name

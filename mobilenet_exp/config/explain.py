@@ -8,8 +8,8 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from mobilenet_exp.config.overrides import annotation_of, home_of, unquoted
 from mobilenet_exp.config.schema import Config
-from mobilenet_exp.config.words import annotation_of, home_of, unquoted
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import type_name
 

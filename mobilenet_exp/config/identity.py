@@ -36,12 +36,12 @@ IN_TITLE = {
 
 def run_label(config: Config, overrides: tuple[str, ...] | list[str]) -> str:
     """Return the title with what else the command varies, as `... lr=0.1`: a name for people."""
-    words = [word.lstrip("+") for word in learned_words(overrides)]
+    words = [word.lstrip("+") for word in learned_overrides(overrides)]
     varied = [word for word in words if word.partition("=")[0] not in IN_TITLE]
-    return " ".join([run_title(config), *(short_word(word) for word in varied)])
+    return " ".join([run_title(config), *(without_section(word) for word in varied)])
 
 
-def short_word(word: str) -> str:
+def without_section(word: str) -> str:
     """Return a word without its section: `optimizer.lr=0.1` reads `lr=0.1`."""
     key, equals, value = word.partition("=")
     return f"{key.rpartition('.')[2]}{equals}{value}"
@@ -118,7 +118,7 @@ def weights_identity(weights: str) -> str:
         return weights
 
 
-def learned_words(overrides: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+def learned_overrides(overrides: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     """Return the words of a command that say what is learned, not where or how it runs."""
     places = {
         f"{section.name}.{entry.name}"

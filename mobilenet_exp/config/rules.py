@@ -88,10 +88,10 @@ def with_exif(config: AnyConfig) -> AnyConfig:
     data = getattr(config, "data", None)
     if data is None or data.name is None:
         return config
-    return replace(config, data=replace(data, exif=settled_exif(data)))
+    return replace(config, data=replace(data, exif=resolved_exif(data)))
 
 
-def settled_exif(data: Any) -> Any:
+def resolved_exif(data: Any) -> Any:
     """Return apply or ignore for auto: published rows took ImageNet's photos as stored."""
     return ("ignore" if data.is_imagenet else "apply") if data.exif == "auto" else data.exif
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 # Says where things are, not what is learned: not part of a run's identity.
-PLACE = {"place": True}
+NOT_IDENTITY = {"place": True}
 # Names a file or folder, in which ~ is the home folder.
 PATH = {"path": True}
 # Part of a run's identity even at the schema's default.
@@ -170,15 +170,15 @@ class ScheduleConfig:
 
 
 @dataclass(kw_only=True)
-class ImagePlaces:
+class ImageSource:
     """Where images are."""
 
     # folder of the images; null where the data needs none
-    root: str | None = field(default=None, metadata=PLACE | PATH | ROOT)
+    root: str | None = field(default=None, metadata=NOT_IDENTITY | PATH | ROOT)
     # whether the data may be downloaded into root
-    download: bool = field(default=False, metadata=PLACE | DOWNLOAD)
+    download: bool = field(default=False, metadata=NOT_IDENTITY | DOWNLOAD)
     # for ImageNet's val/ in one flat folder: the file that gives each image its label
-    labels: str | None = field(default=None, metadata=PLACE | PATH)
+    labels: str | None = field(default=None, metadata=NOT_IDENTITY | PATH)
     # options of one data set, e.g. num_images for fake
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -191,7 +191,7 @@ class ImagePlaces:
 
 
 @dataclass(kw_only=True)
-class ImagesConfig(ImagePlaces):
+class ImagesConfig(ImageSource):
     """Which images, and how they are prepared for evaluation."""
 
     # registry name: digits, imagefolder, imagenet, packed, ...; --help lists conf/data
@@ -259,7 +259,7 @@ class DataConfig(ImagesConfig):
     repeats: int = 1
     # an image that cannot be read: fail stops the run, skip trains on the next one in its
     # place and names it
-    on_bad_image: str = field(default="fail", metadata=PLACE | FILES)
+    on_bad_image: str = field(default="fail", metadata=NOT_IDENTITY | FILES)
 
 
 @dataclass(kw_only=True)
@@ -424,7 +424,7 @@ class EvalModelConfig(ModelOptions):
 
 
 @dataclass(kw_only=True)
-class EvalDataConfig(ImagePlaces):
+class EvalDataConfig(ImageSource):
     """What an evaluation is asked for; null: as the checkpoint or the weights' source has it."""
 
     # registry name; null: the checkpoint's own data

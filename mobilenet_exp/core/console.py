@@ -78,7 +78,7 @@ def raw(text: str) -> None:
 
 
 @contextlib.contextmanager
-def sparing(what: str) -> Iterator[None]:
+def best_effort(what: str) -> Iterator[None]:
     """Make something that a run can do without: an error costs one line, not the run."""
     try:
         yield

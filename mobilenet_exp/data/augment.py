@@ -116,7 +116,7 @@ class TrainTransform:
         self.steps, self.crops = AUGMENTS.get(data.augment)(side)
         if jitter := data.color_jitter:
             self.steps = [*self.steps, v2.ColorJitter(jitter, jitter, jitter)]
-        self.steps += _auto_augment(data)
+        self.steps = [*self.steps, *_auto_augment(data)]
 
     def __call__(self, image: Opened, seed: int, out: np.ndarray) -> Erasure | None:
         """Write an input into `out` (side, side, 3) uint8; return what is erased of it later.

@@ -17,7 +17,7 @@ class Preprocessing:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Return it in one line."""
         return (
             f"{self.resolution} px, crop_pct {self.crop_pct:g}, {self.interpolation}, "

@@ -21,10 +21,10 @@ from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import FORMATS, Format
 from mobilenet_exp.deploy.int8_check import check_answers
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
-from mobilenet_exp.deploy.quantise import as_learned, with_torchao
+from mobilenet_exp.deploy.quantise import from_qat, with_torchao
 from mobilenet_exp.deploy.samples import calibration_images, real_images
 from mobilenet_exp.machine.provenance import git_commit, installed, versions
-from mobilenet_exp.models.rounding import Rounding
+from mobilenet_exp.models.fake_quantized import FakeQuantized
 from mobilenet_exp.weights.exported import ExportedModel, Forward, Record, read_exported
 from mobilenet_exp.weights.loaded import LoadedModel, load_chosen
 
@@ -78,7 +78,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
 def _weight_bits(config: ExportConfig, loaded: LoadedModel) -> int:
     """Return the bits of a file's weights. Raises InputError for others than were learned."""
     usual = 8 if config.format == "executorch" else 7
-    if loaded.trained_by is None or loaded.rounding is None:
+    if loaded.trained_by is None or loaded.fake_quantized is None:
         return config.int8_weights or usual
     learned = loaded.trained_by.train.int8_weights
     if config.int8_weights not in (None, learned):
@@ -215,7 +215,7 @@ def _fill(
 
 def _needs_calibration(config: ExportConfig, loaded: LoadedModel) -> bool:
     """Return whether scales in 8 bits are wanted that the network has not learned."""
-    return config.int8 and loaded.rounding is None
+    return config.int8 and loaded.fake_quantized is None
 
 
 def _int8(config: ExportConfig, loaded: LoadedModel) -> str:
@@ -226,8 +226,8 @@ def _int8(config: ExportConfig, loaded: LoadedModel) -> str:
 
 def _in_int8(config: ExportConfig, loaded: LoadedModel, images: Tensor) -> nn.Module:
     """Return a network in 8 bits: as it learned to be, or with scales from `images`."""
-    if isinstance(loaded.network, Rounding):
-        return as_learned(loaded.network, images[:2])
+    if isinstance(loaded.network, FakeQuantized):
+        return from_qat(loaded.network, images[:2])
     assert config.int8_weights is not None
     network = folded(loaded.model)
     return with_torchao(network, images.split(PART), weight_bits=config.int8_weights)

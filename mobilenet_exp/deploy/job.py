@@ -169,7 +169,7 @@ def _record(tracker: Tracker, found: dict[str, Any]) -> None:
     columns = list(found["rows"][0])
     cells = [[row[column] for column in columns] for row in found["rows"]]
     tracker.table("bench/latency", columns, cells)
-    with console.sparing("pictures"):
+    with console.best_effort("pictures"):
         for path in _pictures(found, tracker.folder):
             tracker.picture(f"bench/{path.stem}", path)
 

@@ -29,8 +29,8 @@ from mobilenet_exp.deploy.runtimes import (
 from mobilenet_exp.machine.compute import Precision
 from mobilenet_exp.machine.memory import (
     forget_peak,
+    gc_frozen,
     held_memory,
-    looking_at_new_objects_only,
     most_since,
 )
 
@@ -87,7 +87,7 @@ def measure_latency(
         images = {net.side: _noise(batch_size, net.side, compute) for net in nets}
         # last: what is compiled is forgotten when a network is lowered for ExecuTorch
         in_order = sorted(cells, key=lambda cell: cell.runtime == "compiled")
-        with looking_at_new_objects_only():
+        with gc_frozen():
             for cell in progress(in_order, f"batch {batch_size}: prepare", len(cells)):
                 _prepare(cell, images[cell.net.side], warmup, compute)
         for _ in progress(range(rounds), f"batch {batch_size}", rounds):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mobilenet_exp.models.rounding import LEAST, MOST, steps_of
+from mobilenet_exp.models.fake_quantized import QMAX, QMIN, qparams
 
 ATEN = torch.ops.aten
 CONVS = (ATEN.conv2d.default, ATEN.conv2d.padding)
@@ -168,8 +168,8 @@ class Ranges(fx.Interpreter):
 
 def _error(value: Tensor, least: Tensor, greatest: Tensor) -> Tensor:
     """Return the square error of a value in 255 steps from `least` to `greatest`."""
-    scale, zero = steps_of(least, greatest)
-    rounded = torch.fake_quantize_per_tensor_affine(value, scale, zero, LEAST, MOST)
+    scale, zero = qparams(least, greatest)
+    rounded = torch.fake_quantize_per_tensor_affine(value, scale, zero, QMIN, QMAX)
     return (rounded - value).square_().sum()
 
 

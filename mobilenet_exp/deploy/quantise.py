@@ -18,11 +18,11 @@ from mobilenet_exp.core.libraries import forget, library
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import exported
 from mobilenet_exp.deploy.ptq import FloatLayers, Ranges, Reconstruction, equalise
-from mobilenet_exp.models.rounding import (
+from mobilenet_exp.models.fake_quantized import (
     LAYERS,
-    LEAST,
-    MOST,
-    Rounding,
+    QMAX,
+    QMIN,
+    FakeQuantized,
     step_of_weight,
     weight_most,
 )
@@ -36,7 +36,7 @@ LEAST_STEP = 2.0**-20
 PIXELS = 128 * 224 * 224
 
 # a range of 8 bits, and its type, as torch's operators that round want them
-BITS = (LEAST, MOST, torch.int8)
+BITS = (QMIN, QMAX, torch.int8)
 
 
 @torch.no_grad()
@@ -80,12 +80,12 @@ def with_torchao(
 
 
 @torch.no_grad()
-def as_learned(rounding: Rounding, images: Tensor) -> fx.GraphModule:
+def from_qat(fake_quantized: FakeQuantized, images: Tensor) -> fx.GraphModule:
     """Quantise a network, folded, with the ranges that it learned to be rounded in.
 
     It takes any number of images of this shape.
     """
-    graph = exported(_Quantised(rounding).eval(), images, any_number=True).module()
+    graph = exported(_Quantised(fake_quantized).eval(), images, any_number=True).module()
     _give_each_its_own(graph.graph)
     graph.recompile()
     return _in_eval(graph)
@@ -169,14 +169,14 @@ def _rules(xnnpack: type, config: Any) -> Any:
     return Rules().set_global(config)
 
 
-class _Quantised(Rounding):
+class _Quantised(FakeQuantized):
     """A rounded network whose weights are 8 bits, and whose every rounding is two operators."""
 
-    def __init__(self, rounding: Rounding) -> None:
-        ranges = {name: _Steps(each) for name, each in rounding.ranges.items()}
+    def __init__(self, fake_quantized: FakeQuantized) -> None:
+        ranges = {name: _Steps(each) for name, each in fake_quantized.ranges.items()}
         # what is rounded is what layer scales are given
-        network = folded(rounding.network, layer_scales=False)
-        super().__init__(network, nn.ModuleDict(ranges), weight_bits=rounding.weight_bits)
+        network = folded(fake_quantized.network, layer_scales=False)
+        super().__init__(network, nn.ModuleDict(ranges), weight_bits=fake_quantized.weight_bits)
         layers = {
             name.replace(".", "/"): module
             for name, module in self.network.named_modules()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_exp.config.convert import to_dict
-from mobilenet_exp.config.identity import learned_words
+from mobilenet_exp.config.identity import learned_overrides
 from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import EvalConfig, EvalImages
 from mobilenet_exp.core import console
@@ -30,9 +30,9 @@ from mobilenet_exp.machine.compute import Compute, Precision, set_up
 from mobilenet_exp.machine.cores import keeping_threads
 from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.machine.launch_env import this_rank
+from mobilenet_exp.models.fake_quantized import check_device
 from mobilenet_exp.models.profiling import Profile
-from mobilenet_exp.models.rounding import check_device
-from mobilenet_exp.papers.comparison import Comparison, Unpublished, compare
+from mobilenet_exp.papers.comparison import Comparison, NoPaperRow, compare
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.weights.exported import ExportedModel
 from mobilenet_exp.weights.loaded import LoadedModel, load_model
@@ -95,9 +95,9 @@ def _load(config: EvalConfig, compute: Compute) -> LoadedModel:
         raise InputError(
             "run.precision", str(precision), "an exported file has a precision of its own"
         )
-    if loaded.rounding:
+    if loaded.fake_quantized:
         check_device(compute.device)
-    if loaded.rounding and precision in (Precision.BFLOAT16, Precision.FLOAT16):
+    if loaded.fake_quantized and precision in (Precision.BFLOAT16, Precision.FLOAT16):
         raise InputError(
             "run.precision",
             str(precision),
@@ -107,7 +107,7 @@ def _load(config: EvalConfig, compute: Compute) -> LoadedModel:
 
 
 def _announce(loaded: LoadedModel, device: str) -> None:
-    notes = (*loaded.notes, loaded.preprocessing.words(), f"on {device}")
+    notes = (*loaded.notes, loaded.preprocessing.describe(), f"on {device}")
     tables.print_loaded(loaded.origin, notes)
 
 
@@ -146,7 +146,7 @@ def _record(
         loaded.num_classes,
         source=loaded.source,
         num_images=int(found.scores["num_images"]),
-        is_rounded=loaded.is_rounded,
+        is_int8=loaded.is_int8,
     )
     results = eval_results(loaded, data, found, profile)
     results |= {"name": name, "precision": config.run.precision} | comparison.to_results(
@@ -164,7 +164,7 @@ def _record(
         group=loaded.folder.name if loaded.folder else loaded.config.name,
         mode=config.run.wandb,
         project=config.run.wandb_project,
-        tags=(loaded.config.name, *learned_words(overrides or ())),
+        tags=(loaded.config.name, *learned_overrides(overrides or ())),
         overrides=overrides,
         job_type="eval",
         run_id=f"{loaded.folder.name}-{name}" if loaded.folder else name,
@@ -185,7 +185,7 @@ def _write(
     results: dict[str, Any],
     found: EvalResult,
     data: EvalImages,
-    comparison: Comparison | Unpublished,
+    comparison: Comparison | NoPaperRow,
     profile: Profile,
     config: EvalConfig,
 ) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.core.registry import Registry
 
 # A metric takes `Predictions` of one image or more, and returns a number.
@@ -45,7 +46,8 @@ def no_predictions() -> Predictions:
 def merge(parts: Sequence[Predictions]) -> Predictions:
     """Join the answers of several processes in the set's order.
 
-    Raises ValueError if an image was scored twice.
+    Raises ValueError if an image was scored twice, and NonFiniteLossError if an answer is not a
+    finite number, which cannot be ranked; in every process alike.
     """
     parts = [part for part in parts if len(part.index)] or [no_predictions()]
     joined = {
@@ -56,6 +58,8 @@ def merge(parts: Sequence[Predictions]) -> Predictions:
     merged = Predictions(**{key: value[order] for key, value in joined.items()})
     if len(merged.index.unique()) != len(merged.index):
         raise ValueError("an image was scored twice")
+    if not merged.loss.isfinite().all():
+        raise NonFiniteLossError("the evaluation's loss is not finite: the training diverged")
     return merged
 
 

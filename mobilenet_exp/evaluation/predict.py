@@ -5,7 +5,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.evaluation.metrics import Predictions, no_predictions
 from mobilenet_exp.machine.compute import Precision, autocast
 
@@ -26,8 +25,7 @@ def predict(
     """Answer every image once, including those of an incomplete last batch.
 
     Images count as number `first`, `first + step`, ... of their set; those labelled -1
-    are skipped. The model is left in eval mode. Raises NonFiniteLossError if an answer is
-    not a finite number: such answers cannot be ranked.
+    are skipped. The model is left in eval mode.
     """
     model.eval()
     answers, position = [], 0
@@ -55,7 +53,4 @@ def predict(
         )
     if not answers:
         return no_predictions()
-    predictions = Predictions(*(torch.cat(part).cpu() for part in zip(*answers, strict=True)))
-    if not predictions.loss.isfinite().all():
-        raise NonFiniteLossError("the evaluation's loss is not finite: the training diverged")
-    return predictions
+    return Predictions(*(torch.cat(part).cpu() for part in zip(*answers, strict=True)))

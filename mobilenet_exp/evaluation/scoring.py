@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.config.rules import settled_exif
+from mobilenet_exp.config.rules import resolved_exif
 from mobilenet_exp.config.schema import (
     EvalConfig,
     EvalDataConfig,
     EvalImages,
-    ImagePlaces,
     ImagesConfig,
+    ImageSource,
 )
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError
@@ -81,7 +81,7 @@ def eval_data(asked: EvalDataConfig, loaded: LoadedModel) -> EvalImages:
         own = asdict(loaded.trained_by.data)
         images = {key: own[key] for key in ImagesConfig.__dataclass_fields__}
         # where the images are on this machine
-        places = (*ImagePlaces.__dataclass_fields__, "exif", "resize", "val_share", "val_seed")
+        places = (*ImageSource.__dataclass_fields__, "exif", "resize", "val_share", "val_seed")
         batch_size = given["batch_size"] or own["batch_size"]
         given |= images | {key: given[key] for key in places if _is_given(given[key])}
     prepared = asdict(loaded.preprocessing)
@@ -91,7 +91,7 @@ def eval_data(asked: EvalDataConfig, loaded: LoadedModel) -> EvalImages:
         "val_seed": given["val_seed"] or 0,
     }
     data = EvalImages(**given | prepared | {"batch_size": batch_size})
-    return replace(data, exif=settled_exif(data))
+    return replace(data, exif=resolved_exif(data))
 
 
 def _is_given(value: object) -> bool:

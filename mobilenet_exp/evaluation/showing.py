@@ -34,11 +34,11 @@ def show_answers(
     rows = list(csv.DictReader(io.StringIO(text)))
     sheet = f"{place}/{ERRORS}" if place else ERRORS
     if draws:
-        with console.sparing(sheet):
+        with console.best_effort(sheet):
             mistakes = worst_mistakes(text, images)
             title = f"the worst {len(mistakes)} of {plural(len(rows), 'validation image')}"
             _show_mistakes(tracker, sheet, section, mistakes, title)
-    with console.sparing(f"{section}/per_class"):
+    with console.best_effort(f"{section}/per_class"):
         _show_classes(tracker, section, rows)
 
 

@@ -1,7 +1,7 @@
 """What a job computes on and in: device, precision, memory format, CPU threads."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -87,6 +87,7 @@ def set_up(run: Any, *, half: bool, leaves_busy_cores: bool) -> tuple[Compute, l
     if run.keep_memory:
         keep_freed_memory()
     line = leave_busy_cores() if leaves_busy_cores and run.threads is None else ""
+    compute = replace(compute, threads=torch.get_num_threads())
     return compute, [line] if line else []
 
 

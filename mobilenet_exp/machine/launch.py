@@ -1,8 +1,11 @@
 """Starts the ranks of a job on this machine, by the agent that torchrun has."""
 
+import contextlib
+import ctypes
 import logging
 import os
 import pickle
+import shutil
 import signal
 import sys
 import tempfile
@@ -25,6 +28,8 @@ from mobilenet_exp.machine.preemption import (
 )
 
 T = TypeVar("T")
+# of Linux's <sys/prctl.h>
+PR_SET_PDEATHSIG = 1
 # seconds that ranks get to save before they are killed
 SAVE_WITHIN = 120
 # what a rank runs: it finds this package where its parent did
@@ -52,7 +57,7 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
         run_id=f"train-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        # here, and not for what a person must mend
+        # they are restarted below, only where one died, not for what a person must mend
         max_restarts=0,
         monitor_interval=0.2,
     )
@@ -78,7 +83,7 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
     with tempfile.TemporaryDirectory(prefix="ranks-") as name:
         folder = Path(name)
         (folder / "task").write_bytes(pickle.dumps((job, args)))
-        command = ("-c", RANK, name, *filter(None, sys.path))
+        command = ("-c", RANK, name, *(each or os.getcwd() for each in sys.path))
         try:
             for attempt in range(max_restarts + 1):
                 try:
@@ -86,9 +91,7 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
                     return pickle.loads((folder / "result").read_bytes())
                 except ChildFailedError as error:
                     rank, failure = error.get_first_failure()
-                    told = sorted(folder.glob("error-*"), key=lambda path: path.stat().st_mtime)
-                    if told:
-                        raise pickle.loads(told[0].read_bytes()) from None
+                    _raise_what_was_told(folder)
                     if failure.exitcode == PREEMPTED:
                         raise Preempted(signal.SIGTERM) from None
                     if attempt == max_restarts:
@@ -99,6 +102,7 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
             raise AssertionError("unreachable")
         except SignalException as stop:
             _kill_those_left(folder)
+            _raise_what_was_told(folder)
             number = asked.get("number", stop.sigval)
             raise Preempted(number, "", kept.get(number)) from None
         finally:
@@ -106,16 +110,25 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
                 signal.signal(number, handler)
 
 
+def _raise_what_was_told(folder: Path) -> None:
+    """Raise what a rank left for a person to read, the first one where there are several."""
+    told = sorted(folder.glob("error-*"), key=lambda path: path.stat().st_mtime)
+    if told:
+        raise pickle.loads(told[0].read_bytes()) from None
+
+
 def _kill_those_left(folder: Path) -> None:
     """End this process at once if ranks are left: it was told a second time, while they saved."""
-    is_any_left = False
+    left = []
     for path in folder.glob("pid-*"):
-        try:
-            os.killpg(int(path.read_text()), signal.SIGKILL)
-            is_any_left = True
-        except ProcessLookupError:
-            continue
-    if is_any_left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
+            left.append(int(path.read_text()))
+    for rank in left:
+        # with its loading processes
+        os.killpg(rank, signal.SIGKILL)
+    if left:
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(128 + signal.SIGINT)
 
 
@@ -127,6 +140,9 @@ def run_rank(name: str) -> int:
     import torch
 
     folder, rank = Path(name), os.environ["RANK"]
+    if sys.platform == "linux":
+        # saves and ends, too, if the process that launched it is killed
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
     job, args = pickle.loads((folder / "task").read_bytes())
     escape_what_cannot_be_shown()

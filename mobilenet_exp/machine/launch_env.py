@@ -47,7 +47,8 @@ def ranks_on_machine() -> int:
     Those of its machine, but where srun has given each task CPUs of its own.
     """
     here, env = this_rank(), os.environ
-    has_its_own = "SLURM_CPUS_PER_TASK" in env and env.get("SLURM_PROCID") == env.get("RANK")
+    is_task = "TORCHELASTIC_RUN_ID" not in env and env.get("SLURM_PROCID") == env.get("RANK")
+    has_its_own = is_task and "SLURM_CPUS_PER_TASK" in env
     return 1 if has_its_own else here.local_size
 
 

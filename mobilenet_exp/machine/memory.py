@@ -76,7 +76,7 @@ def held_memory(device: torch.device) -> float | None:
 
 
 @contextlib.contextmanager
-def looking_at_new_objects_only() -> Iterator[None]:
+def gc_frozen() -> Iterator[None]:
     """Let `held_memory` look for garbage among what is made inside: else it takes 0.3 s."""
     gc.collect()
     gc.freeze()

@@ -83,7 +83,7 @@ def list_models() -> list[str]:
     return [name for name in MODELS.names() if name != "timm"]
 
 
-def telling_options(args: dict[str, object]) -> dict[str, object]:
+def nondefault_options(args: dict[str, object]) -> dict[str, object]:
     """Return the options that make it another network than the one without options."""
     return {
         key: value for key, value in args.items() if key not in NEUTRAL or NEUTRAL[key] != value

@@ -126,8 +126,8 @@ def joined(features: Tensor, branch: Tensor) -> Tensor:
 def _may_change(features: Tensor, other: Tensor) -> bool:
     if learns(features) or learns(other) or torch.jit.is_tracing():
         return False
-    # what `rounding` has marked would be taken for rounded after the change, too
-    return features.dtype is other.dtype and not getattr(features, "is_rounded", False)
+    # what `FakeQuantized` has marked would be taken for rounded after the change, too
+    return features.dtype is other.dtype and not getattr(features, "is_int8", False)
 
 
 class GlobalPool(nn.Module):

@@ -14,10 +14,10 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import check_range
 from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.models.activations import ACTIVATIONS
-from mobilenet_exp.models.dialect import Dialect
 from mobilenet_exp.models.layers import ConvBNAct, GlobalPool, round_to
 from mobilenet_exp.models.layers_v4 import MultiQueryAttention
 from mobilenet_exp.models.rows import Row
+from mobilenet_exp.models.variant import Variant
 
 # Filled by the family modules beside this one, and by modules of the user's own.
 MODELS: Registry = Registry("model.name")
@@ -68,7 +68,7 @@ class Design:
     width_rule: WidthRule = WidthRule()
     # whether weights for it exist with another activation than `act` (V1)
     exists_with_other_act: bool = False
-    # where squeeze-excite gates, see `Dialect`
+    # where squeeze-excite gates, see `Variant`
     se_place: str = "after_act"
 
 
@@ -84,7 +84,7 @@ class MobileNet(nn.Module):
 
     `width_mult` > 0 is the paper's alpha. `stem_stride` is 2 in every paper; 1 keeps
     the grid of small images (32 px) from shrinking away. `dropout`, `bn_eps` and
-    `bn_momentum` default to the design's. `dialect` says how the weights are run.
+    `bn_momentum` default to the design's. `variant` says how the weights are run.
     Raises InputError for a value out of range.
     """
 
@@ -115,7 +115,7 @@ class MobileNet(nn.Module):
         momentum = design.bn_momentum if bn_momentum is None else bn_momentum
         norm = partial(nn.BatchNorm2d, eps=eps, momentum=momentum)
         activation = design.act if design.exists_with_other_act else None
-        self.dialect = Dialect(bn_eps=eps, activation=activation, se=design.se_place)
+        self.variant = Variant(bn_eps=eps, activation=activation, se=design.se_place)
         rule = design.width_rule
 
         def scaled(channels: float, part: str = "follows") -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mobilenet_exp.config.schema import ImagesConfig, ModelConfig
-from mobilenet_exp.models.build import build_model, telling_options
+from mobilenet_exp.models.build import build_model, nondefault_options
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.rows import AUTHORS, NUM_IMAGES, PaperRow, paper_rows
 
@@ -18,7 +18,7 @@ PUBLISHED_ACTIVATIONS = ("relu", "relu6")
 
 
 @dataclass(frozen=True)
-class Unpublished:
+class NoPaperRow:
     """Stands for a comparison where nothing was published for the net; `reason` says so."""
 
     reason: str
@@ -157,25 +157,25 @@ def compare(
     *,
     source: str | None = None,
     num_images: int | None = None,
-    is_rounded: bool = False,
-) -> Comparison | Unpublished:
+    is_int8: bool = False,
+) -> Comparison | NoPaperRow:
     """Find the published row for a network and its images, and say whether it is its own.
 
     `source` is the row's, for weights that someone published; `num_images` how many
-    were scored, where that is known; `is_rounded` whether its answers are in 8 bits.
+    were scored, where that is known; `is_int8` whether its answers are in 8 bits.
     """
-    options = telling_options(model.args)
+    options = nondefault_options(model.args)
     if options.get("activation") in PUBLISHED_ACTIVATIONS:
         del options["activation"]
     row = _find(model, data.resolution, options, source)
     reason = _reason(model, data, options, row, num_classes, num_images)
-    if reason is None and is_rounded:
+    if reason is None and is_int8:
         reason = "its answers are rounded to 8 bits, those of the row are not"
     row = row or _find(model, 224, options, source)
     if row is None:
         unpublished = _unpublished(model, data, options)
         parts = dict.fromkeys(part for part in (reason, unpublished) if part)
-        return Unpublished("; ".join(parts))
+        return NoPaperRow("; ".join(parts))
     with torch.device("meta"):
         net = build_model(row.model, width_mult=row.width_mult, **row.options)
     published = profile_model(net, row.resolution)

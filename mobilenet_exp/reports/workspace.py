@@ -31,7 +31,7 @@ from mobilenet_exp.core.files import write_file
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.papers.rows import paper_rows
 from mobilenet_exp.reports.options import Parser
-from mobilenet_exp.tracking.environment import DEFAULT_PROJECT, read_surroundings, settle_mode
+from mobilenet_exp.tracking.environment import DEFAULT_PROJECT, read_surroundings, resolve_mode
 from mobilenet_exp.tracking.published import Figures, default_entity, log_figures
 
 NAME = "Beside the papers"
@@ -68,7 +68,7 @@ def main(words: list[str]) -> None:
     told = read_surroundings()
     project = arguments.project or told.project or DEFAULT_PROJECT
     entity = arguments.entity or os.environ.get("WANDB_ENTITY") or ""
-    mode, reason = settle_mode("auto")
+    mode, reason = resolve_mode("auto")
     if mode != "online":
         workspace, report = build_workspace(entity, project), build_report(entity, project)
         write_file(Path(arguments.out), spec_of(workspace, report))

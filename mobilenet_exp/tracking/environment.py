@@ -96,7 +96,7 @@ def _refused_as(key: str, value: str | None) -> Iterator[None]:
         raise InputError(key, value, f"W&B refuses it: {problem}") from error
 
 
-def settle_mode(asked: str) -> tuple[Mode, str]:
+def resolve_mode(asked: str) -> tuple[Mode, str]:
     """Return online, offline or disabled, and the reason if it is not what was asked for.
 
     `auto` follows WANDB_MODE or the settings file, else is online where there is a key and

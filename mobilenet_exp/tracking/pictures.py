@@ -24,7 +24,7 @@ ACCURACIES = (
 )
 
 
-class Sparing:
+class Throttle:
     """Does a task again and again, but only as often as costs SHARE of the time at most."""
 
     def __init__(self, task: Callable[[], None]) -> None:

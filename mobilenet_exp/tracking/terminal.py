@@ -45,7 +45,7 @@ def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
     )
 
 
-def odd_lines(row: dict[str, float], left_out: Mapping[str, str]) -> list[str]:
+def note_lines(row: dict[str, float], left_out: Mapping[str, str]) -> list[str]:
     """Say what was odd about the images of an epoch; `left_out` names those of the run so far."""
     lines = []
     if count := int(row.get("data/num_left_out", 0)):

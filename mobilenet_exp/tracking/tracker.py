@@ -93,7 +93,7 @@ class Tracker:
         }
 
     def __enter__(self) -> "Tracker":
-        mode, reason = environment.settle_mode(self._mode)
+        mode, reason = environment.resolve_mode(self._mode)
         if mode != "disabled":
             environment.check(self._init_args["project"])
         try:
@@ -195,7 +195,7 @@ class Tracker:
     def keep_until(self, epoch: int) -> None:
         """Drop the rows of epochs after `epoch`: they were logged but not saved.
 
-        Those of steps stay, and are not logged again: a resumed run repeats them to the bit.
+        Those of steps stay, and are not logged again by the run that repeats them.
         """
         kept = [row for row in self._read_rows() if row.get("epoch", 0) <= epoch]
         self._close()
@@ -203,9 +203,9 @@ class Tracker:
         text = "".join(json.dumps(row) + "\n" for row in kept)
         self.write("metrics.jsonl", text)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows that the folder keeps of epochs."""
-        return [row for row in self._read_rows() if "epoch" in row]
+    def rows(self, axis: str = "epoch") -> list[dict[str, Any]]:
+        """Return the rows that the folder keeps, of epochs or, for axis `step`, of steps."""
+        return [row for row in self._read_rows() if axis in row]
 
     def _read_rows(self) -> list[dict[str, Any]]:
         """Return all rows of the metrics file; a line cut off by a crash is passed over."""

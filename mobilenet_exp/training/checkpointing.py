@@ -18,7 +18,7 @@ from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import step
 from mobilenet_exp.training.scalars import LossWatch
 from mobilenet_exp.training.state import Progress, TrainMeter, TrainState
-from mobilenet_exp.weights.averaging import forget_all_but, kept_path
+from mobilenet_exp.weights.averaging import keep_newest, kept_path
 from mobilenet_exp.weights.checkpoint import load_latest, save_checkpoint
 
 # how often one epoch may go back to a checkpoint
@@ -88,9 +88,9 @@ class Checkpointer:
     def save(self, *, is_best: bool = False) -> None:
         """Begin to write `last.pt`, and `best.pt` where this epoch is the best.
 
-        Every rank calls this, the main one writes what is to be saved now, while training
-        goes on. The checkpoint before becomes `previous.pt`. Raises NonFiniteLossError instead
-        of saving what is not finite, and RunError if the checkpoint before could not be written.
+        Every rank calls this; the main one copies the state now and writes it in the background.
+        The checkpoint before becomes `previous.pt`. Raises NonFiniteLossError instead of saving
+        what is not finite, and RunError if the checkpoint before could not be written.
         """
         state = self.state
         meters = state.world.gather(state.meter.state_dict())
@@ -156,10 +156,11 @@ def check_finite(state: TrainState) -> None:
         raise state.not_finite(state.step - 1)
 
 
-def resume(state: TrainState, checkpoint: dict[str, Any], path: Path) -> list[str]:
+def resume(state: TrainState, checkpoint: dict[str, Any], path: Path) -> tuple[list[str], str]:
     """Continue from a checkpoint of this run; return lines about what is not as it was then.
 
-    Raises InputError if it was saved with a different configuration or for other images.
+    The second is about CPU threads, empty where there is nothing to say. Raises InputError if it
+    was saved with a different configuration or for other images.
     """
     then = stored_config(checkpoint["config"], path)
     check_config(state.config, then, path)
@@ -171,10 +172,10 @@ def resume(state: TrainState, checkpoint: dict[str, Any], path: Path) -> list[st
     asked, before = state.config.run.precision, then.run.precision
     if "auto" not in (asked, before) and asked != before:
         lines.append(f"was trained in {before} so far and goes on in {asked}")
-    return lines + keep_threads(state, checkpoint)
+    return lines, keep_threads(state, checkpoint)
 
 
-def keep_threads(state: TrainState, checkpoint: dict[str, Any]) -> list[str]:
+def keep_threads(state: TrainState, checkpoint: dict[str, Any]) -> str:
     """Compute with as many CPU threads as before, unless a number is given: each sums its own way.
 
     A checkpoint has none of a GPU, or from before 0.6.
@@ -183,12 +184,12 @@ def keep_threads(state: TrainState, checkpoint: dict[str, Any]) -> list[str]:
     is_given = state.config.run.threads is not None or bool(os.environ.get("OMP_NUM_THREADS"))
     now, cores, world = torch.get_num_threads(), os.cpu_count() or 1, state.world
     if is_given or threads in (None, now) or state.compute.device.type != "cpu":
-        return []
+        return ""
     before = plural(threads, "CPU thread")
     if processes != world.size or threads * world.ranks_on_machine > cores:
-        return [f"had {before} a process and goes on with {now}: sums differ in their last digits"]
+        return f"had {before} a process and goes on with {now}: sums differ in their last digits"
     torch.set_num_threads(threads)
-    return [f"goes on with {before}, as before; run.threads={now} changes it"]
+    return f"goes on with {before}, as before; run.threads={now} changes it"
 
 
 def check_config(ours: Config, theirs: Config, path: Path) -> None:
@@ -227,4 +228,4 @@ def _write(folder: Path, state: dict[str, Any], *, is_best: bool, keep: int) -> 
     last, previous = folder / "last.pt", folder / "previous.pt"
     save_checkpoint(last, state, previous=previous, also=tuple(also))
     if is_best and keep:
-        forget_all_but(folder, keep)
+        keep_newest(folder, keep)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from mobilenet_exp.config.convert import read_config, to_dict, to_yaml
-from mobilenet_exp.config.identity import learned_words, run_label, run_title
+from mobilenet_exp.config.identity import learned_overrides, run_label, run_title
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
@@ -27,6 +27,7 @@ from mobilenet_exp.evaluation.results import answer_files, class_titles
 from mobilenet_exp.evaluation.showing import show_answers
 from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.machine.memory import peak_memory
+from mobilenet_exp.machine.preemption import Preempted
 from mobilenet_exp.models.profiling import (
     BlockCost,
     LayerCost,
@@ -38,7 +39,7 @@ from mobilenet_exp.models.profiling import (
 from mobilenet_exp.papers.comparison import Comparison, compare
 from mobilenet_exp.tracking import terminal
 from mobilenet_exp.tracking.environment import is_under_agent
-from mobilenet_exp.tracking.pictures import Sparing, draw_curves
+from mobilenet_exp.tracking.pictures import Throttle, draw_curves
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.training.checkpointing import check_config, check_images
 from mobilenet_exp.training.scalars import Scalar
@@ -71,7 +72,8 @@ class Mark(NamedTuple):
 class StepCurves:
     """The curves of a run by step: a point every few updates, of the means since the one before.
 
-    A point is logged when its loss has come from the device, which nothing waits for.
+    A point is logged when its loss has come from the device, which nothing waits for. The first
+    one after a resume is of the updates since then.
     """
 
     def __init__(self, state: TrainState, tracker: Tracker) -> None:
@@ -183,7 +185,7 @@ class Reporter(SilentReporter):
             config.data,
             state.num_classes,
             num_images=state.loaders.num_val,
-            is_rounded=config.train.quantise is not None,
+            is_int8=config.train.quantise is not None,
         )
         self.tracker = Tracker(
             folder,
@@ -192,14 +194,14 @@ class Reporter(SilentReporter):
             mode=config.run.wandb,
             project=config.run.wandb_project,
             group=group,
-            tags=(config.model.title, *learned_words(overrides or ())),
+            tags=(config.model.title, *learned_overrides(overrides or ())),
             overrides=overrides,
         )
         self._spoke_at = time.monotonic()
         # images/s of the fastest epoch so far
         self._fastest = 0.0
         self._tracer = Tracer(config.run.profile, folder, state.compute.device)
-        self._curves = Sparing(self._draw_curves)
+        self._curves = Throttle(self._draw_curves)
         self._steps = StepCurves(state, self.tracker)
 
     def __enter__(self) -> "Reporter":
@@ -212,6 +214,8 @@ class Reporter(SilentReporter):
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, Preempted):
+            self._steps.flush()
         # of a run that was too short for it
         if traced := self._tracer.close():
             console.line(traced)
@@ -235,7 +239,7 @@ class Reporter(SilentReporter):
             console.line(line)
         if config.run.deterministic:
             console.line("using deterministic algorithms (slower on a GPU)")
-        with console.sparing("blocks.csv, layers.csv"):
+        with console.best_effort("blocks.csv, layers.csv"):
             blocks = sum_blocks(state.model, self.layers)
             for name, kind, costs in (
                 ("blocks", BlockCost, blocks),
@@ -259,7 +263,7 @@ class Reporter(SilentReporter):
             if number == 0:
                 # now: the reader uses its memory again
                 images = batch[0][:SHOWN].float().cpu()
-                with console.sparing(FIRST_BATCH):
+                with console.best_effort(FIRST_BATCH):
                     path = self.tracker.draw(FIRST_BATCH, partial(_draw_batch, images))
                     self.tracker.picture("train/first_batch", path)
             yield batch
@@ -286,7 +290,7 @@ class Reporter(SilentReporter):
         self._steps.flush()
         self.tracker.log(progress.epoch, metrics)
         if best is not None:
-            with console.sparing(f"{BEST}/"):
+            with console.best_effort(f"{BEST}/"):
                 is_imagenet = state.config.data.is_imagenet
                 titles = class_titles(
                     state.loaders.classes, state.num_classes, is_imagenet=is_imagenet
@@ -310,14 +314,14 @@ class Reporter(SilentReporter):
         self._fastest = max(self._fastest, speed)
         if line := slow_line(speed, self._fastest, state.compute):
             console.line(line)
-        for line in terminal.odd_lines(metrics | {"epoch": progress.epoch}, progress.left_out):
+        for line in terminal.note_lines(metrics | {"epoch": progress.epoch}, progress.left_out):
             console.line(line)
 
     def _draw_curves(self) -> None:
         row = self.comparison.paper if isinstance(self.comparison, Comparison) else None
         paper = (f"{row.source}, {row.top1:g} %", row.top1) if row and row.top1 else None
         rows, title = self.tracker.rows(), run_title(self.state.config)
-        with console.sparing(CURVES):
+        with console.best_effort(CURVES):
             self.tracker.draw(CURVES, lambda path: draw_curves(rows, path, title, paper))
 
     def close(self) -> dict[str, Any]:
@@ -450,7 +454,7 @@ def print_results(results: dict[str, Any], config: Config, folder: Path) -> None
             is_start=False,
         )
         with tracker:
-            tracker.repeat(tracker.rows())
+            tracker.repeat([*tracker.rows("step"), *tracker.rows()])
             keys = ("top1", "top5", "epoch")
             best = (results["top1"], results["top5"], results["best_epoch"])
             figures = {f"best/{key}": value for key, value in zip(keys, best, strict=True)}

@@ -17,7 +17,7 @@ from mobilenet_exp.data.loaders import Loaders
 from mobilenet_exp.data.mixing import Mixing
 from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.machine.distributed import World
-from mobilenet_exp.models.rounding import Rounding
+from mobilenet_exp.models.fake_quantized import FakeQuantized
 from mobilenet_exp.training.distillation import Teacher
 from mobilenet_exp.training.ema import Average
 from mobilenet_exp.training.optim import load_optimizer
@@ -130,7 +130,7 @@ class TrainState:
     teacher: Teacher | None = None
     average: Average | None = None
     # the model as it answers in int8, where it learns to
-    rounding: Rounding | None = None
+    fake_quantized: FakeQuantized | None = None
     # scales losses whose gradients float16 cannot hold
     scaler: torch.amp.GradScaler | None = None
     # what exchanges gradients between processes, where there are several
@@ -139,8 +139,8 @@ class TrainState:
     uses_graphs: bool = False
     # what a person should read about the weights it starts from, a line each
     notes: tuple[str, ...] = ()
+    # of the whole run; of this epoch, across resumes; of this epoch since it was begun or resumed
     progress: Progress = field(default_factory=Progress)
-    # sums over the current epoch, of this process
     meter: TrainMeter = field(default_factory=TrainMeter)
     pace: Pace = field(default_factory=Pace)
 
@@ -196,12 +196,12 @@ class TrainState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        if variant := getattr(self.model, "dialect", None):
+        if variant := getattr(self.model, "variant", None):
             state["dialect"] = asdict(variant)
         if self.average:
             state["model_ema"] = self.average.state_dict()
-        if self.rounding:
-            state["rounding"] = self.rounding.ranges.state_dict()
+        if self.fake_quantized:
+            state["rounding"] = self.fake_quantized.ranges.state_dict()
         if self.compute.device.type == "cpu":
             state["threads"] = torch.get_num_threads()
         if self.scaler:
@@ -217,8 +217,8 @@ class TrainState:
         if self.average:
             averaged = checkpoint | {"model": checkpoint["model_ema"]}
             restore_model(self.average.model, averaged, path)
-        if self.rounding:
-            restore_ranges(self.rounding, checkpoint, path)
+        if self.fake_quantized:
+            restore_ranges(self.fake_quantized, checkpoint, path)
 
     def load_meter(self, checkpoint: dict[str, Any]) -> None:
         """Take this process's sums; if the number of processes changed, the first takes all."""

@@ -44,7 +44,7 @@ def update(state: TrainState, parts: tuple) -> None:
     # a bad batch spoils BatchNorm's statistics, and int8's ranges, before it is known to be bad
     kept = []
     if config.on_nonfinite == "skip":
-        buffers = (state.rounding or state.model).buffers()
+        buffers = (state.fake_quantized or state.model).buffers()
         kept = [(buffer, buffer.clone()) for buffer in buffers]
     state.optimizer.zero_grad(set_to_none=True)
     loss_sum, correct = 0, 0
@@ -118,8 +118,8 @@ def optimizer_step(state: TrainState) -> bool:
 
 def set_training_mode(state: TrainState) -> None:
     """Put the network into training mode, except what is frozen."""
-    if state.rounding:
-        state.rounding.train()
+    if state.fake_quantized:
+        state.fake_quantized.train()
     state.model.train(not state.is_probe)
     if state.is_probe and hasattr(state.model, "dropout"):
         state.model.dropout.train()
@@ -165,7 +165,7 @@ def wrap_model(state: TrainState) -> None:
         known = inspect.signature(DistributedDataParallel).parameters
         names = [each for each in ("forward_sync_buffers", "broadcast_buffers") if each in known]
         state.ddp = state.forward = DistributedDataParallel(
-            state.rounding or state.model,
+            state.fake_quantized or state.model,
             gradient_as_bucket_view=True,
             # every weight takes part in every update; the first one must have an exchange
             static_graph=not run.compile and state.config.train.accumulate == 1,
@@ -189,7 +189,7 @@ def can_use_graphs(state: TrainState, sides: set[int]) -> bool:
     problems = {
         "needs a CUDA device": state.compute.device.type != "cuda",
         "needs a training in one process": state.world.size > 1,
-        "needs train.quantise=null": state.rounding is not None,
+        "needs train.quantise=null": state.fake_quantized is not None,
         "needs train.accumulate=1": state.config.train.accumulate > 1,
         "needs images of one side: data.progressive_from=null": len(sides) > 1,
     }
@@ -225,29 +225,29 @@ def compiled(network: Callable, mode: str) -> Callable[[Tensor], Tensor]:
     return call
 
 
+class Recorded(nn.Module):
+    """The network as what a graph is recorded of: its own forward stays as it is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+
 def graphed(state: TrainState, batch_size: int, side: int) -> Callable[[Tensor], Tensor]:
     """Record the kernels of a forward and a backward pass, to be launched as one from then on.
 
     The passes that are recorded change no statistics.
     """
-
-    class Recorded(nn.Module):
-        """The network as what a graph is recorded of: its own forward stays as it is."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = state.model
-
-        def forward(self, images: Tensor) -> Tensor:
-            return self.model(images)
-
     set_training_mode(state)
     kept = [buffer.clone() for buffer in state.model.buffers()]
     compute = state.compute
     images = torch.randn(batch_size, 3, side, side, device=compute.device)
     images = images.to(memory_format=compute.memory_format)
     with autocast(compute.device, compute.precision, caches_weights=False):
-        network = torch.cuda.make_graphed_callables(Recorded(), (images,))
+        network = torch.cuda.make_graphed_callables(Recorded(state.model), (images,))
     for buffer, before in zip(state.model.buffers(), kept, strict=True):
         buffer.copy_(before)
     # what was recorded adds gradients up on its own stream, which backward passes wait for:

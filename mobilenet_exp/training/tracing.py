@@ -1,4 +1,4 @@
-"""Where the time of a run's updates goes, by torch's profiler. Knows no session."""
+"""Where the time of a run's updates goes, by torch's profiler."""
 
 import os
 from pathlib import Path

@@ -25,6 +25,7 @@ from mobilenet_exp.core.text import duration, examples, plural
 from mobilenet_exp.data.loaders import (
     BAD_IMAGE_ADVICE,
     LoaderOptions,
+    Loaders,
     build_loaders,
 )
 from mobilenet_exp.data.mixing import build_mixing
@@ -46,8 +47,8 @@ from mobilenet_exp.machine.launch_env import this_rank
 from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.machine.preemption import listening
-from mobilenet_exp.models.dialect import describe_variant
-from mobilenet_exp.models.rounding import Rounding, check_device, fit_steps
+from mobilenet_exp.models.fake_quantized import FakeQuantized, check_device, update_qparams
+from mobilenet_exp.models.variant import describe_variant
 from mobilenet_exp.training import step
 from mobilenet_exp.training.checkpointing import Checkpointer, check_finite, resume
 from mobilenet_exp.training.distillation import build_teacher
@@ -64,7 +65,7 @@ from mobilenet_exp.training.schedule import build_schedule
 from mobilenet_exp.training.state import TrainMeter, TrainState
 from mobilenet_exp.training.synced_bn import synchronise_bn
 from mobilenet_exp.weights.checkpoint import load_latest
-from mobilenet_exp.weights.loaded import adopt_asked, config_model, weights_and_model
+from mobilenet_exp.weights.loaded import apply_config, config_model, weights_and_model
 
 
 def train(
@@ -91,7 +92,7 @@ def train(
     for name in config.run.metrics:
         metrics.METRICS.get(name)
     folder = Path(config.run.root) / run_name(config)
-    # of several processes the first one looks, when they have met
+    # with several ranks the main one looks, once they have joined
     if this_rank().size == 1 and (results := load_results(config, folder)):
         print_results(results, config, folder)
         return results
@@ -111,6 +112,7 @@ def train_here(
 ) -> dict[str, Any]:
     """Train in this process, one of as many as were launched."""
     checkpoints = folder / "checkpoints"
+    # again: a rank that was launched is a new process
     import_modules(config.run.imports)
     # what is rounded to int8 is not rounded to 16 bits before
     half = config.train.quantise is None
@@ -123,39 +125,47 @@ def train_here(
                 print_results(results, config, folder)
             return results if world.is_main else {}
         with locked(folder) if world.is_main and config.run.lock else nullcontext():
-            state, found = build_or_resume(config, compute, world, checkpoints)
-            if any("CPU thread" in line for line in found):
-                # of two lines about threads, the second one holds
-                lines = []
+            loaders = build_data(config, compute, world)
+            # after the loading processes have started, so that they hold no part of it
+            checkpoint, damage = world.on_main(lambda: load_latest(checkpoints))
+            state = build_state(config, compute, world, loaders, checkpoint)
+            world.check_same("data.root", config.data.root, describe_task(state))
+            if checkpoint:
+                notes, threads_note = resume(state, checkpoint, checkpoints / "last.pt")
+                lines = [*([threads_note] if threads_note else lines), *damage, *notes]
+            del checkpoint
+            # after resuming: a checkpoint says how the network computes
+            step.wrap_model(state)
             reporter = SilentReporter()
             if world.is_main:
-                reporter = Reporter(state, folder, overrides, group, [*lines, *found])
+                reporter = Reporter(state, folder, overrides, group, lines)
             with reporter, Checkpointer(state, checkpoints, stop) as checkpointer:
                 train_epochs(state, checkpointer, reporter)
                 return reporter.close()
 
 
-def build_or_resume(
-    config: Config, compute: Compute, world: World, checkpoints: Path
-) -> tuple[TrainState, list[str]]:
-    """Build a run, and continue from its last checkpoint if it has one.
-
-    Returns lines about damage, and about what is not as it was then.
-    """
-    checkpoint, lines = world.on_main(lambda: load_latest(checkpoints))
-    state = build_state(config, compute, world, checkpoint)
-    world.check_same("data.root", config.data.root, describe_task(state))
-    if checkpoint:
-        lines += resume(state, checkpoint, checkpoints / "last.pt")
-    # after resuming: a checkpoint says how the network computes
-    step.wrap_model(state)
-    return state, lines
+def build_data(config: Config, compute: Compute, world: World) -> Loaders:
+    """Build the loaders, and start their processes before this one holds memory."""
+    loaders = build_loaders(
+        config.data,
+        seed=config.train.seed,
+        epochs=config.train.epochs,
+        accumulate=config.train.accumulate,
+        rank=world.rank,
+        processes=world.size,
+        options=LoaderOptions(
+            compute.device, config.run.workers, config.run.image_timeout, world.ranks_on_machine
+        ),
+    )
+    loaders.start_workers()
+    return loaders
 
 
 def build_state(
     config: Config,
     compute: Compute | None = None,
     world: World | None = None,
+    loaders: Loaders | None = None,
     checkpoint: dict[str, Any] | None = None,
 ) -> TrainState:
     """Build everything a run needs from its config, weights seeded by `train.seed`.
@@ -164,26 +174,14 @@ def build_state(
     """
     compute = compute or select_compute(config.run, half=config.train.quantise is None)
     world, train = world or World(), config.train
-    loaders = build_loaders(
-        config.data,
-        seed=train.seed,
-        epochs=train.epochs,
-        accumulate=train.accumulate,
-        rank=world.rank,
-        processes=world.size,
-        options=LoaderOptions(
-            compute.device, config.run.workers, config.run.image_timeout, world.ranks_on_machine
-        ),
-    )
-    # before this process holds memory
-    loaders.start_workers()
+    loaders = loaders or build_data(config, compute, world)
     num_classes = config.model.num_classes or len(loaders.classes)
     if num_classes < len(loaders.classes):
         problem = f"must be at least the {len(loaders.classes)} classes of {config.data.name}"
         raise InputError("model.num_classes", num_classes, problem)
     torch.manual_seed(train.seed)
     model, notes = build_network(config, num_classes, checkpoint)
-    stem_stride = getattr(model, "stem_stride", None)
+    stem_stride = getattr(model, "stem_stride", config.model.stem_stride)
     config = replace(config, model=replace(config.model, stem_stride=stem_stride))
     model = model.to(compute.device, memory_format=compute.memory_format)
     if train.trainable == "classifier":
@@ -200,10 +198,10 @@ def build_state(
             model, decay=train.ema_decay, every=train.ema_every, warmup=train.ema_warmup
         )
     teacher = build_teacher(config, loaders.classes, num_classes)
-    rounding = None
+    fake_quantized = None
     if train.quantise:
         check_device(compute.device)
-        rounding = Rounding(model, weight_bits=train.int8_weights).to(compute.device)
+        fake_quantized = FakeQuantized(model, weight_bits=train.int8_weights).to(compute.device)
     steps_per_epoch = loaders.sampler.num_updates
     if loaders.others:
         count = plural(len(loaders.others), "file")
@@ -215,7 +213,7 @@ def build_state(
         loaders,
         num_classes,
         model=model,
-        forward=rounding or model,
+        forward=fake_quantized or model,
         optimizer=build_optimizer(model, **asdict(config.optimizer)),
         lr_at=build_schedule(
             **asdict(config.schedule),
@@ -234,7 +232,7 @@ def build_state(
         ),
         teacher=teacher.to(compute.device) if teacher else None,
         average=average,
-        rounding=rounding,
+        fake_quantized=fake_quantized,
         scaler=(
             torch.amp.GradScaler(compute.device.type)
             if compute.precision is Precision.FLOAT16
@@ -264,7 +262,7 @@ def build_network(
         key=config.weights_key,
     )
     left_out = weights.into(model, new_classifier=True)
-    adopt_asked(model, config.model)
+    apply_config(model, config.model)
     notes = [f"starts from {weights.origin} ({weights.layout.title}): {describe_variant(model)}"]
     theirs, ours = weights.preprocessing, config.data
     if (list(theirs.mean), list(theirs.std)) != (list(ours.mean), list(ours.std)):
@@ -334,13 +332,14 @@ def make_updates(state: TrainState, show: Show) -> Iterator[None]:
 
     batches = show(train_batches(state), label, len(sampler))
     started = time.perf_counter()
+    # so many batches of the loader are the parts of one update
     for parts in zip(*[iter(batches)] * state.config.train.accumulate, strict=True):
         step.update(state, parts)
-        if state.rounding:
+        if state.fake_quantized:
             # all round alike, whichever process's ranges are saved
-            state.world.average_buffers(state.rounding.ranges)
+            state.world.average_buffers(state.fake_quantized.ranges)
             if state.world.size > 1:
-                fit_steps(state.rounding.ranges.state_dict())
+                update_qparams(state.fake_quantized.ranges.state_dict())
         progress.update += 1
         if progress.update == sampler.num_updates:
             state.meter.grad_norm = step.gradient_norm(state.model)
@@ -436,7 +435,7 @@ def answer_images(state: TrainState, model: nn.Module, *, is_last: bool) -> Pred
     """
     world, loaders, compute = state.world, state.loaders, state.compute
     progress, train = state.progress, state.config.train
-    network = state.rounding.around(model) if state.rounding else model
+    network = state.fake_quantized.around(model) if state.fake_quantized else model
     if train.precise_bn_batches and not state.has_frozen_bn:
         loaders.sampler.set_position(progress.epoch + 1)
         torch.manual_seed(train.seed)

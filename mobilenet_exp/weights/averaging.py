@@ -9,7 +9,7 @@ from torch import Tensor
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import plural
-from mobilenet_exp.models.rounding import fit_steps
+from mobilenet_exp.models.fake_quantized import update_qparams
 from mobilenet_exp.weights.checkpoint import load_checkpoint, save_checkpoint
 
 AVERAGED = "averaged.pt"
@@ -27,7 +27,7 @@ def kept(folder: Path) -> list[Path]:
     return sorted(folder.glob("best-*.pt"))
 
 
-def forget_all_but(folder: Path, count: int) -> None:
+def keep_newest(folder: Path, count: int) -> None:
     """Remove the oldest of them; best.pt is not among these."""
     for path in kept(folder)[::-1][count:]:
         path.unlink(missing_ok=True)
@@ -55,7 +55,7 @@ def average(folder: Path, count: int | None = None) -> Path:
     for key in ("model", "model_ema", "rounding"):
         if key in found:
             found[key] = _mean([state[key] for state in states])
-    fit_steps(found.get("rounding", {}))
+    update_qparams(found.get("rounding", {}))
     found["averaged"] = [state["epoch"] for state in states]
     del found["format"]
     save_checkpoint(folder / AVERAGED, found)

@@ -14,8 +14,8 @@ import torch
 
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.models import MobileNet
-from mobilenet_exp.models.dialect import Dialect, adopt
-from mobilenet_exp.models.rounding import Rounding
+from mobilenet_exp.models.fake_quantized import FakeQuantized
+from mobilenet_exp.models.variant import Variant, apply_variant
 
 FORMAT = 1
 
@@ -136,10 +136,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def restore_ranges(rounding: Rounding, state: dict[str, Any], path: str | Path) -> None:
+def restore_ranges(fake_quantized: FakeQuantized, state: dict[str, Any], path: str | Path) -> None:
     """Load the ranges of 8 bits that a checkpoint's network learned with, all and no others."""
     try:
-        rounding.ranges.load_state_dict(state["rounding"])
+        fake_quantized.ranges.load_state_dict(state["rounding"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         problem = f"its ranges of 8 bits do not fit its model: {reason}"
@@ -147,11 +147,11 @@ def restore_ranges(rounding: Rounding, state: dict[str, Any], path: str | Path) 
 
 
 def restore_model(model: MobileNet, state: dict[str, Any], path: str | Path) -> None:
-    """Load a checkpoint's weights into `model`, all of them and no others, with their dialect."""
+    """Load a checkpoint's weights into `model`, all of them and no others, with their variant."""
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError("checkpoint", path, f"does not fit its own model: {reason}") from error
     if "dialect" in state:
-        adopt(model, Dialect(**state["dialect"]))
+        apply_variant(model, Variant(**state["dialect"]))

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.models.build import telling_options
+from mobilenet_exp.models.build import nondefault_options
 from mobilenet_exp.models.layers import ConvBNAct, InvertedResidual, round_to, truncate
 from mobilenet_exp.models.network import MobileNet
 from mobilenet_exp.weights.layouts import LAYOUTS, Layout, Tensors
@@ -32,7 +32,7 @@ def export_weights(model: MobileNet, layout: str) -> Tensors:
     reason = _cannot_hold(target, model)
     if reason:
         raise InputError("layout", layout, reason)
-    own = model.dialect
+    own = model.variant
     exported = {}
     state = model.state_dict()
     for ours, theirs in target.names(model, set()).items():
@@ -61,12 +61,13 @@ def _cannot_hold(target: Layout, model: MobileNet) -> str | None:
         return f"{target.title} has {', '.join(target.models)}; not {model.name}"
     if model.stem_stride != 2:
         return f"{target.title} halves the image in the stem, this net does not"
-    own, theirs = model.dialect, target.dialect()
+    own, theirs = model.variant, target.variant()
     if own.activation and own.activation != theirs.activation:
         return f"{target.title} runs {theirs.activation}, this net {own.activation}"
     if own.tf_same or not _same_se(own.se, theirs.se, model):
-        return f"{target.title} orders operations otherwise: {theirs.words()}; here {own.words()}"
-    options = telling_options(model.args)
+        described = f"{theirs.describe()}; here {own.describe()}"
+        return f"{target.title} orders operations otherwise: {described}"
+    options = nondefault_options(model.args)
     rule = str(options.pop("width_rule", "paper"))
     if set(options) - {"activation"}:
         return f"{target.title} has the published head and activations, this net has not"

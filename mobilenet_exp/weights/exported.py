@@ -19,7 +19,7 @@ from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.streams import silenced
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models import MobileNet
-from mobilenet_exp.models.dialect import Dialect
+from mobilenet_exp.models.variant import Variant
 
 # name of the record among a file's own metadata
 RECORD = "mobilenet_exp"
@@ -84,7 +84,7 @@ class ExportedModel(FileModel):
     def __init__(self, forward: Forward, record: Record, like: MobileNet, path: str) -> None:
         super().__init__(forward, path)
         self.record = record
-        self.dialect = Dialect(**record.dialect) if record.dialect else None
+        self.variant = Variant(**record.dialect) if record.dialect else None
         # not a part of this module, which has no weights to move
         self._like = (like,)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import mobilenet_exp.weights.key_maps as names
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.models.dialect import Dialect
 from mobilenet_exp.models.network import MobileNet
+from mobilenet_exp.models.variant import Variant
 
 Tensors = dict[str, Tensor]
 V3 = ("v3_large", "v3_small")
@@ -45,8 +45,8 @@ class Layout:
     # names of its modules that are 1x1 convolutions where ours may be linear
     convolutions: tuple[str, ...] = ()
 
-    def dialect(self) -> Dialect:
-        return Dialect(bn_eps=self.bn_eps, activation=self.activation, se=self.se)
+    def variant(self) -> Variant:
+        return Variant(bn_eps=self.bn_eps, activation=self.activation, se=self.se)
 
 
 # In this order: a later one is asked only if none before it recognises the keys.

@@ -25,9 +25,9 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.models import MobileNet, build_model
-from mobilenet_exp.models.dialect import adopt, describe_variant
+from mobilenet_exp.models.fake_quantized import FakeQuantized
 from mobilenet_exp.models.profiling import Profile, profile_model
-from mobilenet_exp.models.rounding import Rounding
+from mobilenet_exp.models.variant import apply_variant, describe_variant
 from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model, restore_ranges
 from mobilenet_exp.weights.exported import (
     ExportedModel,
@@ -48,7 +48,7 @@ class LoadedModel:
     `classes` are names by label, None if the weights have none; `source` is the source of
     published weights' rows; `folder` is the folder of the run that trained them, and
     `trained_by` its configuration and `epoch` the epochs completed, None without a run;
-    `notes` say where settings are from; `rounding` has the ranges of 8 bits, of a run that
+    `notes` say where settings are from; `fake_quantized` has the ranges of 8 bits, of a run that
     learned to answer in them.
     """
 
@@ -63,7 +63,7 @@ class LoadedModel:
     folder: Path | None = None
     trained_by: Config | None = None
     epoch: int | None = None
-    rounding: dict[str, Any] | None = None
+    fake_quantized: dict[str, Any] | None = None
 
     @cached_property
     def network(self) -> nn.Module:
@@ -71,20 +71,22 @@ class LoadedModel:
 
         Raises InputError if that needs a library that is missing.
         """
-        if self.rounding is None:
+        if self.fake_quantized is None:
             return self.model
         assert self.trained_by is not None
         bits = self.trained_by.train.int8_weights
-        rounding = Rounding(self.model, asked_by=("checkpoint", self.origin), weight_bits=bits)
-        restore_ranges(rounding, {"rounding": self.rounding}, self.origin)
-        return rounding.eval()
+        fake_quantized = FakeQuantized(
+            self.model, asked_by=("checkpoint", self.origin), weight_bits=bits
+        )
+        restore_ranges(fake_quantized, {"rounding": self.fake_quantized}, self.origin)
+        return fake_quantized.eval()
 
     @property
-    def is_rounded(self) -> bool:
+    def is_int8(self) -> bool:
         """Return whether it answers in 8 bits."""
         if isinstance(self.model, ExportedModel):
             return self.model.record.form.startswith("int8")
-        return self.rounding is not None
+        return self.fake_quantized is not None
 
     @property
     def num_classes(self) -> int:
@@ -93,8 +95,8 @@ class LoadedModel:
     @property
     def variant(self) -> dict[str, Any] | None:
         """Return how its weights are run; None of a network without variants."""
-        dialect = getattr(self.model, "dialect", None)
-        return asdict(dialect) if dialect else None
+        variant = getattr(self.model, "variant", None)
+        return asdict(variant) if variant else None
 
     def profile(self, resolution: int) -> Profile:
         """Count the network as it was built, whatever runs it."""
@@ -125,12 +127,12 @@ def config_model(config: ModelConfig, num_classes: int, *, stem_stride: int = 2)
     return build_model(**options, **args)
 
 
-def adopt_asked(model: MobileNet, config: ModelConfig) -> None:
+def apply_config(model: MobileNet, config: ModelConfig) -> None:
     """Let a BN eps or an activation that the config gives win over the weights' own."""
-    own = model.dialect
+    own = model.variant
     bn_eps = config.bn_eps or own.bn_eps
     activation = config.args.get("activation") or own.activation
-    adopt(model, replace(own, bn_eps=bn_eps, activation=activation))
+    apply_variant(model, replace(own, bn_eps=bn_eps, activation=activation))
 
 
 def load_model(config: EvalConfig) -> LoadedModel:
@@ -214,12 +216,12 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
         Preprocessing(**{key: getattr(trained.data, key) for key in PREPROCESSING}),
         origin=path,
         digest=weights_identity(path),
-        notes=(*notes, *([model.dialect.words()] if hasattr(model, "dialect") else [])),
+        notes=(*notes, *([model.variant.describe()] if hasattr(model, "variant") else [])),
         classes=state["classes"],
         folder=folder.parent if folder.name == "checkpoints" else folder,
         trained_by=trained,
         epoch=state["epoch"],
-        rounding=state.get("rounding"),
+        fake_quantized=state.get("rounding"),
     )
 
 
@@ -250,7 +252,7 @@ def load_published(
     """Load weights of any known layout into the network that `config` describes."""
     weights, model = weights_and_model(origin, config, config.num_classes, like=like, key=key)
     weights.into(model)
-    adopt_asked(model, config)
+    apply_config(model, config)
     return LoadedModel(
         model.eval(),
         ModelConfig(**asdict(config) | {"stem_stride": model.stem_stride}),

@@ -7,8 +7,8 @@ from typing import Any
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models import MobileNet
-from mobilenet_exp.models.build import telling_options
-from mobilenet_exp.models.dialect import Dialect, adopt
+from mobilenet_exp.models.build import nondefault_options
+from mobilenet_exp.models.variant import Variant, apply_variant
 from mobilenet_exp.papers.rows import published_side
 from mobilenet_exp.weights.files import WeightFile, read_file
 from mobilenet_exp.weights.layouts import (
@@ -27,7 +27,7 @@ from mobilenet_exp.weights.layouts import (
 class Weights:
     """Weights for one network, not yet in it.
 
-    `tensors` are under our names; `layout` is the file's; `dialect` is how their source
+    `tensors` are under our names; `layout` is the file's; `variant` is how their source
     runs them, `preprocessing` how it prepares images; `classes` are names by label,
     None if the file has none; `stem_stride` is what they were trained with. `notes` say
     where all this is from.
@@ -36,7 +36,7 @@ class Weights:
     origin: str
     tensors: Tensors
     layout: Layout
-    dialect: Dialect
+    variant: Variant
     preprocessing: Preprocessing
     notes: tuple[str, ...]
     classes: list[str] | None = None
@@ -52,7 +52,7 @@ class Weights:
         return len(classifier) if classifier is not None and classifier.ndim == 2 else None
 
     def into(self, model: MobileNet, *, new_classifier: bool = False) -> list[str]:
-        """Put the weights into `model`, all of them and no others, with their dialect.
+        """Put the weights into `model`, all of them and no others, with their variant.
 
         With `new_classifier` a classifier for a different number of classes stays as the
         model has it; what was left out is returned in words. Raises InputError naming
@@ -67,7 +67,7 @@ class Weights:
             tensors |= kept
         check_fit(tensors, model, self.layout, self.origin)
         model.load_state_dict(tensors)
-        adopt(model, self.dialect)
+        apply_variant(model, self.variant)
         return left_out
 
 
@@ -123,7 +123,7 @@ def read_weights(
             origin,
             to_ours(tensors, model, layout, origin),
             layout,
-            published.dialect,
+            published.variant,
             published.preprocessing,
             (f"settings of {published.name}",),
             source=published.name,
@@ -136,7 +136,7 @@ def read_weights(
         origin,
         to_ours(tensors, model, layout, origin),
         layout,
-        layout.dialect(),
+        layout.variant(),
         _usual(model, layout),
         (*file.notes, f"preprocessing is not in the file; using {layout.title}'s usual"),
     )
@@ -158,7 +158,7 @@ def read_weights(
     found = "as asked" if like else "known by its content"
     return replace(
         weights,
-        dialect=known.dialect,
+        variant=known.variant,
         preprocessing=known.preprocessing,
         notes=(*file.notes, f"settings of {known.name}, {found}"),
         source=known.name,
@@ -173,7 +173,7 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet, *, any_stem: bool
     """Return our own weights with the settings of their checkpoint, else as the model is built."""
     config: dict[str, Any] | None = file.extras.get("config")
     if config is None:
-        return replace(weights, dialect=model.dialect, stem_stride=model.stem_stride)
+        return replace(weights, variant=model.variant, stem_stride=model.stem_stride)
     trained_with = _telling(config["model"])
     trained_with["stem_stride"] = stem_stride = config["model"]["stem_stride"] or 2
     for key, asked in _built_with(model).items():
@@ -184,10 +184,10 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet, *, any_stem: bool
             problem = f"{weights.origin} was trained with {then}; give model.{key}={then}"
             raise InputError(f"model.{key}", asked, problem)
     data = config["data"]
-    dialect = file.extras.get("dialect")
+    variant = file.extras.get("dialect")
     return replace(
         weights,
-        dialect=Dialect(**dialect) if dialect else _trained_dialect(config, model),
+        variant=Variant(**variant) if variant else _trained_variant(config, model),
         preprocessing=Preprocessing(
             resolution=data["resolution"],
             crop_pct=data["crop_pct"],
@@ -202,12 +202,12 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet, *, any_stem: bool
 
 
 def _telling(model: dict[str, Any]) -> dict[str, Any]:
-    """Return what tells networks apart that have the same tensors; activations are dialect."""
+    """Return what tells networks apart that have the same tensors; activations are a variant."""
     options = {key: value for key, value in model["args"].items() if key != "activation"}
     return {
         "name": model["name"],
         "width_mult": model["width_mult"],
-        "args": telling_options(options),
+        "args": nondefault_options(options),
     }
 
 
@@ -216,8 +216,8 @@ def _built_with(model: MobileNet) -> dict[str, Any]:
     return _telling(described) | {"stem_stride": model.stem_stride}
 
 
-def _trained_dialect(config: dict[str, Any], model: MobileNet) -> Dialect:
-    # checkpoints from before dialects were kept: only eps and activation could differ
-    activation = config["model"]["args"].get("activation") or model.dialect.activation
-    eps = config["model"]["bn_eps"] or model.dialect.bn_eps
-    return replace(model.dialect, activation=activation, bn_eps=eps)
+def _trained_variant(config: dict[str, Any], model: MobileNet) -> Variant:
+    # checkpoints from before variants were kept: only eps and activation could differ
+    activation = config["model"]["args"].get("activation") or model.variant.activation
+    eps = config["model"]["bn_eps"] or model.variant.bn_eps
+    return replace(model.variant, activation=activation, bn_eps=eps)

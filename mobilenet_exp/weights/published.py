@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
-from mobilenet_exp.models.dialect import Dialect
+from mobilenet_exp.models.variant import Variant
 
 TORCHVISION = {
     "v2": "mobilenet_v2",
@@ -63,7 +63,7 @@ class Published:
     """One set of published weights: its name, how it is run, how images are prepared."""
 
     name: str
-    dialect: Dialect
+    variant: Variant
     preprocessing: Preprocessing
     _fetch: Callable[[], dict[str, Tensor]]
 
@@ -142,7 +142,7 @@ def _torchvision(name: str, tag: str, model_name: str, key: str) -> Published:
         net = torchvision.models.get_model(arch, weights=None)
     return Published(
         name,
-        _dialect(net),
+        _variant(net),
         Preprocessing(
             resolution=recipe.crop_size[0],
             crop_pct=recipe.crop_size[0] / recipe.resize_size[0],
@@ -177,7 +177,7 @@ def _timm(name: str, arch: str, model_name: str, width_mult: float, key: str) ->
         net = timm.create_model(arch, pretrained=False)
     return Published(
         name,
-        _dialect(net),
+        _variant(net),
         _timm_preprocessing(pretrained),
         lambda: timm.create_model(arch, pretrained=True).state_dict(),
     )
@@ -210,12 +210,12 @@ def published_net(name: str, *, key: str) -> tuple[nn.Module, Preprocessing]:
     return net, _timm_preprocessing(pretrained)
 
 
-def _dialect(net: nn.Module) -> Dialect:
+def _variant(net: nn.Module) -> Variant:
     """Read from the library's own module how it runs its weights."""
     modules = list(net.modules())
     norm = next(module for module in modules if isinstance(module, nn.BatchNorm2d))
     is_relu6 = any(isinstance(module, nn.ReLU6) for module in modules)
-    return Dialect(
+    return Variant(
         bn_eps=norm.eps,
         activation="relu6" if is_relu6 else "relu",
         tf_same=any(isinstance(module, Conv2dSame) for module in modules),

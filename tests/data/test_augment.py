@@ -19,7 +19,13 @@ from torchvision.transforms import v2
 from mobilenet_exp import build_model
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.augment import EvalTransform, TrainTransform, side_of_epoch
+from mobilenet_exp.data.augment import (
+    AUGMENTS,
+    Augment,
+    EvalTransform,
+    TrainTransform,
+    side_of_epoch,
+)
 from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets.images import open_file, opened
@@ -262,3 +268,14 @@ def test_of_a_very_long_image_the_middle_alone_is_resized(exact, tmp_path):
     EvalTransform(Preprocessing(), exact=exact)(noted, out)
     assert asked[0].width <= 17
     assert np.array_equal(out[100, 112], (9, 200, 30))
+
+
+def test_a_registered_augmentation_keeps_its_own_steps():
+    steps = []
+    AUGMENTS._builders["own"] = lambda side: Augment(steps)
+    try:
+        data = DataConfig(name="fake", augment="own", auto_augment="ta_wide", color_jitter=0.1)
+        assert len(TrainTransform(data, 32).steps) == len(TrainTransform(data, 64).steps) == 2
+    finally:
+        del AUGMENTS._builders["own"]
+    assert steps == []

@@ -14,11 +14,11 @@ from mobilenet_exp.deploy.int8_check import check_answers
 from mobilenet_exp.deploy.nets import build_nets, settle_statistics
 from mobilenet_exp.deploy.ptq import equalise, round_weights
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
-from mobilenet_exp.deploy.quantise import as_learned, with_torchao
+from mobilenet_exp.deploy.quantise import from_qat, with_torchao
 from mobilenet_exp.deploy.samples import calibration_images
 from mobilenet_exp.evaluation.job import evaluate
+from mobilenet_exp.models.fake_quantized import FakeQuantized, weight_most
 from mobilenet_exp.models.layers_v4 import LayerScale, MultiQueryAttention, UniversalBottleneck
-from mobilenet_exp.models.rounding import Rounding, weight_most
 from mobilenet_exp.weights.exported import read_exported
 from mobilenet_exp.weights.loaded import load_run
 
@@ -106,13 +106,13 @@ def test_the_graph_of_what_was_learned_answers_as_it_did(name):
     pytest.importorskip("torchao")
     (net,) = build_nets([{"name": name, "num_classes": 9}], 64)
     settle_statistics(net.model, 64)
-    rounding, images = Rounding(net.model).train(), torch.randn(4, 3, 64, 64)
+    fake_quantized, images = FakeQuantized(net.model).train(), torch.randn(4, 3, 64, 64)
     net.model.eval()
-    rounding(images)
+    fake_quantized(images)
     # what is learned is no more what these images would give
-    rounding.ranges["stem:in"].scale.mul_(0.25)
-    expected = rounding.eval()(images)
-    found = as_learned(rounding, images)(images)
+    fake_quantized.ranges["stem:in"].scale.mul_(0.25)
+    expected = fake_quantized.eval()(images)
+    found = from_qat(fake_quantized, images)(images)
     plain = with_torchao(folded(net.model), [images], corrects=False)(images)
     errors = [((each - expected).norm() / expected.norm()).item() for each in (found, plain)]
     # what is rounded to the step beside it changes answers of random weights by so much
@@ -134,12 +134,12 @@ def test_v4_s_layer_scales_and_attention_answer_as_they_learned():
     for module in model.modules():
         if isinstance(module, LayerScale):
             nn.init.constant_(module.gamma, 0.01)
-    rounding, images = Rounding(model).train(), torch.randn(4, 8, 16, 16)
+    fake_quantized, images = FakeQuantized(model).train(), torch.randn(4, 8, 16, 16)
     for _ in range(3):
-        rounding(images)
+        fake_quantized(images)
     # a shortcut would hide what is beside it
-    expected = rounding.eval()(images) - images
-    found = as_learned(rounding, images)(images) - images
+    expected = fake_quantized.eval()(images) - images
+    found = from_qat(fake_quantized, images)(images) - images
     assert (found - expected).norm() < 0.05 * expected.norm()
     torch.testing.assert_close(folded(model)(images), model(images), rtol=1e-4, atol=1e-5)
 
@@ -167,9 +167,9 @@ def test_onnxruntime_computes_all_convolutions_in_8_bits(name, tmp_path):
     images = torch.randn(2, 3, 64, 64)
     network = folded(net.model)
     if name == "v3_small":
-        rounding = Rounding(net.model).train()
-        rounding(images)
-        small = as_learned(rounding.eval(), images)
+        fake_quantized = FakeQuantized(net.model).train()
+        fake_quantized(images)
+        small = from_qat(fake_quantized.eval(), images)
     else:
         small = with_torchao(network, [images], corrects=False)
     options = onnxruntime.SessionOptions()

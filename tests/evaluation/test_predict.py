@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from mobilenet_exp.core.errors import NonFiniteLossError
-from mobilenet_exp.evaluation.metrics import scores
+from mobilenet_exp.evaluation.metrics import merge, scores
 from mobilenet_exp.evaluation.predict import predict
 
 CPU = torch.device("cpu")
 
 
 def _evaluate(model, batches, device) -> dict[str, float]:
-    return scores(predict(model, batches, device))
+    return scores(merge([predict(model, batches, device)]))
 
 
 class _Fixed(nn.Module):

@@ -61,6 +61,14 @@ def ranks(process: programs.Warm) -> list[int]:
     return children(process.pid, "run_rank")
 
 
+def is_running(pid: int) -> bool:
+    """Return whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def children(parent: int, word: str) -> list[int]:
     """Return the processes that `parent` started with `word` in their command, oldest first."""
     # -ww: whole commands, however narrow the terminal says it is

@@ -180,6 +180,8 @@ def _serve(path: str) -> None:
 
 def _become(order: dict, handles: list[int]) -> None:
     """Be the program that was asked for; returns when it has ended, or raises SystemExit."""
+    # the tests may run under nohup, which these programs do not
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if order["session"]:
         os.setsid()
     for handle, number in zip(handles, (1, 2), strict=True):

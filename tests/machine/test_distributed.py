@@ -9,7 +9,7 @@ import weakref
 
 import pytest
 import torch
-from hard_run import WORDS, folder_of, ranks, rows, start, wait_for
+from hard_run import WORDS, folder_of, is_running, ranks, rows, start, wait_for
 from image_folders import write_classes
 from programs import ROOT, environment
 
@@ -132,6 +132,16 @@ def test_a_process_that_dies_is_restarted_in_the_same_folder(tmp_path):
     assert process.returncode == 0, out
     assert "resumed after epoch" in out
     assert [row["epoch"] for row in rows(folder_of(tmp_path))] == list(range(1, 9))
+
+
+def test_ranks_end_with_the_process_that_launched_them(tmp_path):
+    words = (*WORDS, "train.epochs=400", "run.workers=0", "run.devices=2")
+    process = start(tmp_path, *words, stdout=subprocess.DEVNULL)
+    wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/last.pt")), process)
+    left = ranks(process)
+    assert len(left) == 2
+    process.kill()
+    wait_for(lambda: not any(is_running(pid) for pid in left))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_what_is_needed_again_is_not_changed(combine):
     with torch.no_grad():
         assert combine(one, other).data_ptr() == one.data_ptr()
     half, learning, marked = one.bfloat16(), one.clone().requires_grad_(), one.clone()
-    marked.is_rounded = True
+    marked.is_int8 = True
     for kept in (half, learning, marked):
         before = kept.detach().clone()
         assert combine(kept, other).data_ptr() != kept.data_ptr()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobilenet_exp.papers.comparison import Unpublished, compare
+from mobilenet_exp.papers.comparison import NoPaperRow, compare
 
 IMAGENET = ("data=imagenet",)
 
@@ -58,7 +58,7 @@ def test_another_setting_shows_the_row_but_no_gap_in_accuracy(
 
 def test_a_net_that_nobody_published_has_no_row(compose_config):
     found = _compare(compose_config(*IMAGENET, "model.width_mult=0.6"), 1000)
-    assert isinstance(found, Unpublished)
+    assert isinstance(found, NoPaperRow)
     assert found.reason == "no row published for v3_small 0.6 at 224 px"
     assert found.to_results(1.0, 2.0)["reference"] is None
     found = _compare(compose_config("model.width_mult=0.6"), 10)
@@ -78,7 +78,7 @@ def test_an_activation_that_nobody_published_is_not_compared(compose_config):
         found = _compare(compose_config(*words, f"model.args.activation={activation}"), 1000)
         assert found.paper.top1 == 70.6
     found = _compare(compose_config(*words, "model.args.activation=hswish"), 1000)
-    assert isinstance(found, Unpublished)
+    assert isinstance(found, NoPaperRow)
     assert "hswish" in found.reason
 
 
@@ -109,7 +109,7 @@ def test_an_ablation_finds_its_row_and_an_8_bit_row_no_gap(compose_config):
 
 
 def test_answers_in_8_bits_are_not_set_against_a_row_in_float(compose_config):
-    found = _compare(compose_config(*IMAGENET, "model=v2"), 1000, is_rounded=True)
+    found = _compare(compose_config(*IMAGENET, "model=v2"), 1000, is_int8=True)
     assert found.reason == "its answers are rounded to 8 bits, those of the row are not"
     assert found.paper is None
     assert found.row.top1 == 72.0

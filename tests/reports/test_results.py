@@ -34,7 +34,7 @@ def test_the_record_has_every_generation_and_width(found):
 def test_a_mean_is_that_of_the_seeds(found):
     three = [row for row in found["rows"] if (row["model"], row["data"]) == ("v2", "digits")]
     rows = [row | {"top1": top1} for row, top1 in zip(three, (90.0, 92.0, 97.0), strict=True)]
-    assert results.Cell(rows).words() == "93.00 (90.00 - 97.00)"
+    assert results.Cell(rows).describe() == "93.00 (90.00 - 97.00)"
 
 
 def test_missing_runs_write_no_page(found):

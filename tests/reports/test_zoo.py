@@ -5,7 +5,7 @@ import re
 import pytest
 
 from docs.build import zoo
-from mobilenet_exp.models.build import telling_options
+from mobilenet_exp.models.build import nondefault_options
 from mobilenet_exp.papers.rows import NOT_BUILT, paper_rows
 
 BUILT = [row for row in paper_rows() if row.model not in NOT_BUILT]
@@ -33,7 +33,7 @@ def test_a_row_s_words_compose_its_own_net_and_side(compose_config):
     for words, row in {zoo.words(row): row for row in BUILT}.items():
         name = "eval" if "weights=" in words else "train"
         config = compose_config("data=imagenet", *words.split(), program=name)
-        published = telling_options(config.model.args)
+        published = nondefault_options(config.model.args)
         composed = (config.model.name, config.model.width_mult, config.data.resolution, published)
         assert composed == (row.model, row.width_mult, row.resolution, row.options)
         if name == "eval":

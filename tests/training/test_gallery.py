@@ -18,7 +18,7 @@ from mobilenet_exp.core.files import write_file
 from mobilenet_exp.evaluation import showing
 from mobilenet_exp.evaluation.mistakes import MOST, draw_sheet, worst_mistakes
 from mobilenet_exp.papers.comparison import compare
-from mobilenet_exp.tracking.pictures import SHARE, Sparing, draw_curves
+from mobilenet_exp.tracking.pictures import SHARE, Throttle, draw_curves
 from mobilenet_exp.training import reporting
 from mobilenet_exp.training.reporting import Reporter
 from mobilenet_exp.training.train import build_state
@@ -180,12 +180,12 @@ def test_drawing_takes_its_share_of_the_time_only(monkeypatch):
         clock[0] += 0.1
         drawn.append(clock[0])
 
-    sparing = Sparing(draw)
-    sparing.do()
+    best_effort = Throttle(draw)
+    best_effort.do()
     assert not drawn
     for _ in range(200_000):
         clock[0] += 0.01
-        sparing.do()
+        best_effort.do()
     spent = 0.1 * len(drawn)
     assert 0.5 * SHARE < spent / (clock[0] - 1000) <= SHARE
 

@@ -269,7 +269,7 @@ def _save(net, path):
     return path
 
 
-def test_a_run_starts_from_weights_and_keeps_their_dialect(quick, tmp_path, capsys):
+def test_a_run_starts_from_weights_and_keeps_their_variant(quick, tmp_path, capsys):
     """d-li14's squeeze-excite comes before the activation; a run from it must not forget."""
     source = randomize(DLi14V3("small"))
     path = _save(source, tmp_path / "mobilenetv3-small.pth")
@@ -287,9 +287,9 @@ def test_a_run_starts_from_weights_and_keeps_their_dialect(quick, tmp_path, caps
     cpu = EvalRunConfig(device="cpu", wandb="disabled", root=config.run.root)
     logged = _rows(best.parents[1])[0]["val/loss"]
     assert evaluate(EvalConfig(checkpoint=str(best), run=cpu))["loss"] == logged
-    # as weights, too, and the dialect is no formality
+    # as weights, too, and the variant is no formality
     model = load_weights(build_model("v3_small", num_classes=10), best)
-    assert model.dialect.se == "before_act_if_expanded"
+    assert model.variant.se == "before_act_if_expanded"
     # a run that is taken up again does not need the file it began from
     (best.parent.parent / "results.json").unlink()
     assert build_state(config, checkpoint=state).notes == ()

@@ -13,7 +13,7 @@ from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.machine.launch import launch
-from mobilenet_exp.models.rounding import check_device, steps_of
+from mobilenet_exp.models.fake_quantized import check_device, qparams
 from mobilenet_exp.training.step import wrap_model
 from mobilenet_exp.training.train import build_state, make_updates
 from mobilenet_exp.weights.averaging import average, kept_path
@@ -56,7 +56,7 @@ def _ranges(config) -> list[dict[str, torch.Tensor]]:
         wrap_model(session)
         updates = make_updates(session, no_progress)
         next(updates), next(updates)
-        return world.gather(dict(session.rounding.ranges.state_dict()))
+        return world.gather(dict(session.fake_quantized.ranges.state_dict()))
 
 
 def test_all_processes_round_by_the_same_ranges(quick):
@@ -68,7 +68,7 @@ def test_all_processes_round_by_the_same_ranges(quick):
     # the steps are those of the ranges that are shared
     for name in (key.removesuffix(".scale") for key in first if key.endswith(".scale")):
         least, greatest = (first[f"{name}.activation_post_process.{end}_val"] for end in ENDS)
-        scale, zero = steps_of(least, greatest)
+        scale, zero = qparams(least, greatest)
         assert torch.equal(first[f"{name}.scale"], scale.view(1)), name
         assert torch.equal(first[f"{name}.zero_point"], zero.view(1)), name
     # of all their images: near to those of one process that had them all
@@ -153,7 +153,7 @@ def test_steps_are_those_that_torchao_computes():
         )
         seen(torch.tensor([least, greatest]))
         for found, expected in zip(
-            steps_of(seen.min_val, seen.max_val), seen.calculate_qparams(), strict=True
+            qparams(seen.min_val, seen.max_val), seen.calculate_qparams(), strict=True
         ):
             assert torch.equal(found.view(-1), expected.view(-1).to(found.dtype))
 

@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused_and_the_model_kept(content, message, tmp_p
     assert str(caught.value).startswith(f"weights={tmp_path}")
     assert "\n" not in str(caught.value)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert model.dialect.bn_eps == 0.001
+    assert model.variant.bn_eps == 0.001
 
 
 def test_a_new_classifier_takes_the_place_of_another_number_of_classes(tmp_path):

@@ -36,8 +36,8 @@ def test_tensorflow_s_padding_comes_with_the_name(arch, name, width, tmp_path):
         assert_same_logits(theirs, ours, side)
     # without it: BN eps and padding of timm's other nets, so other logits
     plain = load_weights(build_model(name, width_mult=width), tmp_path / "model.safetensors")
-    assert plain.dialect.words() == "BN eps 1e-05"
-    assert ours.dialect.words() == "BN eps 0.001, TensorFlow's SAME padding"
+    assert plain.variant.describe() == "BN eps 1e-05"
+    assert ours.variant.describe() == "BN eps 0.001, TensorFlow's SAME padding"
 
 
 V3 = randomize(torchvision.models.mobilenet_v3_small())
@@ -47,22 +47,22 @@ STATE = V3.state_dict()
 
 def test_names_bring_the_settings_they_were_published_with():
     found = find_published("torchvision:IMAGENET1K_V2", "v3_large")
-    assert found.dialect.bn_eps == 0.001
+    assert found.variant.bn_eps == 0.001
     assert found.preprocessing.resolution == 224
     assert round(found.preprocessing.resolution / found.preprocessing.crop_pct) == 232
     found = find_published("timm:mobilenetv4_conv_medium.e500_r256_in1k", "v4_conv_medium")
-    assert found.preprocessing.words().startswith("256 px, crop_pct 0.95, bicubic, mean [0.485")
+    assert found.preprocessing.describe().startswith("256 px, crop_pct 0.95, bicubic, mean [0.485")
     found = find_published("timm:mobilenetv1_100.ra4_e3600_r224_in1k", "v1")
-    assert (found.dialect.activation, found.preprocessing.mean) == ("relu6", [0.5, 0.5, 0.5])
+    assert (found.variant.activation, found.preprocessing.mean) == ("relu6", [0.5, 0.5, 0.5])
     found = find_published("timm:tf_mobilenetv3_large_100.in1k", "v3_large")
-    assert (found.dialect.tf_same, found.dialect.bn_eps) == (True, 0.001)
+    assert (found.variant.tf_same, found.variant.bn_eps) == (True, 0.001)
 
 
 def test_released_files_are_known_by_their_content():
     """torchvision and timm put the first 8 hex digits of a file's SHA-256 in its name."""
     found = find_released("5c1a4163" + "0" * 56, "v3_large")
     assert found.name == "torchvision:IMAGENET1K_V2"
-    assert find_released("427764d5" + "0" * 56, "v3_large").dialect.tf_same
+    assert find_released("427764d5" + "0" * 56, "v3_large").variant.tf_same
     assert find_released("0" * 64, "v3_large") is None
 
 

@@ -1,6 +1,6 @@
-"""A network whose numbers are rounded as they will be in 8 bits, and that learns all the same.
+"""Quantisation-aware training: int8 fake-quantised weights and activations.
 
-Knows no file and no runtime: `deploy/quantise.py` writes the 8 bits.
+`deploy/quantise.py` writes the integers into files.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ LAYERS = (nn.Conv2d, nn.Linear)
 # activations that runtimes compute in one step with the convolution before them
 FUSED = (nn.ReLU, nn.ReLU6, nn.Identity)
 # what 8 bits of an activation can be
-LEAST, MOST = -128, 127
+QMIN, QMAX = -128, 127
 # torchao's names in the state of a range, after its point's
 LEAST_VALUE = ".activation_post_process.min_val"
 GREATEST_VALUE = ".activation_post_process.max_val"
@@ -27,7 +27,7 @@ GREATEST_VALUE = ".activation_post_process.max_val"
 AVERAGING = 0.1
 
 
-class Rounding(nn.Module):
+class FakeQuantized(nn.Module):
     """A network rounded to 8 bits (Jacob et al., arXiv:1712.05877, section 3), in float32.
 
     Gradients pass as if nothing was rounded. Weights are integers of `weight_bits`, 7 (right on
@@ -54,9 +54,9 @@ class Rounding(nn.Module):
         names = [name.replace(".", "/") for name, _ in _points(network)]
         self.ranges = _new_ranges(names, asked_by) if ranges is None else ranges
 
-    def around(self, network: nn.Module) -> "Rounding":
+    def around(self, network: nn.Module) -> "FakeQuantized":
         """Return other weights of the same network, rounded by this one's ranges."""
-        return Rounding(network, self.ranges, weight_bits=self.weight_bits)
+        return FakeQuantized(network, self.ranges, weight_bits=self.weight_bits)
 
     def forward(self, images: Tensor) -> Tensor:
         for each in self.ranges.values():
@@ -114,16 +114,16 @@ def _hook(rounded: nn.Module, is_input: bool, is_last: bool) -> Callable:
     def before(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
         (features,) = given
         # most layers get what came out of another one
-        if getattr(features, "is_rounded", False):
+        if getattr(features, "is_int8", False):
             return given
         features = rounded(features)
-        features.is_rounded = True
+        features.is_int8 = True
         return (features,)
 
     def after(_: nn.Module, __: Any, features: Tensor) -> Tensor:
         features = rounded(features)
         if is_last:
-            features.is_rounded = True
+            features.is_int8 = True
         return features
 
     return before if is_input else after
@@ -148,27 +148,27 @@ def step_of_weight(weight: Tensor, bits: int) -> Tensor:
     return scale.clamp_(min=torch.finfo(torch.float32).eps)
 
 
-def steps_of(least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:
+def qparams(least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:
     """Return the size of a step, and the step that is zero, of a range in 8 bits.
 
     The range is widened to hold zero, which is exact.
     """
     below, above = least.clamp(max=0), greatest.clamp(min=0)
-    scale = ((above - below) / (MOST - LEAST)).clamp(min=torch.finfo(torch.float32).eps)
-    zero = (LEAST - torch.round(below / scale)).clamp(LEAST, MOST)
+    scale = ((above - below) / (QMAX - QMIN)).clamp(min=torch.finfo(torch.float32).eps)
+    zero = (QMIN - torch.round(below / scale)).clamp(QMIN, QMAX)
     return scale, zero.to(torch.int32)
 
 
 @torch.no_grad()
-def fit_steps(ranges: dict[str, Tensor]) -> None:
+def update_qparams(ranges: dict[str, Tensor]) -> None:
     """Fit the steps of ranges to their least and greatest values, which were changed.
 
-    `ranges` is the state of `Rounding.ranges`, whose tensors are changed in place.
+    `ranges` is the state of `FakeQuantized.ranges`, whose tensors are changed in place.
     """
     for name, least in ranges.items():
         point = name.removesuffix(LEAST_VALUE)
         if point != name:
-            scale, zero = steps_of(least, ranges[point + GREATEST_VALUE])
+            scale, zero = qparams(least, ranges[point + GREATEST_VALUE])
             ranges[f"{point}.scale"].copy_(scale)
             ranges[f"{point}.zero_point"].copy_(zero)
 
@@ -185,8 +185,8 @@ def _new_ranges(names: list[str], asked_by: tuple[str, str]) -> nn.ModuleDict:
         {
             name: pt2e.FusedMovingAvgObsFakeQuantize(
                 pt2e.MovingAverageMinMaxObserver,
-                quant_min=LEAST,
-                quant_max=MOST,
+                quant_min=QMIN,
+                quant_max=QMAX,
                 dtype=torch.int8,
                 averaging_constant=AVERAGING,
                 qscheme=torch.per_tensor_affine,

@@ -1,6 +1,6 @@
 """How the same weights are run: what differs between codes without showing in any tensor.
 
-A network starts in its paper's dialect and keeps it in `MobileNet.dialect`; weights from
+A network starts in its paper's variant and keeps it in `MobileNet.variant`; weights from
 elsewhere bring their own.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Dialect:
+class Variant:
     """BatchNorm's epsilon, and what else a code does in its own way.
 
     `activation` is that of nets which exist with several (V1: relu or relu6), None for
@@ -36,7 +36,7 @@ class Dialect:
     se: str = "after_act"
     tf_same: bool = False
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Return it in one line."""
         parts = [f"BN eps {self.bn_eps:g}"]
         if self.activation:
@@ -50,25 +50,25 @@ class Dialect:
 
 def describe_variant(model: nn.Module) -> str:
     """Say how a network's weights are run; nothing of one that has no variants."""
-    dialect = getattr(model, "dialect", None)
-    return f"{dialect.words()}, stem stride {model.stem_stride}" if dialect else ""
+    variant = getattr(model, "variant", None)
+    return f"{variant.describe()}, stem stride {model.stem_stride}" if variant else ""
 
 
-def adopt(model: MobileNet, dialect: Dialect) -> MobileNet:
-    """Make the network run as `dialect` says; its weights stay. Returns the network."""
-    if model.dialect.activation is None:
-        dialect = replace(dialect, activation=None)
+def apply_variant(model: MobileNet, variant: Variant) -> MobileNet:
+    """Make the network run as `variant` says; its weights stay. Returns the network."""
+    if model.variant.activation is None:
+        variant = replace(variant, activation=None)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
-            module.eps = dialect.bn_eps
+            module.eps = variant.bn_eps
         elif isinstance(module, ConvBNAct):
-            module.tf_same = dialect.tf_same
-            if dialect.activation:
-                module.act = ACTIVATIONS[dialect.activation]()
+            module.tf_same = variant.tf_same
+            if variant.activation:
+                module.act = ACTIVATIONS[variant.activation]()
         elif isinstance(module, InvertedResidual):
             expands = isinstance(module.expand, ConvBNAct)
-            module.se_before_act = dialect.se == "before_act" or (
-                dialect.se == "before_act_if_expanded" and expands
+            module.se_before_act = variant.se == "before_act" or (
+                variant.se == "before_act_if_expanded" and expands
             )
-    model.dialect = dialect
+    model.variant = variant
     return model

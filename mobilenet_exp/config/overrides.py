@@ -94,7 +94,7 @@ def check_flags(words: list[str], known: set[str], schema: type) -> None:
         raise InputError(flag, value, f"keys are given as KEY=VALUE, without --; {hint}")
 
 
-def check_words(words: list[str], schema: type) -> None:
+def check_overrides(words: list[str], schema: type) -> None:
     """Refuse empty words, and `~key`, which would quietly leave the key's default in place."""
     for word in words:
         key = word[1:].partition("=")[0]
