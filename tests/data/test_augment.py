@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 from mobilenet_exp import build_model
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.data import augment
 from mobilenet_exp.data.augment import (
-    AUGMENTS,
     Augment,
     EvalTransform,
     TrainTransform,
@@ -272,10 +272,10 @@ def test_of_a_very_long_image_the_middle_alone_is_resized(exact, tmp_path):
 
 def test_a_registered_augmentation_keeps_its_own_steps():
     steps = []
-    AUGMENTS._builders["own"] = lambda side: Augment(steps)
+    augment.AUGMENTS._builders["own"] = lambda side: Augment(steps)
     try:
         data = DataConfig(name="fake", augment="own", auto_augment="ta_wide", color_jitter=0.1)
         assert len(TrainTransform(data, 32).steps) == len(TrainTransform(data, 64).steps) == 2
     finally:
-        del AUGMENTS._builders["own"]
+        del augment.AUGMENTS._builders["own"]
     assert steps == []
