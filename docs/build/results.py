@@ -129,7 +129,7 @@ class Cell:
         self.madds, self.params = rows[0]["madds"], rows[0]["params"]
         self.mean = statistics.mean(self.top1)
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Return the mean and the range."""
         return f"{self.mean:.2f} ({min(self.top1):.2f} - {max(self.top1):.2f})"
 
@@ -210,7 +210,7 @@ def _table(cells: dict, title: str, nets: dict[str, tuple[str, float]]) -> str:
             [
                 word,
                 f"{pair[0].params / 1e6:.2f}",
-                *(word for cell in pair for word in (f"{cell.madds / 1e6:.1f}", cell.words())),
+                *(word for cell in pair for word in (f"{cell.madds / 1e6:.1f}", cell.describe())),
                 figure(row.top1 if row else None, 1),
             ]
         )

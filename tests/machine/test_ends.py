@@ -80,12 +80,16 @@ def test_a_rank_without_peers_does_not_wait_for_ever(monkeypatch):
         pass
 
 
-def _start_agent(folder, port, words):
-    """Start torchrun as on one of up to two machines, with a process of ours."""
+def _start_agent(folder, port, words, *, is_host):
+    """Start torchrun as on one of up to two machines, with a process of ours.
+
+    One of them holds what they agree on, and must not be the one that is lost.
+    """
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc-per-node=1",
         "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=two",
-        "--rdzv-conf=last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3",
+        "--rdzv-conf=last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3,"
+        f"is_host={is_host}",
         "--max-restarts=3", "--monitor-interval=0.2", str(ROOT / "train.py"), *words,
     ]  # fmt: skip
     log = (folder / f"agent-{port}.log").open("a")
@@ -99,7 +103,7 @@ def test_two_machines_go_on_as_one_when_one_is_lost(tmp_path):
     words = (*WORDS, "train.epochs=40", "run.workers=0", f"run.root={tmp_path}/runs")
     words = (*words, "run.save_every_minutes=0.005")
     port = _free_port()
-    first, second = (_start_agent(tmp_path, port, words) for _ in range(2))
+    first, second = (_start_agent(tmp_path, port, words, is_host=is_host) for is_host in (1, 0))
     try:
         wait_for(lambda: list(tmp_path.glob("runs/*/checkpoints/previous.pt")), first)
         (kept,) = tmp_path.glob("runs/*/checkpoints/previous.pt")

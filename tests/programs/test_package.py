@@ -75,21 +75,26 @@ def test_the_type_checker_passes_over_nothing():
     assert ignores == 0
 
 
+AVERAGE = (
+    "error: RUN=null: must be a run's folder, and how many checkpoints to average, if not all\n"
+)
+
+
 def test_other_commands_have_a_door_with_help():
     def door(*words: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "mobilenet_exp", *words]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
-    assert "zoo" in door("--help").stdout
-    assert "SWEEP_FOLDER" in door("rmsprop", "--help").stdout
+    assert "average RUN" in door("--help").stdout
+    assert "RUN [COUNT]" in door("average", "--help").stdout
     for words, line in (
         (
             ("zo",),
             "error: zo: not a command; "
-            "there are: average, photos, runs, page, workspace, zoo, results, latency, rmsprop, "
+            "there are: average, photos, runs, page, workspace, "
             "pack, export\n",
         ),
-        (("rmsprop",), "error: rmsprop=: takes one argument, the sweep's folder\n"),
+        (("average",), AVERAGE),
     ):
         done = door(*words)
         assert (done.returncode, done.stderr) == (2, line)
