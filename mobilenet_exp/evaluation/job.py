@@ -174,9 +174,9 @@ def _record(
         _write(tracker, results, found, data, comparison, profile, config)
     except Exception:
         # what was computed is not lost
-        tables.print_evaluation(results, folder, "not written")
+        tables.print_evaluation(results, folder, "not written", config.run.metrics)
         raise
-    tables.print_evaluation(results, folder, tracker.status)
+    tables.print_evaluation(results, folder, tracker.status, config.run.metrics)
     return results
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.text import examples, figure, plural, printable
+from mobilenet_exp.evaluation.metrics import ALWAYS
 from mobilenet_exp.tracking.terminal import MILLION, ROWS, printed
 
 
@@ -16,8 +17,13 @@ def print_loaded(origin: str, notes: Sequence[str]) -> None:
         console.line(f"  {note}")
 
 
-def print_evaluation(results: dict[str, Any], folder: Path, status: str) -> None:
-    """Print the scores beside their published row, and what was odd about the images."""
+def print_evaluation(
+    results: dict[str, Any], folder: Path, status: str, more: Sequence[str] = ()
+) -> None:
+    """Print the scores beside their published row, and what was odd about the images.
+
+    `more` are the metrics of `run.metrics`.
+    """
     row = (results["reference"] or {}).get("row") or {}
     delta = dict((results["reference"] or {}).get("delta") or {})
     if row and results["madds"] != results["reference"]["counted"]["madds"]:
@@ -36,6 +42,7 @@ def print_evaluation(results: dict[str, Any], folder: Path, status: str) -> None
         (name, figure(results[key], digits), "-", "-")
         for name, key, digits in (("loss", "loss", 4), ("ECE %", "ece", 2))
     ]
+    rows += [(name, f"{results[name]:.4g}", "-", "-") for name in more if name not in ALWAYS]
     if results["real"]:
         rows.append(("ReaL top-1 %", figure(results["real"]["top1"]), "-", "-"))
     rows.append(("images", str(results["num_images"]), "-", "-"))

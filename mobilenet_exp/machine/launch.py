@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import itertools
 import logging
 import os
 import pickle
@@ -85,21 +86,21 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
         (folder / "task").write_bytes(pickle.dumps((job, args)))
         command = ("-c", RANK, name, *(each or os.getcwd() for each in sys.path))
         try:
-            for attempt in range(max_restarts + 1):
+            for left in itertools.count(max_restarts, -1):
                 try:
                     elastic_launch(config, sys.executable)(*command)
-                    return pickle.loads((folder / "result").read_bytes())
+                    break
                 except ChildFailedError as error:
-                    rank, failure = error.get_first_failure()
                     _raise_what_was_told(folder)
+                    rank, failure = error.get_first_failure()
                     if failure.exitcode == PREEMPTED:
                         raise Preempted(signal.SIGTERM) from None
-                    if attempt == max_restarts:
+                    if not left:
                         words = f"process {rank} of {processes} exited with {failure.exitcode}"
-                        attempts = plural(attempt + 1, "attempt")
+                        attempts = plural(max_restarts + 1, "attempt")
                         problem = f"{words} after {attempts}; see its output above"
                         raise RunError(problem) from error
-            raise AssertionError("unreachable")
+            return pickle.loads((folder / "result").read_bytes())
         except SignalException as stop:
             _kill_those_left(folder)
             _raise_what_was_told(folder)

@@ -13,6 +13,8 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.text import examples, figure, plural
 
 MILLION = 1e6
+# figures of the validation images that every epoch has
+SCORES = ("top1", "top5", "loss", "ece", "num_images")
 PRECISION = "run.precision="
 SWEEP_COLUMNS = ("top-1 %", "madds M", "params M")
 # the rows of a comparison: key of a published row, and its name
@@ -32,6 +34,10 @@ def announce(folder: Path, status: str, device: str, profile: Any, resumed: str 
 def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
     """Return the figures of an epoch on one line; accuracies in percent."""
     average = f"  averaged {row['val_ema/top1']:6.2f}" if "val_ema/top1" in row else ""
+    section = "val_ema/" if average else "val/"
+    # those of run.metrics
+    own = [key for key in row if key.startswith(section) and key[len(section) :] not in SCORES]
+    more = "".join(f"  {key[len(section) :]} {row[key]:.4g}" for key in own)
     skipped = f"  {row['train/num_skipped']} skipped" if row.get("train/num_skipped") else ""
     scores = "  not evaluated".ljust(31)
     if "val/top1" in row:
@@ -39,7 +45,7 @@ def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
     return (
         f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
         f"  loss {figure(row.get('train/loss'), 3)}{skipped}"
-        f"{scores}{average}"
+        f"{scores}{average}{more}"
         f"  lr {row['train/lr']:.1e}  {figure(row.get('speed/images_per_s'), 0)} images/s"
         f"  {figure(row.get('speed/waiting_percent'), 0)} % waiting"
     )

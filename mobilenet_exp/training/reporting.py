@@ -214,12 +214,15 @@ class Reporter(SilentReporter):
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, Preempted):
-            self._steps.flush()
-        # of a run that was too short for it
-        if traced := self._tracer.close():
-            console.line(traced)
-        self.tracker.__exit__(kind, error, trace)
+        try:
+            if isinstance(error, Preempted):
+                self._steps.flush()
+            # of a run that was too short for it
+            if traced := self._tracer.close():
+                console.line(traced)
+        finally:
+            # W&B is told how the run ended, whatever the disk does
+            self.tracker.__exit__(kind, error, trace)
 
     def _announce(self) -> None:
         """Write what is known before the first update, and print where the run lives."""

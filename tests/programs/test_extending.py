@@ -44,14 +44,17 @@ def test_the_page_s_words_train_resume_and_evaluate(folder):
     (results,) = folder.glob("runs/*/results.json")
     found = json.loads(results.read_text())
     assert (found["epochs"], found["num_classes"], found["data"]) == (2, 2, "two_kinds")
+    assert done.stdout.count("  worst_loss ") == 2
     rows = metrics(results.parent / "metrics.jsonl")
     assert all(row["val/worst_loss"] > row["val/loss"] for row in rows)
 
     again = run(folder, "train.py", *words)
     assert "is already finished" in again.stdout
     best = results.parent / "checkpoints" / "best.pt"
-    scored = run(folder, "eval.py", f"checkpoint={best}", "run.imports=[my_nets]", *SMALL)
+    own = ("run.imports=[my_nets]", "run.metrics=[worst_loss]")
+    scored = run(folder, "eval.py", f"checkpoint={best}", *own, *SMALL)
     assert scored.returncode == 0, scored.stderr
+    assert "worst_loss" in scored.stdout
     assert "two_kinds" in scored.stdout
     # no checkpoint runs code: the module is named by the person
     refused = run(folder, "eval.py", f"checkpoint={best}", *SMALL)
