@@ -1,13 +1,11 @@
-"""The door of the programs: `train`, `evaluate`, `bench`, `pack`, `export`; `compose` for Python.
+"""The programs: `train`, `evaluate`, `bench`, `pack`, `export`; `compose` for Python.
 
-Imports no torch, so that `--help`, `--cfg job` and shell completion answer at once; the
-programs import their jobs when they are asked for. A command goes from train.py through Hydra,
-which composes its configuration, to `command.running.run_job`, and from there to `train` below
-and `training.train.train`.
+Imports no torch, so that `--help`, `--cfg job` and shell completion answer at once. A command
+goes from train.py to `command.program.Program`, whose job is `train` below, and from there to
+`training.train.train`.
 """
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +14,9 @@ from typing import Any
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
-from mobilenet_exp.command.programs import CONF, INCOMPLETE, PROGRAMS
-from mobilenet_exp.command.reporting import is_bad_input
-from mobilenet_exp.command.running import quieten_threads, run_job, run_program
-from mobilenet_exp.command.sweeping import check_groups
+from mobilenet_exp.command.errors import INCOMPLETE, is_bad_input
+from mobilenet_exp.command.program import CONF, Program
 from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.overrides import check_overrides, keep_text
@@ -37,6 +32,26 @@ from mobilenet_exp.config.schema import (
 )
 from mobilenet_exp.core.errors import InputError
 
+PROGRAMS: dict[str, Program] = {}
+
+
+def program(
+    name: str,
+    schema: type,
+    *,
+    conf: str = "",
+    groups: tuple[str, ...] = (),
+    can_sweep: bool = False,
+) -> Callable[[Callable], Program]:
+    """Make a job into a program; `conf` is its file in conf/ where it has another name."""
+
+    def make(job: Callable) -> Program:
+        made = Program(name, conf or name, schema, job, groups, can_sweep)
+        PROGRAMS[name] = made
+        return made
+
+    return make
+
 
 def compose(*overrides: str, program: str = "train", config_dir: str | None = None) -> AnyConfig:
     """Compose a checked configuration as the command line does, for use from Python.
@@ -47,17 +62,16 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
     """
     if program not in PROGRAMS:
         raise InputError("program", program, f"not known; allowed: {', '.join(PROGRAMS)}")
-    config_name, schema = PROGRAMS[program]
-    words = [keep_text(word, schema) for word in overrides]
+    asked = PROGRAMS[program]
+    arguments = [keep_text(each, asked.schema) for each in overrides]
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise InputError("config_dir", config_dir, "no such folder")
-        words.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
+        arguments.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
     try:
-        check_overrides(words, schema)
-        check_groups(words)
+        check_overrides(arguments, asked.schema, asked.groups)
         with _own_hydra():
-            config = to_config(hydra.compose(config_name, words), schema)
+            config = to_config(hydra.compose(asked.conf, arguments), asked.schema)
         check_effects(config, overrides)
         return config
     except InputError:
@@ -65,7 +79,7 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
     except Exception as error:
         if not is_bad_input(error):
             raise
-        raise ValueError(explain(error, words, schema)) from error
+        raise ValueError(explain(error, arguments, asked.schema)) from error
 
 
 @contextlib.contextmanager
@@ -80,27 +94,13 @@ def _own_hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = kept
 
 
-def program(name: str) -> Callable[[Callable], Callable[[], None]]:
-    """Decorate `job(config, overrides, group)` into one of the command-line programs.
-
-    `overrides` are the words that made this job, `group` names its sweep or is None. The
-    job's docstring opens its `--help`. Bad input ends in one line and exit code 2, a
-    failed run in its traceback and exit code 1.
-    """
-    config_name, schema = PROGRAMS[name]
-
-    def decorate(job: Callable) -> Callable[[], None]:
-        @functools.wraps(job)
-        def task(composed: DictConfig) -> Any:
-            return run_job(job, composed, schema)
-
-        composing = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-        return lambda: run_program(composing(task), name, job.__doc__ or "")
-
-    return decorate
-
-
-@program("train")
+@program(
+    "train",
+    Config,
+    conf="config",
+    groups=("model", "optimizer", "schedule", "data", "train", "experiment", "hydra/launcher"),
+    can_sweep=True,
+)
 def train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict[str, Any]:
     """Train one network, or sweep many, and set each beside its paper.
 
@@ -112,13 +112,12 @@ def train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict
 
     The same command resumes a run that was cut off, and shows the results of a finished one.
     """
-    quieten_threads(config)
     from mobilenet_exp.training.train import train as job
 
     return job(config, overrides=overrides, group=group)
 
 
-@program("eval")
+@program("eval", EvalConfig, groups=("model", "data"))
 def evaluate(config: EvalConfig, overrides: tuple[str, ...], group: str | None) -> None:
     """Score a run's checkpoint, or weights from anywhere; or classify photos.
 
@@ -130,7 +129,6 @@ def evaluate(config: EvalConfig, overrides: tuple[str, ...], group: str | None) 
 
     Exits with 3 where images were left out or are missing.
     """
-    quieten_threads(config)
     from mobilenet_exp.evaluation.job import evaluate as job
 
     results = job(config, overrides=overrides)
@@ -138,7 +136,7 @@ def evaluate(config: EvalConfig, overrides: tuple[str, ...], group: str | None) 
         sys.exit(INCOMPLETE)
 
 
-@program("bench")
+@program("bench", BenchConfig, can_sweep=True)
 def bench(config: BenchConfig, overrides: tuple[str, ...], group: str | None) -> None:
     """Time networks side by side: the old V1 table's and ours, or any others.
 
@@ -155,7 +153,7 @@ def bench(config: BenchConfig, overrides: tuple[str, ...], group: str | None) ->
     job(config, overrides=overrides)
 
 
-@program("pack")
+@program("pack", PackConfig, groups=("data",))
 def pack(config: PackConfig, overrides: tuple[str, ...], group: str | None) -> None:
     """Pack folders of images into shards, which are read at random, fast, from any place.
 
@@ -173,7 +171,7 @@ def pack(config: PackConfig, overrides: tuple[str, ...], group: str | None) -> N
     job(config)
 
 
-@program("export")
+@program("export", ExportConfig, groups=("model", "data"))
 def export(config: ExportConfig, overrides: tuple[str, ...], group: str | None) -> None:
     """Write a trained network into a file of another runtime, and check its answers.
 

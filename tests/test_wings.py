@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "machine": ("core",),
     "datasets": ("core", "config.schema"),
     "data": ("core", "config.schema", "machine.preemption", "datasets"),
-    "models": ("core",),
+    "models": ("core", "config.schema"),
     "papers": ("core", "config.schema", "models"),
     "tracking": ("core", "machine"),
     "weights": (
@@ -48,10 +48,10 @@ MAY_IMPORT = {
     "__main__": ("core", "reports"),
 }  # fmt: skip
 
-COMMAND = {"command.reporting", "command.sweeping", "command.running"}
+COMMAND = {"command.errors", "command.sweeping", "command.program"}
 DOORS = {
-    "hydra": {"cli", *COMMAND, "command.programs"},
-    "omegaconf": {"cli", "config.convert", *COMMAND},
+    "hydra": {"cli", *COMMAND},
+    "omegaconf": {"config.convert", *COMMAND},
     "wandb": {"tracking.tracker", "tracking.environment", "tracking.published"},
     "timm": {
         "datasets.imagenet", "data.augment", "data.mixing", "deploy.nets", "models.peers",
@@ -73,7 +73,7 @@ DOORS = {
     "plotly": {"reports.page"},
     "wandb_workspaces": {"reports.workspace"},
     "rich": {"core.console"},
-    "yaml": {"command.reporting", "reports.reading"},
+    "yaml": {"command.errors", "reports.reading"},
 }  # fmt: skip
 # answer before torch is loaded: composing, completing, explaining, printing
 WITHOUT_TORCH = {"core", "config", "tracking", "command", "cli", "__main__"}

@@ -1,26 +1,20 @@
 """A sweep: its folder and plan before the first job, a record of each, the table at its end."""
 
+import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from mobilenet_exp.command.programs import BAD_INPUT, CONF, FAILED, PACKAGE
-from mobilenet_exp.command.reporting import BAD_INPUT_ERRORS, report_error, report_stop
-from mobilenet_exp.config.convert import to_config
+from mobilenet_exp.command.errors import BAD_INPUT, FAILED, PACKAGE
 from mobilenet_exp.config.overrides import without_plus
-from mobilenet_exp.config.rules import check_effects
-from mobilenet_exp.config.schema import Config
-from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.machine.preemption import Preempted
 from mobilenet_exp.tracking.sweeps import Sweep, file_name
 
 
@@ -61,61 +55,29 @@ def plan_of(config: DictConfig, words: Iterable[str]) -> tuple[str, list[tuple[s
     """
     sweeper = config.hydra.sweeper
     params = sweeper.get("params") or {}
-    all_words = [*(f"{key}={value}" for key, value in params.items()), *words]
+    arguments = [*(f"{key}={value}" for key, value in params.items()), *words]
     loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().hydra else None
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(all_words)
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
     typed = {str(each.input_line): each for each in parsed}
     names = [
         typed[word].key_or_group if typed[word].is_sweep_override() else word
         for word in varied(list(typed))
     ]
-    if not sweeper._target_.endswith("BasicSweeper"):
-        return file_name(names), []
-    batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return file_name(names), [tuple(job) for batch in batches for job in batch]
+    # a key that is given twice has its last values
+    values: dict[str, list[str]] = {}
+    for each in parsed:
+        key = each.get_key_element()
+        if not each.is_sweep_override():
+            values[key] = [f"{key}={each.get_value_element_as_str()}"]
+        elif each.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in each.sweep_string_iterator()]
+    is_search = not sweeper._target_.endswith("BasicSweeper")
+    return file_name(names), [] if is_search else list(itertools.product(*values.values()))
 
 
 def varied(words: list[str]) -> tuple[str, ...]:
     """Return the words that name a sweep: all but those that say how it runs."""
     return tuple(word for word in words if not word.lstrip("+~").startswith("run."))
-
-
-def check_groups(words: Iterable[str]) -> None:
-    """Refuse a list for a group: Hydra would take its last option alone."""
-    for word in words:
-        key, _, value = word.partition("=")
-        if (CONF / key).is_dir() and value.startswith("["):
-            raise InputError(key, value, "takes one option; several are a sweep, which needs -m")
-
-
-def run_sweep_job(
-    job: Callable, composed: DictConfig, overrides: tuple[str, ...], hydra_config: DictConfig
-) -> Any:
-    """Run one job of a sweep and record it; a failed one does not stop the others.
-
-    Returns its top-1, which a sweeper that searches may go by; None if it failed.
-    """
-    sweep, number = Sweep(Path(hydra_config.sweep.dir)), hydra_config.job.num
-    results: dict[str, Any] | None = None
-    error_line: str | None = "interrupted"
-    is_bad_input, is_stopped = False, True
-    try:
-        check_groups(overrides)
-        config = to_config(composed)
-        check_effects(config, overrides, sweep.varied())
-        results = job(config, overrides=overrides, group=sweep.group)
-        error_line, is_stopped = None, False
-    except Preempted as stop:
-        error_line = stop.line
-        report_stop(stop)
-        raise
-    except Exception as error:
-        error_line, is_stopped = report_error(error, overrides, Config), False
-        is_bad_input = isinstance(error, BAD_INPUT_ERRORS)
-    finally:
-        kind = {"is_bad_input": is_bad_input, "is_stopped": is_stopped}
-        sweep.record(number, overrides, results, error_line, **kind)
-    return results["top1"] if results else None
 
 
 def close_sweep(sweep: Sweep) -> int:

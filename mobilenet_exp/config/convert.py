@@ -9,9 +9,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mobilenet_exp.config.rules import check, check_section, with_exif, with_home, with_stem_stride
+from mobilenet_exp.config.rules import checked, resolved
 from mobilenet_exp.config.schema import AnyConfig, Config
-from mobilenet_exp.config.smoke import shrunk
 from mobilenet_exp.core.errors import InputError, first_line
 
 
@@ -33,10 +32,7 @@ def to_config(composed: Any, schema: type = Config) -> AnyConfig:
     typed = OmegaConf.merge(OmegaConf.structured(schema), plain)
     for key in sorted(OmegaConf.missing_keys(typed)):
         raise InputError(key, "???", f"must be given, as {key}=...")
-    config: AnyConfig = with_home(OmegaConf.to_object(typed))
-    check(config)
-    config = with_exif(config)
-    return with_stem_stride(shrunk(config)) if isinstance(config, Config) else config
+    return resolved(checked(OmegaConf.to_object(typed)))
 
 
 def to_part(plain: dict[str, Any], schema: type, key: str) -> Any:
@@ -47,8 +43,7 @@ def to_part(plain: dict[str, Any], schema: type, key: str) -> Any:
         name = str(error.full_key or "")
         problem = first_line(error)
         raise InputError(f"{key}.{name}", plain.get(name), f"is not allowed: {problem}") from error
-    check_section(section, f"{key}.")
-    return section
+    return checked(section, f"{key}.")
 
 
 def to_train_config(composed: Any) -> Config:

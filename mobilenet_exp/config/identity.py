@@ -6,7 +6,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.config.schema import Config
+from mobilenet_exp.config.schema import ALWAYS, NOT_IDENTITY, Config
 
 # Values that do not enter the name although they are not the schema's default: a stem
 # stride of 2 was the default before null was allowed.
@@ -60,7 +60,7 @@ def identity(config: Config) -> dict[str, Any]:
             found[section.name] = {
                 entry.name: getattr(values, entry.name)
                 for entry in fields(values)
-                if not entry.metadata.get("place") and _is_named(section.name, entry, values)
+                if NOT_IDENTITY not in entry.metadata and _is_named(section.name, entry, values)
             }
     if not found["distill"]:
         del found["distill"]
@@ -77,7 +77,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 def _is_named(section: str, entry: Field, values: Any) -> bool:
     """Return whether a value enters the identity."""
-    if entry.metadata.get("always"):
+    if ALWAYS in entry.metadata:
         return True
     value = getattr(values, entry.name)
     if entry.name == "int8_weights":
@@ -101,7 +101,7 @@ def differences(ours: Config, theirs: Config) -> list[str]:
         for entry in fields(values):
             now, then = getattr(values, entry.name), getattr(others, entry.name)
             # a teacher counts by its content, which is in the run's name
-            is_elsewhere = entry.name == "teacher" or entry.metadata.get("place")
+            is_elsewhere = entry.name == "teacher" or NOT_IDENTITY in entry.metadata
             # null until the weights that the run starts from are read
             is_open = entry.name == "stem_stride" and None in (now, then)
             if now != then and not is_elsewhere and not is_open:
@@ -125,7 +125,7 @@ def learned_overrides(overrides: tuple[str, ...] | list[str]) -> tuple[str, ...]
         for section in fields(Config)
         if is_dataclass(section.type)
         for entry in fields(section.type)
-        if entry.metadata.get("place") or section.name == "run"
+        if NOT_IDENTITY in entry.metadata or section.name == "run"
     }
     return tuple(
         word

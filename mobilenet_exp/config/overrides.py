@@ -1,10 +1,10 @@
-"""The words of a command line, made ready for Hydra: text stays as it was typed.
+"""The overrides of a command line, made ready for Hydra: text stays as it was typed.
 
 Hydra would read the folder 2024_01_05 as a number, and refuse /runs/epoch=9 unquoted.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -35,89 +35,83 @@ def home_of(name: str, schema: type) -> str | None:
     return None
 
 
-def keep_text(word: str, schema: type) -> str:
+def keep_text(override: str, schema: type) -> str:
     """Quote the value of `key=value` where the key takes text that Hydra would misread.
 
     Lists, `null`, interpolations, functions of Hydra's and what is quoted stay as they are;
-    of a sweep's values, each is looked at.
+    of a sweep's values, each is quoted by itself.
     """
-    key, equals, value = word.partition("=")
+    key, equals, value = override.partition("=")
     home, is_option, _ = key.partition(".args.")
     if equals and is_option and annotation_of(f"{home}.args", schema) is not None:
         # options of one model, data set, ... need no + whether or not its file names them
-        return f"++{word}"
+        return f"++{override}"
     if not equals or annotation_of(key.lstrip("+~"), schema) not in (str, str | None):
-        return word
+        return override
     is_special = value[:1] in ("", "[", "{", "'", '"') or "${" in value or CALL.fullmatch(value)
     if is_special:
-        return word
-    return f"{key}={','.join(map(_kept, value.split(',')))}"
-
-
-def without_plus(words: Iterable[str]) -> list[str]:
-    """Return the words of a command without the ++ that `keep_text` gave to options."""
-    return [word.removeprefix("++") if ".args." in word else word for word in words]
-
-
-def _kept(value: str) -> str:
-    """Quote one value where Hydra would not take it as it was typed; null stays null."""
-    is_plain = value.lower() == "null" or (PLAIN.fullmatch(value) and not _is_no_text(value))
-    is_quoted = value[:1] in ("'", '"')
-    return value if is_plain or is_quoted else _quoted(value)
-
-
-def unquoted(word: str) -> str:
-    """Return a word as it was typed, for a message about it."""
-    key, equals, value = word.partition("=")
-    if equals and len(value) > 1 and value[0] == value[-1] == "'":
-        return f"{key}={value[1:-1]}"
-    return word
-
-
-def check_flags(words: list[str], known: set[str], schema: type) -> None:
-    """Refuse `--lr 0.1` and the like with the word that was meant.
-
-    `known` are the flags that there are, such as `--multirun`.
-    """
-    for word, following in zip(words, [*words[1:], ""], strict=False):
-        flag, _, value = word.partition("=")
-        is_known = flag in known or any(
-            each.startswith(flag) for each in known if flag.startswith("--") and len(flag) > 3
-        )
-        # -1 is a number, and so the value of something
-        if not re.match(r"-[-a-zA-Z]", flag) or is_known:
-            continue
-        name = flag.lstrip("-").replace("-", "_")
-        key = name if annotation_of(name, schema) else home_of(name, schema)
-        value = value or following
-        hint = f"did you mean {key}={value or '...'}?" if key else "--help lists the keys"
-        raise InputError(flag, value, f"keys are given as KEY=VALUE, without --; {hint}")
-
-
-def check_overrides(words: list[str], schema: type) -> None:
-    """Refuse empty words, and `~key`, which would quietly leave the key's default in place."""
-    for word in words:
-        key = word[1:].partition("=")[0]
-        if not word.strip():
-            raise InputError("''", "", "an empty word; keys are given as KEY=VALUE")
-        annotation = annotation_of(key, schema) if word[0] == "~" else None
-        if annotation is not None and not is_dataclass(annotation):
-            raise InputError(word, "", f"{key} cannot be removed")
-
-
-def _is_no_text(value: str) -> bool:
-    """Return whether Hydra would read a number, true, false or null."""
-    if value.lower() in ("true", "false"):
-        return True
-    try:
-        float(value.replace("_", ""))
-    except ValueError:
-        return False
-    return True
+        return override
+    return f"{key}={','.join(map(_quoted, value.split(',')))}"
 
 
 def _quoted(value: str) -> str:
+    """Quote one value where Hydra would not take it as it was typed; null stays null."""
+    if value[:1] in ("'", '"') or value.lower() == "null":
+        return value
+    if PLAIN.fullmatch(value) and value.lower() not in ("true", "false"):
+        try:
+            float(value.replace("_", ""))
+        except ValueError:
+            # neither a number nor a truth value, which would not stay text
+            return value
     # a backslash means something only before a quote
     text = re.sub(r"(\\*)'", r"\1\1\\'", value)
     trailing = len(text) - len(text.rstrip("\\"))
     return f"'{text}{text[len(text) - trailing :]}'"
+
+
+def without_plus(overrides: Iterable[str]) -> list[str]:
+    """Return the overrides of a command without the ++ that `keep_text` gave to options."""
+    return [each.removeprefix("++") if ".args." in each else each for each in overrides]
+
+
+def unquoted(override: str) -> str:
+    """Return an override as it was typed, for a message about it."""
+    key, equals, value = override.partition("=")
+    if equals and len(value) > 1 and value[0] == value[-1] == "'":
+        return f"{key}={value[1:-1]}"
+    return override
+
+
+def check_overrides(
+    arguments: Sequence[str], schema: type, groups: Iterable[str], flags: Iterable[str] = ()
+) -> None:
+    """Raise InputError for an argument that Hydra would misread, with the one that was meant.
+
+    Such are `--lr 0.1`, which is none of Hydra's `flags`; an empty argument; `~key`, which would
+    leave the key's default in place; and a list for one of `groups`, of which Hydra would take
+    the last option alone.
+    """
+    known = set(flags)
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, _, value = argument.partition("=")
+        if not argument.strip():
+            raise InputError("''", "", "an empty word; keys are given as KEY=VALUE")
+        if argument[0] == "~" and annotation_of(name[1:], schema) is not None:
+            if not is_dataclass(annotation_of(name[1:], schema)):
+                raise InputError(argument, "", f"{name[1:]} cannot be removed")
+        elif name in groups and value.startswith("["):
+            raise InputError(name, value, "takes one option; several are a sweep, which needs -m")
+        # -1 is a number, and so the value of something
+        elif known and re.match(r"-[-a-zA-Z]", name) and not _is_flag(name, known):
+            key = name.lstrip("-").replace("-", "_")
+            key = key if annotation_of(key, schema) else home_of(key, schema) or ""
+            value = value or following
+            hint = f"did you mean {key}={value or '...'}?" if key else "--help lists the keys"
+            raise InputError(name, value, f"keys are given as KEY=VALUE, without --; {hint}")
+
+
+def _is_flag(name: str, known: set[str]) -> bool:
+    # argparse takes the beginning of a flag for it
+    is_long = name.startswith("--") and len(name) > 3
+    return name in known or (is_long and any(each.startswith(name) for each in known))

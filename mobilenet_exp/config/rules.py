@@ -6,23 +6,62 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from mobilenet_exp.config.schema import AnyConfig, Config, DistillConfig
+from mobilenet_exp.config.schema import PATH, AnyConfig, Config, DistillConfig
+from mobilenet_exp.config.smoke import shrunk
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.ranges import RANGES, check_range
 
 # below this side, five halvings leave a grid of a single pixel
 SMALLEST_HALVED_SIDE = 64
 
 
-def check(config: AnyConfig) -> None:
-    """Raise InputError naming the first key whose value is not allowed."""
-    check_section(config, "")
-    if isinstance(config, Config):
-        distill = config.distill
-        if distill.teacher is None and distill != DistillConfig():
-            raise InputError("distill.teacher", None, "required when another distill.* key is set")
-        if config.train.quantise:
-            _check_quantised(config)
+def checked(section: Any, prefix: str = "") -> Any:
+    """Return a section with `~` in its paths replaced by the home folder, as a shell would.
+
+    Raises InputError for the first value that is out of its key's range; keys begin with `prefix`.
+    """
+    changed: dict[str, Any] = {}
+    for entry in fields(section):
+        key, value = f"{prefix}{entry.name}", getattr(section, entry.name)
+        if is_dataclass(value):
+            changed[entry.name] = checked(value, f"{key}.")
+            continue
+        if "range" in entry.metadata:
+            entry.metadata["range"].check(key, value)
+        if PATH in entry.metadata and isinstance(value, str) and value[:1] == "~":
+            changed[entry.name] = os.path.expanduser(value)
+    return replace(section, **changed)
+
+
+def resolved(config: AnyConfig) -> AnyConfig:
+    """Return a config with what its other keys decide: EXIF, the stem's stride, `run.smoke`.
+
+    Raises InputError for keys of `train.py` that exclude each other.
+    """
+    data = getattr(config, "data", None)
+    # else a checkpoint names its data
+    if data is not None and data.name is not None:
+        config = replace(config, data=replace(data, exif=resolved_exif(data)))
+    if not isinstance(config, Config):
+        return config
+    distill, run = config.distill, config.run
+    if distill.teacher is None and distill != DistillConfig():
+        raise InputError("distill.teacher", None, "required when another distill.* key is set")
+    if config.train.quantise and run.compile:
+        raise InputError("run.compile", True, "is not for train.quantise, which rounds by hooks")
+    if config.train.quantise and run.precision in ("bfloat16", "float16"):
+        raise InputError("run.precision", run.precision, "train.quantise rounds float32 alone")
+    if run.smoke:
+        config = shrunk(config)
+    # weights keep the stride that they were trained with
+    if config.model.stem_stride is None and not config.weights:
+        stride = 1 if config.data.resolution < SMALLEST_HALVED_SIDE else 2
+        config = replace(config, model=replace(config.model, stem_stride=stride))
+    return config
+
+
+def resolved_exif(data: Any) -> Any:
+    """Return apply or ignore for auto: published rows took ImageNet's photos as stored."""
+    return ("ignore" if data.is_imagenet else "apply") if data.exif == "auto" else data.exif
 
 
 def check_effects(config: Any, words: Iterable[str], varied: Iterable[str] = ()) -> None:
@@ -41,7 +80,7 @@ def check_effects(config: Any, words: Iterable[str], varied: Iterable[str] = ())
         if not is_dataclass(part):
             continue
         entry = next((each for each in fields(part) if each.name == name), None)
-        need = entry.metadata.get("needs") if entry else None
+        need = entry.metadata.get("need") if entry else None
         if entry is None or need is None or need.is_met(config):
             continue
         value = getattr(part, name)
@@ -50,55 +89,3 @@ def check_effects(config: Any, words: Iterable[str], varied: Iterable[str] = ())
         )
         if value != entry.default and not is_met_elsewhere:
             raise InputError(key, given[key], f"has no effect here; it needs {need.words}")
-
-
-def _check_quantised(config: Config) -> None:
-    """Refuse what does not go together with rounding to 8 bits."""
-    run = config.run
-    if run.compile:
-        raise InputError("run.compile", True, "is not for train.quantise, which rounds by hooks")
-    if run.precision in ("bfloat16", "float16"):
-        raise InputError("run.precision", run.precision, "train.quantise rounds float32 alone")
-
-
-def check_section(section: Any, prefix: str) -> None:
-    """Raise InputError for the first value of a section that is out of its key's range."""
-    for entry in fields(section):
-        key, value = f"{prefix}{entry.name}", getattr(section, entry.name)
-        if is_dataclass(value):
-            check_section(value, f"{key}.")
-        elif key in RANGES:
-            check_range(key, value)
-
-
-def with_home(section: Any) -> Any:
-    """Return the config with `~` in paths replaced by the home folder, as a shell would."""
-    changed: dict[str, Any] = {}
-    for entry in fields(section):
-        value = getattr(section, entry.name)
-        if is_dataclass(value):
-            changed[entry.name] = with_home(value)
-        elif entry.metadata.get("path") and isinstance(value, str) and value[:1] == "~":
-            changed[entry.name] = os.path.expanduser(value)
-    return replace(section, **changed)
-
-
-def with_exif(config: AnyConfig) -> AnyConfig:
-    """Return the config with `data.exif=auto` settled, unless a checkpoint names its data."""
-    data = getattr(config, "data", None)
-    if data is None or data.name is None:
-        return config
-    return replace(config, data=replace(data, exif=resolved_exif(data)))
-
-
-def resolved_exif(data: Any) -> Any:
-    """Return apply or ignore for auto: published rows took ImageNet's photos as stored."""
-    return ("ignore" if data.is_imagenet else "apply") if data.exif == "auto" else data.exif
-
-
-def with_stem_stride(config: Config) -> Config:
-    """Return the config with `model.stem_stride` settled, unless weights will settle it."""
-    if config.model.stem_stride is not None or config.weights:
-        return config
-    stride = 1 if config.data.resolution < SMALLEST_HALVED_SIDE else 2
-    return replace(config, model=replace(config.model, stem_stride=stride))

@@ -6,97 +6,124 @@ Each program has a schema of its own, with exactly the keys that it reads.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any, NamedTuple
 
-# Says where things are, not what is learned: not part of a run's identity.
-NOT_IDENTITY = {"place": True}
-# Names a file or folder, in which ~ is the home folder.
-PATH = {"path": True}
-# Part of a run's identity even at the schema's default.
-ALWAYS = {"always": True}
+from mobilenet_exp.core.ranges import (
+    ABOVE_0,
+    ABOVE_0_TO_1,
+    AUTO_OR_BOOL,
+    BATCH_SIZES,
+    BELOW_1,
+    BITS,
+    COUNT,
+    FOLDER,
+    FRACTION,
+    FROM_0,
+    INSIDE_0_1,
+    MEAN,
+    MODELS,
+    NAMED,
+    NOISE,
+    PROJECT,
+    QUALITY,
+    RUNTIMES,
+    SEED,
+    SIDE,
+    STD,
+    STRIDE,
+    UP_TO_1000,
+    WHOLE,
+    WIDTH,
+    Range,
+    one_of,
+    up_to,
+)
+
+# marks of a key: it says where things are, not what is learned, and so is no part of a run's name
+NOT_IDENTITY = "not_identity"
+# it names a file or folder, in which ~ is the home folder
+PATH = "path"
+# it is part of a run's name even at the schema's default
+ALWAYS = "always"
 
 
 class Need(NamedTuple):
-    """What a key needs to have any effect: in words, and whether a configuration has it."""
+    """What a key needs to have any effect: in words, and whether a configuration has it.
+
+    Recipes may carry the key anywhere; a command that gives it where it has none is refused.
+    """
 
     words: str
     is_met: Callable[[Any], bool]
 
 
-def needs(words: str, is_met: Callable[[Any], bool]) -> dict[str, Any]:
-    """Return the metadata of a key that has an effect in some configurations alone.
-
-    Recipes may carry it anywhere; a command that gives it where it has none is refused.
-    """
-    return {"needs": Need(words, is_met)}
+def key(*marks: Range | Need | str, default: Any = MISSING, factory: Any = MISSING) -> Any:
+    """Return a field with its range, its need and its marks, if it has them."""
+    kinds = {Range: "range", Need: "need"}
+    metadata = {kinds.get(type(mark), mark): mark for mark in marks}
+    if factory is not MISSING:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 IN_MEMORY = ("digits", "fake", "noise")
 ARRAYS = (*IN_MEMORY, "cifar10", "cifar100", "fashion_mnist", "svhn")
 # sets that lie where the user has them, which nothing downloads
 BROUGHT = ("imagefolder", "imagenet", "packed", "photos")
-FILES = needs(
+FILES = Need(
     "data of image files, e.g. data=imagefolder or data=imagenet",
     lambda config: config.data.name not in ARRAYS,
 )
-ROOT = needs(
+ROOT = Need(
     "data that lie in a folder, e.g. data=imagenet or data=imagefolder",
     lambda config: config.data.name not in IN_MEMORY,
 )
-DOWNLOAD = needs(
+DOWNLOAD = Need(
     "data that can be downloaded, e.g. data=cifar10 or data=food101",
     lambda config: config.data.name not in (*IN_MEMORY, *BROUGHT),
 )
-SPLIT = needs(
+SPLIT = Need(
     "data.val_share",
     # of a checkpoint's own data, which are not known yet
     lambda config: config.data.val_share is not None or config.data.name is None,
 )
-CROPS = needs(
+CROPS = Need(
     "data.augment=random_resized_crop or inception",
     lambda config: config.data.augment not in ("pad_crop_flip", "affine", "none"),
 )
-ERASES = needs("data.random_erase above 0", lambda config: config.data.random_erase > 0)
-MIXES = needs(
+ERASES = Need("data.random_erase above 0", lambda config: config.data.random_erase > 0)
+MIXES = Need(
     "data.mixup or data.cutmix above 0",
     lambda config: config.data.mixup > 0 or config.data.cutmix > 0,
 )
-MIXES_BOTH = needs(
+MIXES_BOTH = Need(
     "both data.mixup and data.cutmix above 0",
     lambda config: config.data.mixup > 0 and config.data.cutmix > 0,
 )
-OWN_NETWORK = needs(
+OWN_NETWORK = Need(
     "a network of this repository", lambda config: getattr(config.model, "name", None) != "timm"
 )
-DECAYS = needs("optimizer.weight_decay above 0", lambda config: config.optimizer.weight_decay > 0)
-WARMS_UP = needs("schedule.warmup_epochs above 0", lambda c: c.schedule.warmup_epochs > 0)
-AVERAGES = needs("train.ema_decay", lambda config: config.train.ema_decay is not None)
-QUANTISES = needs("train.quantise=int8", lambda config: config.train.quantise is not None)
-SEVERAL = needs("run.devices above 1", lambda config: config.run.devices > 1)
-READERS = needs(
+DECAYS = Need("optimizer.weight_decay above 0", lambda config: config.optimizer.weight_decay > 0)
+WARMS_UP = Need("schedule.warmup_epochs above 0", lambda c: c.schedule.warmup_epochs > 0)
+AVERAGES = Need("train.ema_decay", lambda config: config.train.ema_decay is not None)
+QUANTISES = Need("train.quantise=int8", lambda config: config.train.quantise is not None)
+SEVERAL = Need("run.devices above 1", lambda config: config.run.devices > 1)
+READERS = Need(
     "readers: data of files, or run.workers above 0",
     lambda config: config.run.workers or (
         config.run.workers is None and config.data.name not in IN_MEMORY
     ),
 )  # fmt: skip
-CALIBRATES = needs("int8=true", lambda config: config.int8)
-MAKES_SMALLER = needs(
+CALIBRATES = Need("int8=true", lambda config: config.int8)
+MAKES_SMALLER = Need(
     "side=PIXELS and form=jpeg", lambda config: config.side is not None and config.form == "jpeg"
 )
-HAS_CHECKPOINT = needs("checkpoint=FILE", lambda config: config.checkpoint is not None)
-HAS_WEIGHTS = needs("weights=FILE", lambda config: config.weights is not None)
+HAS_CHECKPOINT = Need("checkpoint=FILE", lambda config: config.checkpoint is not None)
+HAS_WEIGHTS = Need("weights=FILE", lambda config: config.weights is not None)
 
 # keys of data that say how images are prepared for a network
 PREPARATION = ("resolution", "crop_pct", "interpolation", "resize", "mean", "std")
-
-
-def _mean() -> list[float]:
-    return [0.485, 0.456, 0.406]
-
-
-def _std() -> list[float]:
-    return [0.229, 0.224, 0.225]
 
 
 @dataclass(kw_only=True)
@@ -104,15 +131,15 @@ class ModelOptions:
     """What tells one network from another, trained or not."""
 
     # the paper's alpha, > 0: multiplies the number of channels
-    width_mult: float = 1.0
+    width_mult: float = key(WIDTH, default=1.0)
     # size of the classifier; null: the number of classes in the data
-    num_classes: int | None = None
+    num_classes: int | None = key(up_to(1_000_000), default=None)
     # 1 or 2; null: 2 as in every paper, but 1 where images of less than 64 px are trained
     # on, which would otherwise shrink to a single pixel; weights keep the stride they were
     # trained with
-    stem_stride: int | None = field(default=None, metadata=OWN_NETWORK)
+    stem_stride: int | None = key(STRIDE, OWN_NETWORK, default=None)
     # BatchNorm's epsilon; null: the paper's
-    bn_eps: float | None = None
+    bn_eps: float | None = key(ABOVE_0, default=None)
     # options of one family, e.g. activation for v1, head_width for v3
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -127,11 +154,11 @@ class ModelConfig(ModelOptions):
     # registry name: v1, v2, v3_large, ...
     name: str
     # dropout probability before the classifier, in [0, 1); null: the paper's
-    dropout: float | None = None
+    dropout: float | None = key(BELOW_1, default=None)
     # BatchNorm's momentum in PyTorch's sense, 1 - decay; null: the paper's
-    bn_momentum: float | None = None
+    bn_momentum: float | None = key(ABOVE_0_TO_1, default=None)
     # probability of dropping a block's branch, rising from 0 at the first block to this
-    stochastic_depth: float = 0.0
+    stochastic_depth: float = key(BELOW_1, default=0.0)
 
 
 @dataclass(kw_only=True)
@@ -139,13 +166,13 @@ class OptimizerConfig:
     # registry name: sgd, rmsprop (TensorFlow's rule), rmsprop_torch, adamw, lamb
     name: str
     # base learning rate, at the peak of the schedule
-    lr: float
+    lr: float = key(ABOVE_0)
     # L2 penalty, or decoupled decay for adamw and lamb
-    weight_decay: float
+    weight_decay: float = key(UP_TO_1000)
     # whether weight decay also acts on biases and normalisation
-    decay_norm_and_bias: bool = field(default=False, metadata=DECAYS)
+    decay_norm_and_bias: bool = key(DECAYS, default=False)
     # whether weight decay acts on depthwise filters; V1's paper: very little or none
-    decay_depthwise: bool = field(default=True, metadata=DECAYS)
+    decay_depthwise: bool = key(DECAYS, default=True)
     # further arguments of the optimizer, e.g. momentum
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -155,16 +182,16 @@ class ScheduleConfig:
     # registry name: cosine, step, exponential, constant
     name: str
     # length of the linear warm-up, in epochs
-    warmup_epochs: float = 0.0
+    warmup_epochs: float = key(FROM_0, default=0.0)
     # share of lr that the warm-up starts from, in [0, 1)
-    warmup_from: float = field(default=0.0, metadata=WARMS_UP)
+    warmup_from: float = key(BELOW_1, WARMS_UP, default=0.0)
     # whether the schedule counts epochs from the start, not from the end of the warm-up
-    counts_warmup: bool = field(default=False, metadata=WARMS_UP)
+    counts_warmup: bool = key(WARMS_UP, default=False)
     # epochs at the end at the rate that the schedule ends with
-    cooldown_epochs: float = 0.0
+    cooldown_epochs: float = key(FROM_0, default=0.0)
     # two shares of the training between which timm's noise is added to each epoch's rate;
     # null: no noise
-    noise: list[float] | None = None
+    noise: list[float] | None = key(NOISE, default=None)
     # arguments of the schedule, e.g. gamma
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -174,11 +201,11 @@ class ImageSource:
     """Where images are."""
 
     # folder of the images; null where the data needs none
-    root: str | None = field(default=None, metadata=NOT_IDENTITY | PATH | ROOT)
+    root: str | None = key(NOT_IDENTITY, PATH, ROOT, default=None)
     # whether the data may be downloaded into root
-    download: bool = field(default=False, metadata=NOT_IDENTITY | DOWNLOAD)
+    download: bool = key(NOT_IDENTITY, DOWNLOAD, default=False)
     # for ImageNet's val/ in one flat folder: the file that gives each image its label
-    labels: str | None = field(default=None, metadata=NOT_IDENTITY | PATH)
+    labels: str | None = key(NAMED, NOT_IDENTITY, PATH, default=None)
     # options of one data set, e.g. num_images for fake
     args: dict[str, Any] = field(default_factory=dict)
 
@@ -197,26 +224,26 @@ class ImagesConfig(ImageSource):
     # registry name: digits, imagefolder, imagenet, packed, ...; --help lists conf/data
     name: str
     # side of the input in pixels, >= 32
-    resolution: int = field(default=224, metadata=ALWAYS)
+    resolution: int = key(SIDE, ALWAYS, default=224)
     # share of the resized image that evaluation crops from its centre, in (0, 1]
-    crop_pct: float = field(default=0.875, metadata=ALWAYS)
+    crop_pct: float = key(ABOVE_0_TO_1, ALWAYS, default=0.875)
     # method of that resizing: bilinear or bicubic
-    interpolation: str = "bilinear"
+    interpolation: str = key(one_of("bilinear", "bicubic"), default="bilinear")
     # how pixels are resized: fast, or exact, which is Pillow's way to the last bit; they
     # differ by at most 2 of 255, nearly everywhere by 0
-    resize: str = "fast"
+    resize: str = key(one_of("fast", "exact"), default="fast")
     # mean per colour channel, of pixels scaled to [0, 1]
-    mean: list[float] = field(default_factory=_mean, metadata=ALWAYS)
+    mean: list[float] = key(MEAN, ALWAYS, factory=lambda: [0.485, 0.456, 0.406])
     # standard deviation per colour channel
-    std: list[float] = field(default_factory=_std, metadata=ALWAYS)
+    std: list[float] = key(STD, ALWAYS, factory=lambda: [0.229, 0.224, 0.225])
     # photos whose EXIF data say that they lie on their side: apply turns them upright,
     # ignore takes them as they are stored, auto ignores ImageNet's and applies others'
-    exif: str = field(default="ignore", metadata=FILES)
+    exif: str = key(one_of("apply", "ignore", "auto"), FILES, default="ignore")
     # share of each class to hold out where root holds class folders without train/ and
     # val/; null: root has both
-    val_share: float | None = None
+    val_share: float | None = key(INSIDE_0_1, default=None)
     # seed of that choice
-    val_seed: int = field(default=0, metadata=SPLIT)
+    val_seed: int = key(COUNT, SPLIT, default=0)
 
 
 @dataclass(kw_only=True)
@@ -224,97 +251,97 @@ class DataConfig(ImagesConfig):
     """The same, and how the images are trained on."""
 
     # images of one update, over all processes
-    batch_size: int = field(default=256, metadata=ALWAYS)
+    batch_size: int = key(up_to(1_000_000), ALWAYS, default=256)
     # side of the input in training; null: the same as in evaluation
-    train_resolution: int | None = None
+    train_resolution: int | None = key(SIDE, default=None)
     # side in the first epoch, from which it rises to training's; null: constant
-    progressive_from: int | None = None
+    progressive_from: int | None = key(SIDE, default=None)
     # registry name of training's augmentation: random_resized_crop, inception, pad_crop_flip,
     # affine, none
-    augment: str = field(default="random_resized_crop", metadata=ALWAYS)
+    augment: str = key(ALWAYS, default="random_resized_crop")
     # smallest share of the image's area that random_resized_crop and inception crop
-    min_crop_area: float = field(default=0.08, metadata=CROPS)
+    min_crop_area: float = key(ABOVE_0_TO_1, CROPS, default=0.08)
     # method by which training resizes: bilinear, bicubic, or random: one of both for each image
-    train_interpolation: str = "bilinear"
+    train_interpolation: str = key(one_of("bilinear", "bicubic", "random"), default="bilinear")
     # most by which brightness, contrast and saturation change, in shares; 0: not at all
-    color_jitter: float = 0.0
+    color_jitter: float = key(FRACTION, default=0.0)
     # imagenet or cifar10 (AutoAugment), ta_wide (TrivialAugment), or RandAugment in timm's
     # notation, e.g. rand-m9-mstd0.5; null: none
     auto_augment: str | None = None
     # probability of erasing a rectangle of the image
-    random_erase: float = 0.0
+    random_erase: float = key(FRACTION, default=0.0)
     # what the rectangle is filled with: const (the mean) or pixel (noise)
-    erase_mode: str = field(default="const", metadata=ERASES)
+    erase_mode: str = key(one_of("const", "pixel"), ERASES, default="const")
     # alpha of mixup; 0: off
-    mixup: float = 0.0
+    mixup: float = key(UP_TO_1000, default=0.0)
     # alpha of cutmix; 0: off
-    cutmix: float = 0.0
+    cutmix: float = key(UP_TO_1000, default=0.0)
     # probability that a batch is mixed at all
-    mix_prob: float = field(default=1.0, metadata=MIXES)
+    mix_prob: float = key(FRACTION, MIXES, default=1.0)
     # where mixup and cutmix are both on: probability that it is cutmix
-    cutmix_share: float = field(default=0.5, metadata=MIXES_BOTH)
+    cutmix_share: float = key(FRACTION, MIXES_BOTH, default=0.5)
     # epochs at the end in which nothing is mixed
-    mix_off_epochs: int = field(default=0, metadata=MIXES)
+    mix_off_epochs: int = key(COUNT, MIXES, default=0)
     # repeated augmentation: how often an image appears in an epoch of the same length
-    repeats: int = 1
+    repeats: int = key(up_to(1000), default=1)
     # an image that cannot be read: fail stops the run, skip trains on the next one in its
     # place and names it
-    on_bad_image: str = field(default="fail", metadata=NOT_IDENTITY | FILES)
+    on_bad_image: str = key(one_of("skip", "fail"), NOT_IDENTITY, FILES, default="fail")
 
 
 @dataclass(kw_only=True)
 class TrainConfig:
     # number of passes over the training images
-    epochs: int
+    epochs: int = key(up_to(1_000_000))
     # seed of weights, order, augmentation and dropout
-    seed: int = 0
+    seed: int = key(SEED, default=0)
     # registry name: cross_entropy, or bce: a yes or no for each class
     loss: str = "cross_entropy"
     # probability mass spread over all classes, in [0, 1)
-    label_smoothing: float = 0.0
+    label_smoothing: float = key(BELOW_1, default=0.0)
     # training batches from which BatchNorm's statistics are re-estimated before each
     # evaluation; 0: use the running averages as they are
-    precise_bn_batches: int = 0
+    precise_bn_batches: int = key(COUNT, default=0)
     # epochs between two evaluations; the last epoch is always evaluated
-    eval_every: int = 1
+    eval_every: int = key(WHOLE, default=1)
     # largest norm of all gradients together; null: they are not clipped
-    clip_grad_norm: float | None = None
+    clip_grad_norm: float | None = key(ABOVE_0, default=None)
     # parts that a batch is cut into, one after the other; BatchNorm sees each part alone
-    accumulate: int = 1
+    accumulate: int = key(up_to(1_000_000), default=1)
     # which images BatchNorm learns from: batch (each process's own), sync (those of all
     # processes), frozen (it keeps the statistics it starts from)
-    bn: str = "batch"
+    bn: str = key(one_of("batch", "sync", "frozen"), default="batch")
     # which weights learn: all, or classifier (a linear probe on given weights)
-    trainable: str = "all"
+    trainable: str = key(one_of("all", "classifier"), default="all")
     # decay of an average of weights and BatchNorm statistics, e.g. 0.9999; null: no average
-    ema_decay: float | None = None
+    ema_decay: float | None = key(INSIDE_0_1, default=None)
     # updates between two steps of the average
-    ema_every: int = field(default=1, metadata=AVERAGES)
+    ema_every: int = key(WHOLE, AVERAGES, default=1)
     # whether the decay rises from 0, so that a short run's average forgets its start
-    ema_warmup: bool = field(default=True, metadata=AVERAGES)
+    ema_warmup: bool = key(AVERAGES, default=True)
     # int8: weights and activations are rounded as in 8 bits, so that the network learns to
     # answer with them; null: they are not
-    quantise: str | None = None
+    quantise: str | None = key(one_of("int8"), default=None)
     # bits of the weights that it learns: 7, right on every processor, or 8, for those with VNNI,
     # AMX or Arm's dot product
-    int8_weights: int = field(default=7, metadata=QUANTISES)
+    int8_weights: int = key(BITS, QUANTISES, default=7)
     # what to do when a loss is not finite: stop, skip the update, or rollback to the last
     # checkpoint and continue after the images that failed
-    on_nonfinite: str = "stop"
+    on_nonfinite: str = key(one_of("stop", "skip", "rollback"), default="stop")
 
 
 @dataclass(kw_only=True)
 class DistillConfig:
     # whose answers to learn from: a checkpoint, a weights file, torchvision:TAG, timm:ARCH.TAG
-    teacher: str | None = field(default=None, metadata=PATH)
+    teacher: str | None = key(NAMED, PATH, default=None)
     # the teacher's architecture, for a weights file or torchvision's tag
-    model: str | None = None
+    model: str | None = key(NAMED, default=None)
     # the teacher's width
-    width_mult: float = 1.0
+    width_mult: float = key(WIDTH, default=1.0)
     # temperature that softens both answers, > 0
-    temperature: float = 1.0
+    temperature: float = key(ABOVE_0, default=1.0)
     # the teacher's part in the loss, in [0, 1]
-    share: float = 0.5
+    share: float = key(FRACTION, default=0.5)
 
 
 @dataclass(kw_only=True)
@@ -326,22 +353,22 @@ class ExportRunConfig:
 @dataclass(kw_only=True)
 class BenchRunConfig(ExportRunConfig):
     # device to compute on: auto, cpu, cuda, mps
-    device: str = "auto"
+    device: str = key(one_of("auto", "cpu", "cuda", "mps"), default="auto")
     # CPU threads of a process; null: as torch chooses, divided among run.devices; where other
     # programs are busy, training and evaluation leave them their cores
-    threads: int | None = None
+    threads: int | None = key(up_to(4096), default=None)
     # arithmetic precision: float32, tf32 (CUDA's rounded float32), bfloat16, float16, or auto:
     # bfloat16 for training on CUDA (float16 where it is only emulated), else float32
-    precision: str = "auto"
+    precision: str = key(one_of("auto", "float32", "tf32", "bfloat16", "float16"), default="auto")
     # keep freed memory for the next batch (Linux, CPU): faster, but more memory is held
     keep_memory: bool = True
     # folder that holds the runs, sweeps, benchmarks and W&B's files
-    root: str = field(default="runs", metadata=PATH)
+    root: str = key(FOLDER, PATH, default="runs")
     # Weights & Biases: online, offline, disabled, or auto: online where there is a key and
     # a network, else offline
-    wandb: str = "auto"
+    wandb: str = key(one_of("auto", "online", "offline", "disabled"), default="auto")
     # the project in Weights & Biases; null: WANDB_PROJECT, else mobilenet_exp
-    wandb_project: str | None = None
+    wandb_project: str | None = key(PROJECT, default=None)
 
 
 @dataclass(kw_only=True)
@@ -354,44 +381,44 @@ class EvalRunConfig(BenchRunConfig):
     # processes that load images, for each that trains or evaluates; 0: it reads them itself;
     # null: on a GPU the cores of each; on a CPU 0 for data in memory, else half of the cores,
     # at most 4
-    workers: int | None = None
+    workers: int | None = key(up_to(1024, least=0), default=None)
     # seconds that reading one image may take before the run ends and names it; null: any
-    image_timeout: float | None = field(default=300.0, metadata=READERS)
+    image_timeout: float | None = key(ABOVE_0, READERS, default=300.0)
     # memory layout of images and weights: channels_last (faster nearly everywhere),
     # contiguous, or auto: channels_last, but contiguous on MPS
-    memory_format: str = "auto"
+    memory_format: str = key(one_of("auto", "channels_last", "contiguous"), default="auto")
 
 
 @dataclass(kw_only=True)
 class RunConfig(EvalRunConfig):
     # processes that train together on this machine, each on a GPU of its own if it has GPUs
-    devices: int = 1
+    devices: int = key(up_to(1024), default=1)
     # how often they are all restarted from the last checkpoint after one has died
-    max_restarts: int = field(default=1, metadata=SEVERAL)
+    max_restarts: int = key(COUNT, SEVERAL, default=1)
     # whether other processes are kept from running in the run's folder; false: for a file system
     # that cannot lock files, with your word that no other job writes there
     lock: bool = True
     # minutes between two checkpoints within an epoch; 0: every update; null: none
-    save_every_minutes: float | None = 10.0
+    save_every_minutes: float | None = key(FROM_0, default=10.0)
     # updates between two points of the curves by step, in metrics.jsonl and W&B; 0: none; null:
     # about 50 points an epoch
-    log_every_steps: int | None = None
+    log_every_steps: int | None = key(COUNT, default=None)
     # minutes between two lines about an epoch under way, where there is no terminal to draw
     # a bar in; 0: every update; null: none
-    log_every_minutes: float | None = 5.0
+    log_every_minutes: float | None = key(FROM_0, default=5.0)
     # how many of the epochs that improved top-1, the last ones, keep their checkpoints, to be
     # averaged by `python -m mobilenet_exp average`
-    keep_best: int = 0
+    keep_best: int = key(COUNT, default=0)
     # whether W&B gets the checkpoints, as versions `best` and `last` of an artifact
     wandb_artifacts: bool = False
     # updates whose operators are traced, after the first 3, into the run's folder; 0: none
-    profile: int = 0
+    profile: int = key(up_to(100, least=0), default=0)
     # whether torch.compile makes kernels of its own of the training's network; needs a C++
     # compiler, and minutes at the start
     compile: bool = False
     # whether a pass's kernels are recorded once and launched together: true, false, or auto:
     # on CUDA, for one process, images of one side and train.accumulate=1
-    cuda_graphs: str = "false"
+    cuda_graphs: str = key(AUTO_OR_BOOL, default="false")
     # use only algorithms that give the same bits each time; slower on a GPU
     deterministic: bool = False
     # shrink the recipe to seconds on noise, to check that it runs
@@ -409,11 +436,11 @@ class Config:
     train: TrainConfig
     distill: DistillConfig = field(default_factory=DistillConfig)
     # weights to start from: a file of any known layout, torchvision:TAG or timm:ARCH.TAG
-    weights: str | None = field(default=None, metadata=PATH)
+    weights: str | None = key(NAMED, PATH, default=None)
     # the published weights that the file holds, where its keys cannot tell
-    weights_like: str | None = field(default=None, metadata=HAS_WEIGHTS)
+    weights_like: str | None = key(NAMED, HAS_WEIGHTS, default=None)
     # where the file holds several state dicts, the one to take, as state_dict or model.ema
-    weights_key: str | None = field(default=None, metadata=HAS_WEIGHTS)
+    weights_key: str | None = key(NAMED, HAS_WEIGHTS, default=None)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -430,28 +457,28 @@ class EvalDataConfig(ImageSource):
     # registry name; null: the checkpoint's own data
     name: str | None = None
     # side of the input in pixels, >= 32
-    resolution: int | None = None
+    resolution: int | None = key(SIDE, default=None)
     # share of the resized image that is cropped from its centre, in (0, 1]
-    crop_pct: float | None = None
+    crop_pct: float | None = key(ABOVE_0_TO_1, default=None)
     # method of that resizing: bilinear or bicubic
-    interpolation: str | None = None
+    interpolation: str | None = key(one_of("bilinear", "bicubic"), default=None)
     # how pixels are resized: fast or exact
-    resize: str | None = None
+    resize: str | None = key(one_of("fast", "exact"), default=None)
     # mean per colour channel, of pixels scaled to [0, 1]
-    mean: list[float] | None = None
+    mean: list[float] | None = key(MEAN, default=None)
     # standard deviation per colour channel
-    std: list[float] | None = None
+    std: list[float] | None = key(STD, default=None)
     # photos whose EXIF data say that they lie on their side: apply, ignore or auto
-    exif: str | None = field(default=None, metadata=FILES)
+    exif: str | None = key(one_of("apply", "ignore", "auto"), FILES, default=None)
     # share of each class that is held out, where root holds class folders without a split
-    val_share: float | None = None
+    val_share: float | None = key(INSIDE_0_1, default=None)
     # seed of that choice
-    val_seed: int | None = field(default=None, metadata=SPLIT)
+    val_seed: int | None = key(COUNT, SPLIT, default=None)
     # images that are scored together; null: as many as the run trained
     # with, where its own data is scored, else 64
-    batch_size: int | None = None
+    batch_size: int | None = key(up_to(1_000_000), default=None)
     # an image that cannot be read or has no label: skip leaves it out and names it, fail stops
-    on_bad_image: str = field(default="skip", metadata=FILES)
+    on_bad_image: str = key(one_of("skip", "fail"), FILES, default="skip")
     # whether to score against ImageNet-ReaL's labels too
     real_labels: bool = False
 
@@ -460,8 +487,8 @@ class EvalDataConfig(ImageSource):
 class EvalImages(ImagesConfig):
     """What an evaluation scores, once everything is settled; no program's own keys."""
 
-    batch_size: int
-    on_bad_image: str = field(default="skip", metadata=FILES)
+    batch_size: int = key(up_to(1_000_000))
+    on_bad_image: str = key(one_of("skip", "fail"), FILES, default="skip")
     real_labels: bool
 
 
@@ -470,16 +497,16 @@ class WeightsConfig:
     """A network with its weights: one of `checkpoint` and `weights`."""
 
     # a run's checkpoint; it brings its model, data and preprocessing
-    checkpoint: str | None = field(default=None, metadata=PATH)
+    checkpoint: str | None = key(NAMED, PATH, default=None)
     # whether to take a checkpoint's averaged weights, where it has them
-    ema: bool = field(default=True, metadata=HAS_CHECKPOINT)
+    ema: bool = key(HAS_CHECKPOINT, default=True)
     # a file of any known layout, torchvision:TAG or timm:ARCH.TAG, which need model=; or an
     # exported file (.onnx, .xml, .pte, .pt2)
-    weights: str | None = field(default=None, metadata=PATH)
+    weights: str | None = key(NAMED, PATH, default=None)
     # the published weights that the file holds, where its keys cannot tell
-    weights_like: str | None = field(default=None, metadata=HAS_WEIGHTS)
+    weights_like: str | None = key(NAMED, HAS_WEIGHTS, default=None)
     # where the file holds several state dicts, the one to take, as state_dict or model.ema
-    weights_key: str | None = field(default=None, metadata=HAS_WEIGHTS)
+    weights_key: str | None = key(NAMED, HAS_WEIGHTS, default=None)
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
 
 
@@ -488,7 +515,7 @@ class EvalConfig(WeightsConfig):
     """What `eval.py` composes: weights, and images or a data set to score them on."""
 
     # a photo, or a folder of photos, to classify instead of scoring a data set
-    image: str | None = field(default=None, metadata=PATH)
+    image: str | None = key(NAMED, PATH, default=None)
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     run: EvalRunConfig = field(default_factory=EvalRunConfig)
 
@@ -500,24 +527,24 @@ class BenchConfig:
     # the networks, in the table's order: names of ours, torchvision:NAME, timm:NAME, a run's
     # checkpoint, an exported file; or mappings with their own side and options, as
     # {name: v3_small, width_mult: 0.5, resolution: 160}
-    models: list[Any]
+    models: list[Any] = key(MODELS)
     # what runs them: eager (torch's operators, NCHW), folded (BatchNorm in the convolutions,
     # channels_last), compiled (torch.compile of that), cuda_graphs, compiled_cuda_graphs,
     # onnxruntime, openvino, executorch (XNNPACK)
-    runtimes: list[str]
+    runtimes: list[str] = key(RUNTIMES)
     # images that go through a network together
-    batch_sizes: list[int]
+    batch_sizes: list[int] = key(BATCH_SIZES)
     # side of the input in pixels, of networks that have none of their own
-    resolution: int = 224
+    resolution: int = key(SIDE, default=224)
     # untimed forwards of each network at least; as many more, up to 10, until they are steady
-    warmup: int
+    warmup: int = key(up_to(1_000_000, least=0))
     # interleaved rounds; each network runs once a round in each runtime
-    rounds: int
+    rounds: int = key(up_to(1_000_000))
     # rounds, or one_call: beside it, what one call in training mode takes that nothing waits
     # for, as the old V1 repository timed
-    method: str = "rounds"
+    method: str = key(one_of("rounds", "one_call"), default="rounds")
     # a network of the table whose layers are timed one by one; null: none
-    layers: str | None = None
+    layers: str | None = key(NAMED, default=None)
     run: BenchRunConfig = field(default_factory=BenchRunConfig)
 
 
@@ -528,18 +555,18 @@ class PackConfig:
     # the images to pack; how they are prepared for a network is not looked at
     data: ImagesConfig
     # new folder for the shards, or one that was begun with the same images and settings
-    out: str = field(metadata=PATH)
+    out: str = key(PATH)
     # shorter side in pixels to which larger images are made smaller, e.g. 256; null: files
     # stay as they are
-    side: int | None = None
+    side: int | None = key(SIDE, default=None)
     # how smaller images are stored: jpeg, or raw: pixels, ten times as large and faster
-    form: str = "jpeg"
+    form: str = key(one_of("jpeg", "raw"), default="jpeg")
     # JPEG's quality of smaller images
-    quality: int = field(default=94, metadata=MAKES_SMALLER)
+    quality: int = key(QUALITY, MAKES_SMALLER, default=94)
     # images of one shard
-    shard_images: int = 4096
+    shard_images: int = key(WHOLE, default=4096)
     # threads that read and make smaller; null: as many as cores
-    threads: int | None = None
+    threads: int | None = key(WHOLE, default=None)
 
 
 @dataclass(kw_only=True)
@@ -547,21 +574,21 @@ class ExportConfig(WeightsConfig):
     """What `python -m mobilenet_exp export` composes."""
 
     # form of the file: onnx, openvino, executorch (XNNPACK) or torch_export
-    format: str = "onnx"
+    format: str = key(one_of("onnx", "openvino", "executorch", "torch_export"), default="onnx")
     # the file; null: in exported/ of the checkpoint's run, or in the current folder
-    out: str | None = field(default=None, metadata=PATH)
+    out: str | None = key(PATH, default=None)
     # side in pixels of the images that it takes; null: as the network was trained
-    resolution: int | None = None
+    resolution: int | None = key(SIDE, default=None)
     # largest difference of an answer from the network's own, in shares of the largest answer;
     # null: 1e-4, of a network in 8 bits any
-    tolerance: float | None = None
+    tolerance: float | None = key(ABOVE_0, default=None)
     # write it in 8 bits, with scales from images of data's training share
     int8: bool = False
     # bits of its weights: 7, right on every processor, or 8, for those with VNNI, AMX or Arm's
     # dot product; null: as the network learned (train.int8_weights), else 7, in executorch 8
-    int8_weights: int | None = field(default=None, metadata=CALIBRATES)
+    int8_weights: int | None = key(BITS, CALIBRATES, default=None)
     # so many of them
-    calibration_images: int = field(default=300, metadata=CALIBRATES)
+    calibration_images: int = key(up_to(1_000_000), CALIBRATES, default=300)
     # the data for it; null: the checkpoint's own
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     run: ExportRunConfig = field(default_factory=ExportRunConfig)

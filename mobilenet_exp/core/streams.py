@@ -24,8 +24,12 @@ def say(text: str) -> None:
         discard_output(sys.stderr)
 
 
-def open_closed_streams() -> None:
-    """Open streams that this process was started without, so that no file takes their number."""
+def prepare_streams() -> None:
+    """Open streams that this process was started without, and let all take any character.
+
+    Otherwise the next file would take the number of a closed stream. A character that the
+    output's encoding lacks is printed as `\\u732b`.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -34,10 +38,6 @@ def open_closed_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
-
-
-def escape_what_cannot_be_shown() -> None:
-    """Print characters that the output's encoding lacks as `\\u732b`, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         # none under pythonw, another kind in a notebook
         if isinstance(stream, io.TextIOWrapper):

@@ -12,8 +12,8 @@ from torchvision import models
 
 from mobilenet_exp.config.convert import to_part
 from mobilenet_exp.config.schema import ImagesConfig, ModelConfig
+from mobilenet_exp.core import ranges
 from mobilenet_exp.core.errors import InputError, first_line
-from mobilenet_exp.core.ranges import check_range
 from mobilenet_exp.deploy.foreign import ForeignModel, open_foreign
 from mobilenet_exp.models.layers_v4 import LayerScale
 from mobilenet_exp.models.profiling import Profile, profile_model
@@ -69,7 +69,7 @@ def _build(entry: str | Mapping[str, Any], resolution: int) -> Net:
     asked = options.pop(SIDE, None)
     if asked is not None and not isinstance(asked, int):
         raise InputError("models", name, f"{SIDE}: {asked} is no whole number of pixels")
-    check_range(SIDE, asked)
+    ranges.SIDE.check(SIDE, asked)
     side, top1, is_random = asked or resolution, None, True
     if is_exported(name):
         return _of_file(name, options, asked, resolution)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, in_plain_words
-from mobilenet_exp.core.streams import escape_what_cannot_be_shown
+from mobilenet_exp.core.streams import prepare_streams
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.machine.preemption import (
     PREEMPTED,
@@ -146,7 +146,7 @@ def run_rank(name: str) -> int:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     (folder / f"pid-{rank}").write_text(str(os.getpid()))
     job, args = pickle.loads((folder / "task").read_bytes())
-    escape_what_cannot_be_shown()
+    prepare_streams()
     end_on_signals()
     # as many threads in all as one process would take
     threads = torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])

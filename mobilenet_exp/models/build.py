@@ -9,14 +9,13 @@ from typing import Any
 from torch import nn
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.ranges import check_range
 
 # registers the builders, in the order of list_models
 # isort: off
 from mobilenet_exp.models import v1, v2, v3, v3_edgetpu, kuanwang_v3, v4, peers  # noqa: F401
 
 # isort: on
-from mobilenet_exp.models.network import MODELS, set_stochastic_depth
+from mobilenet_exp.models.network import MODELS, RANGES, set_stochastic_depth
 
 # What a builder that does not take an option must be asked for.
 DEFAULTS = {"width_mult": 1.0, "dropout": None, "bn_eps": None, "bn_momentum": None}
@@ -60,7 +59,7 @@ def build_model(
         "stochastic_depth": stochastic_depth,
     }
     for key, value in options.items():
-        check_range(f"model.{key}", value)
+        RANGES[key].check(f"model.{key}", value)
     parameters = inspect.signature(builder).parameters
     takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     taken = {key for key in options if key in parameters}

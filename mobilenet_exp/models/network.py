@@ -4,14 +4,14 @@ Does not know which paper it is building.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from mobilenet_exp.config.schema import ModelConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.ranges import check_range
 from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.models.activations import ACTIVATIONS
 from mobilenet_exp.models.layers import ConvBNAct, GlobalPool, round_to
@@ -21,6 +21,11 @@ from mobilenet_exp.models.variant import Variant
 
 # Filled by the family modules beside this one, and by modules of the user's own.
 MODELS: Registry = Registry("model.name")
+RANGES = {
+    entry.name: entry.metadata["range"]
+    for entry in fields(ModelConfig)
+    if "range" in entry.metadata
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class MobileNet(nn.Module):
             "stem_stride": stem_stride, "bn_eps": bn_eps, "bn_momentum": bn_momentum,
         }  # fmt: skip
         for key, value in asked.items():
-            check_range(f"model.{key}", value)
+            RANGES[key].check(f"model.{key}", value)
         eps = design.bn_eps if bn_eps is None else bn_eps
         momentum = design.bn_momentum if bn_momentum is None else bn_momentum
         norm = partial(nn.BatchNorm2d, eps=eps, momentum=momentum)

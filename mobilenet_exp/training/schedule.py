@@ -10,18 +10,18 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.ranges import ABOVE_0, PART, PORTION
+from mobilenet_exp.core.ranges import ABOVE_0, ABOVE_0_TO_1, FRACTION
 from mobilenet_exp.core.registry import Registry
 
 SCHEDULES: Registry = Registry("schedule.name")
 
 # an option's type carries its range
 Epochs = Annotated[float, ABOVE_0]
-Decay = Annotated[float, PORTION]
+Decay = Annotated[float, ABOVE_0_TO_1]
 
 
 @SCHEDULES.register("cosine")
-def cosine(epoch: float, epochs: float, *, final_factor: Annotated[float, PART] = 0.0) -> float:
+def cosine(epoch: float, epochs: float, *, final_factor: Annotated[float, FRACTION] = 0.0) -> float:
     """Half a cosine from 1 at epoch 0 to `final_factor` at the end."""
     return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from programs import ROOT
 
 from mobilenet_exp import compose
-from mobilenet_exp.command.programs import CONF, GROUPS
+from mobilenet_exp.cli import CONF, PROGRAMS
 from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.help import field_comments, help_text
 from mobilenet_exp.config.schema import BenchConfig, Config, DataConfig, EvalConfig
@@ -193,7 +193,7 @@ def test_commands_are_found():
 @pytest.mark.parametrize("schema", [Config, EvalConfig, BenchConfig])
 def test_every_key_has_a_comment_and_stands_in_the_help(schema):
     name = {Config: "train", EvalConfig: "eval", BenchConfig: "bench"}[schema]
-    text = help_text("what it does", schema, [CONF], GROUPS[name])
+    text = help_text("what it does", schema, [CONF], PROGRAMS[name].groups)
 
     def check(section: type, prefix: str) -> None:
         comments = field_comments(section)
@@ -206,7 +206,7 @@ def test_every_key_has_a_comment_and_stands_in_the_help(schema):
                 assert f"  {key}=" in text
 
     check(schema, "")
-    for group in GROUPS[name]:
+    for group in PROGRAMS[name].groups:
         for path in (ROOT / "conf" / group).rglob("*.yaml"):
             assert path.stem in text
 

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 
 from mobilenet_exp import compose
-from mobilenet_exp.command.programs import PROGRAMS
+from mobilenet_exp.cli import PROGRAMS
 from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.core.errors import InputError
 
@@ -83,7 +83,7 @@ def _needing(schema: type, prefix: str = ""):
     for entry in fields(schema):
         if is_dataclass(entry.type):
             yield from _needing(entry.type, f"{prefix}{entry.name}.")
-        elif "needs" in entry.metadata:
+        elif "need" in entry.metadata:
             yield f"{prefix}{entry.name}"
 
 
@@ -91,7 +91,7 @@ def _needing(schema: type, prefix: str = ""):
 def test_every_key_that_needs_another_is_refused_without_and_taken_with_it(program):
     words, common = WORDS[program], COMMON.get(program, ())
     assert sorted(word.partition("=")[0] for word in words) == sorted(
-        _needing(PROGRAMS[program][1])
+        _needing(PROGRAMS[program].schema)
     )
     for word, with_what in words.items():
         key = word.partition("=")[0]

@@ -8,8 +8,8 @@ import pytest
 from programs import ROOT
 
 CODE = (
-    "import sys; from mobilenet_exp.core.streams import open_closed_streams, say;"
-    "from mobilenet_exp.core import console; open_closed_streams();"
+    "import sys; from mobilenet_exp.core.streams import prepare_streams, say;"
+    "from mobilenet_exp.core import console; prepare_streams();"
     "kept = open(sys.argv[1], 'w'); console.line('hello'); say('a word'); kept.write('mine')"
 )
 

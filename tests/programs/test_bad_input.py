@@ -17,9 +17,8 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from mobilenet_exp import cli
-from mobilenet_exp.command.programs import PROGRAMS
+from mobilenet_exp.cli import PROGRAMS
 from mobilenet_exp.command.sweeping import SweepCallback
-from mobilenet_exp.core.ranges import RANGES
 from mobilenet_exp.deploy import job as deploy_job
 from mobilenet_exp.evaluation import job as evaluation_job
 from mobilenet_exp.models import MODELS
@@ -97,7 +96,7 @@ def _keys(schema: type, prefix: str = ""):
         if is_dataclass(entry.type):
             yield from _keys(entry.type, f"{prefix}{entry.name}.")
         else:
-            yield f"{prefix}{entry.name}", entry.type
+            yield f"{prefix}{entry.name}", entry
 
 
 def _kind(annotation) -> tuple[type, bool]:
@@ -109,11 +108,11 @@ def _kind(annotation) -> tuple[type, bool]:
 
 def _grown(program: str):
     """Yield bad commands for each key, and what their line must name."""
-    for number, (key, annotation) in enumerate(_keys(PROGRAMS[program][1])):
-        kind, is_optional = _kind(annotation)
+    for number, (key, entry) in enumerate(_keys(PROGRAMS[program].schema)):
+        kind, is_optional = _kind(entry.type)
         wrong = list(WRONG[kind])
         wrong += ["null"] if not is_optional and kind in (int, float) else []
-        beyond = [each for each in BEYOND.get(kind, ()) if key in RANGES and not _allows(key, each)]
+        beyond = [each for each in BEYOND.get(kind, ()) if not _allows(entry, each)]
         values = [_shown(each) for each in beyond] if beyond and number % 2 else wrong
         yield (f"{key}={values[number % len(values)]}",), key
         section, _, name = key.rpartition(".")
@@ -128,9 +127,9 @@ def _grown(program: str):
         )[number % 6]
 
 
-def _allows(key: str, value) -> bool:
+def _allows(entry, value) -> bool:
     try:
-        return bool(RANGES[key].allows(value))
+        return "range" not in entry.metadata or bool(entry.metadata["range"].allows(value))
     except (TypeError, AttributeError):
         return True
 

@@ -1,4 +1,4 @@
-"""What is said when something goes wrong: one line for a person, a traceback for a defect."""
+"""How a program ends: its exit code, and one line for a person or a traceback for a defect."""
 
 import time
 import traceback
@@ -8,16 +8,17 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mobilenet_exp.command.programs import PACKAGE
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, in_plain_words
 from mobilenet_exp.core.streams import say
 from mobilenet_exp.machine.launch_env import is_main_rank
 from mobilenet_exp.machine.preemption import Preempted, requeue
 
+PACKAGE = Path(__file__).resolve().parents[1]
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+# done, but not with everything that was asked for
+INCOMPLETE = 3
 BAD_INPUT_ERRORS = (InputError, HydraException, OmegaConfBaseException, YAMLError)
-
-
 # seconds after which a rank reports what the main one may report, too: by then the launcher has
 # ended it
 LATER = 2
