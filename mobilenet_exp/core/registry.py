@@ -10,7 +10,6 @@ from types import UnionType
 from typing import Annotated, Generic, TypeVar, get_args, get_origin
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.ranges import Range
 
 T = TypeVar("T", bound=Callable)
 
@@ -56,12 +55,13 @@ class Registry(Generic[T]):
             if option not in known:
                 allowed = f"allowed: {', '.join(known)}" if known else f"{name} has no options"
                 raise InputError(f"{key}.{option}", value, f"not an option of {name}; {allowed}")
-            annotation, ranges = _split(known[option].annotation)
+            annotation, ranges = known[option].annotation, []
+            if get_origin(annotation) is Annotated:
+                annotation, *ranges = get_args(annotation)
             if not _fits(value, annotation):
                 raise InputError(f"{key}.{option}", value, f"must be {type_name(annotation)}")
             for each in ranges:
-                if not each.allows(value):
-                    raise InputError(f"{key}.{option}", value, each.problem)
+                each.check(f"{key}.{option}", value)
         for option, parameter in known.items():
             if parameter.default is parameter.empty and option not in options:
                 raise InputError(f"{key}.{option}", "???", f"must be given for {name}")
@@ -85,14 +85,6 @@ _LISTS = {
     list[int]: "a list of whole numbers, as [a,b]",
     list[str]: "a list of words, as [a,b]",
 }
-
-
-def _split(annotation: object) -> tuple[object, list[Range]]:
-    """Return an annotation's type and its ranges."""
-    if get_origin(annotation) is not Annotated:
-        return annotation, []
-    kind, *extras = get_args(annotation)
-    return kind, [each for each in extras if isinstance(each, Range)]
 
 
 def type_name(annotation: object) -> str:

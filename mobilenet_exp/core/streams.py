@@ -46,9 +46,14 @@ def prepare_streams() -> None:
 
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
-    """Keep what a library prints as errors, below Python too, unless it fails."""
+    """Hide standard error, C-level output included; show it if the block raises."""
     sys.stderr.flush()
-    ours = os.dup(2)
+    try:
+        ours = os.dup(2)
+    except OSError:
+        # it is closed
+        yield
+        return
     with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
         try:

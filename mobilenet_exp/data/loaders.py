@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from multiprocessing.util import Finalize
@@ -37,8 +36,8 @@ from mobilenet_exp.data.augment import (
 from mobilenet_exp.data.mixing import mixes
 from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.sampler import BatchSampler, EvalSampler, Key
+from mobilenet_exp.datasets import codec
 from mobilenet_exp.datasets.builders import ImageSet, build_image_set
-from mobilenet_exp.datasets.codec import load_decoder
 from mobilenet_exp.datasets.images import ImageFiles, name_of, open_item
 from mobilenet_exp.machine.preemption import STOP_SIGNALS
 
@@ -207,11 +206,6 @@ class ReaderSlots(NamedTuple):
     images: Any
     since: Any
 
-    @classmethod
-    def new(cls, workers: int) -> "ReaderSlots":
-        images = multiprocessing.RawArray("q", [-1] * workers)
-        return cls(images, multiprocessing.RawArray("d", workers))
-
     def slowest(self) -> tuple[int, float]:
         """Return the image that has been read longest, or -1, and for how many seconds."""
         reading = [(since, image) for image, since in zip(*self, strict=True) if image >= 0]
@@ -228,10 +222,6 @@ class SharedPixels(NamedTuple):
 
     memory: list[Any]
     size: int
-
-    @classmethod
-    def new(cls, workers: int, size: int) -> "SharedPixels":
-        return cls([multiprocessing.RawArray("B", PARTS * size) for _ in range(workers)], size)
 
     def pixels(self, worker: int, part: int, shape: Sequence[int]) -> Tensor:
         memory, count = self.memory[worker], math.prod(shape)
@@ -302,11 +292,13 @@ class Loader:
         _end_workers_at_exit()
         self.images, self.batches, self.normaliser = images, batches, normaliser
         self.workers, self._timeout = workers, timeout or 0
-        self._slots = ReaderSlots.new(workers)
+        shared = multiprocessing.RawArray
+        self._slots = ReaderSlots(shared("q", [-1] * workers), shared("d", workers))
         # a GPU's batches are copied into memory that is pinned for it anyway
-        is_shared = workers > 0 and normaliser.device.type == "cpu"
-        size = 3 * batches.part_size * images.side**2
-        self._shared = SharedPixels.new(workers, size) if is_shared else None
+        self._shared: SharedPixels | None = None
+        if workers and normaliser.device.type == "cpu":
+            size = 3 * batches.part_size * images.side**2
+            self._shared = SharedPixels([shared("B", PARTS * size) for _ in range(workers)], size)
         # no reference to this object: when it is not needed any more, its workers end at once
         self._keys = _Keys()
         self._passes = 0
@@ -343,19 +335,20 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Batch]]:
         begun, self._begun = self._begun, None
-        if begun and begun[0] == self.batches.position:
-            return self._read(begun[1], self._passes)
-        return self._read(self._start(self.batches), self._passes)
+        is_begun = begun is not None and begun[0] == self.batches.position
+        loaded = begun[1] if begun and is_begun else self._start(self.batches)
+        return self._on_device(self._read(loaded, self._passes))
 
     def first(self, count: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:
         """Yield the first batches only, and read no more than these."""
-        return self._read(self._start(itertools.islice(iter(self.batches), count)), self._passes)
+        loaded = self._start(itertools.islice(iter(self.batches), count))
+        return self._on_device(self._read(loaded, self._passes))
 
     def _start(self, batches: Iterable[list]) -> Iterator[Batch]:
         """Let workers begin to read, and return what they read; a pass before this one is over."""
         self._keys.batches = batches
         self._passes += 1
-        with self._plain_errors():
+        try:
             if self.workers and self._passes == 1:
                 # what torch is about to make; where /dev/shm has no room for it, torch would
                 # say so a second time, when it deletes what it has made
@@ -363,54 +356,48 @@ class Loader:
                 for queue in queues:
                     queue.close()
             loaded = iter(self._loader)
+        except (RuntimeError, OSError) as error:
+            if refusal := self._refusal(error):
+                raise refusal from error
+            raise
         if threading.current_thread() is threading.main_thread():
             # torch's handler raises wherever this process is; a dead worker is noticed later
             _forget_children()
         return loaded
 
-    def _read(self, loaded: Iterator[Batch], number: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:
-        return self._on_device(self._checked(loaded, number))
-
-    def _checked(self, loaded: Iterator[Batch], number: int) -> Iterator[Batch]:
+    def _read(self, loaded: Iterator[Batch], number: int) -> Iterator[Batch]:
+        """Yield what was read in pass `number`; a batch may take longer than one image may."""
         while True:
             if number != self._passes:
                 raise RuntimeError("another pass over the images was begun")
+            started = time.monotonic()
             try:
-                with self._plain_errors():
-                    batch = self._next(loaded)
+                batch = next(loaded)
             except StopIteration:
                 return
+            except (RuntimeError, OSError) as error:
+                image, seconds = self._slots.slowest()
+                is_at_work = image >= 0 and seconds < self._timeout
+                # as by Ctrl-Z: its own time was up at once
+                was_paused = time.monotonic() - started > self._timeout + PAUSE
+                if TIMED_OUT in str(error) and (is_at_work or was_paused):
+                    continue
+                if refusal := self._refusal(error):
+                    raise refusal from error
+                raise
             if batch.problem:
                 raise RunError(batch.problem)
             if batch.lies_in and self._shared:
                 batch.pixels = self._shared.pixels(*batch.lies_in, batch.pixels)
             yield batch
 
-    def _next(self, loaded: Iterator[Batch]) -> Batch:
-        """Wait for a batch, which may take longer than the limit of an image."""
-        while True:
-            started = time.monotonic()
-            try:
-                return next(loaded)
-            except RuntimeError as error:
-                image, seconds = self._slots.slowest()
-                is_at_work = image >= 0 and seconds < self._timeout
-                # as by Ctrl-Z: its own time was up at once
-                was_paused = time.monotonic() - started > self._timeout + PAUSE
-                if TIMED_OUT not in str(error) or not (is_at_work or was_paused):
-                    raise
-
-    @contextmanager
-    def _plain_errors(self) -> Iterator[None]:
-        """Raise a RunError for what torch says of workers that died or do not answer."""
-        try:
-            yield
-        except (RuntimeError, OSError) as error:
-            if TIMED_OUT in str(error):
-                raise RunError(self._who_hangs()) from error
-            if any(sign in str(error) for sign in WORKER_DIED):
-                raise RunError(f"{self._who_died()}; {WORKER_ADVICE}") from error
-            raise
+    def _refusal(self, error: Exception) -> RunError | None:
+        """Say in plain words that a worker died or does not answer; None for another error."""
+        if TIMED_OUT in str(error):
+            return RunError(self._who_hangs())
+        if any(sign in str(error) for sign in WORKER_DIED):
+            return RunError(f"{self._who_died()}; {WORKER_ADVICE}")
+        return None
 
     def _who_hangs(self) -> str:
         image, seconds = self._slots.slowest()
@@ -511,7 +498,13 @@ def num_workers(images: ImageSet, options: LoaderOptions) -> int:
     """
     if options.workers is not None:
         return options.workers
-    cores = _num_cores() // options.ranks_on_machine
+    # those this process may use, where the system tells: a cluster's job has some of them
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    if (given := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdecimal() and int(given):
+        cores = min(cores, int(given))
+    cores //= options.ranks_on_machine
     if options.device.type != "cpu":
         return max(1, cores)
     if images.in_memory:
@@ -519,15 +512,6 @@ def num_workers(images: ImageSet, options: LoaderOptions) -> int:
     # with all cores reading, the network's threads wait for each other: on 2 cores training
     # ran at 66 images/s beside one reader, at 54 beside two
     return max(1, min(MOST_BESIDE_CPU, cores // 2))
-
-
-def _num_cores() -> int:
-    # those this process may use, where the system tells: a cluster's job has some of them
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return min(cores, int(given)) if given.isdecimal() and int(given) else cores
 
 
 @dataclass(frozen=True)
@@ -556,11 +540,6 @@ class Loaders:
     @property
     def num_val(self) -> int:
         return len(self.val_images)
-
-    def start_workers(self) -> None:
-        """Start all workers of the run."""
-        self.train.start_workers()
-        self.val.start_workers()
 
     def describe_workers(self) -> str:
         """Say who reads; nothing where it is the process itself."""
@@ -619,7 +598,7 @@ def build_loaders(
     missing files.
     """
     options = options or LoaderOptions()
-    load_decoder()
+    codec.library()
     train, val = build_image_set(data, "train"), build_image_set(data, "val")
     classes = _check_classes(data, train, val)
     sampler = BatchSampler(
@@ -633,7 +612,13 @@ def build_loaders(
         accumulate=accumulate,
         pairs=mixes(data),
     )
-    _check_sides(data, sampler)
+    last = data.train_resolution or data.resolution
+    if data.progressive_from and data.progressive_from > last:
+        problem = f"must not exceed training's side, {last}"
+        raise InputError("data.progressive_from", data.progressive_from, problem)
+    if sampler.part_size < 2:
+        problem = "each accumulation part needs at least 2 images for BatchNorm"
+        raise InputError("data.batch_size", data.batch_size, problem)
     # an update's batch is divided among all processes; so is an evaluation's
     eval_sampler = EvalSampler(
         range(rank, len(val.images), processes), max(1, data.batch_size // processes)
@@ -678,7 +663,7 @@ def build_eval_loader(
     from all over it.
     """
     options = options or LoaderOptions()
-    load_decoder()
+    codec.library()
     images = build_image_set(data, split)
     numbers: Sequence[int] = range(first, len(images.images), step)
     if most is not None and most < len(numbers):
@@ -718,13 +703,3 @@ def _check_classes(data: DataConfig, train: ImageSet, val: ImageSet) -> list[str
         problem = "train/ and val/ must hold the same classes; only one of them has"
         raise InputError("data.root", data.root, f"{problem} {', '.join(strangers[:5])}")
     return longer
-
-
-def _check_sides(data: DataConfig, sampler: BatchSampler) -> None:
-    last = data.train_resolution or data.resolution
-    if data.progressive_from and data.progressive_from > last:
-        problem = f"must not exceed training's side, {last}"
-        raise InputError("data.progressive_from", data.progressive_from, problem)
-    if sampler.part_size < 2:
-        problem = "each accumulation part needs at least 2 images for BatchNorm"
-        raise InputError("data.batch_size", data.batch_size, problem)

@@ -19,6 +19,7 @@ class Normaliser:
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         self.device = device
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)
+        # mean and deviation of a row of pixels, by its length
         self._rows: dict[int, tuple[Tensor, Tensor]] = {}
 
     @cached_property
@@ -33,8 +34,12 @@ class Normaliser:
         """
         pixels = pixels.to(self.device, non_blocking=self.device.type == "cuda")
         out = torch.empty(pixels.shape, device=self.device)
-        mean, std = self._rows_of(pixels.shape[2])
+        side = pixels.shape[2]
+        if side not in self._rows:
+            mean, std = (each.repeat(side).to(self.device) for each in (self._mean, self._std))
+            self._rows[side] = mean, std
         # in whole rows, which vectorise
+        mean, std = self._rows[side]
         source, rows = pixels.view(-1, len(mean)), out.view(-1, len(mean))
         few = max(1, AT_ONCE // len(mean)) if self.device.type == "cpu" else max(1, len(rows))
         for first in range(0, len(rows), few):
@@ -49,11 +54,3 @@ class Normaliser:
             else:
                 part.copy_(torch.from_numpy(noise))
         return images
-
-    def _rows_of(self, side: int) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation of a row of pixels."""
-        rows = self._rows.get(side)
-        if rows is None:
-            mean, std = (each.repeat(side).to(self.device) for each in (self._mean, self._std))
-            rows = self._rows[side] = mean, std
-        return rows

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from mobilenet_exp.core.errors import InputError
 
@@ -80,25 +79,6 @@ class BatchSampler:
         return self.epoch, self.first_update
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order, seeds = self._drawn()
-        side = self.side_at(self.epoch)
-        for update in range(self.first_update, self.num_updates):
-            batch = slice(update * self.batch_size, (update + 1) * self.batch_size)
-            pairs = zip(order[batch].tolist(), seeds[batch].tolist(), strict=True)
-            keys = [Key(*pair, side) for pair in pairs]
-            for part in range(self.accumulate):
-                yield self._cut(keys, self.rank * self.accumulate + part)
-
-    def _cut(self, batch: list[Key], part: int) -> list[Key]:
-        size = self.part_size
-        if size % 2:
-            return batch[part * size : (part + 1) * size]
-        first, half = part * size // 2, size // 2
-        end = len(batch) - first
-        return batch[first : first + half] + batch[end - half : end]
-
-    def _drawn(self) -> tuple[Tensor, Tensor]:
-        """Return the epoch's images in order, and a seed for each."""
         # a prime stride keeps the (seed, epoch) pairs apart
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         kind = torch.int32 if self.size < 2**31 else torch.int64
@@ -106,7 +86,18 @@ class BatchSampler:
         seeds = torch.randint(2**62, (self.size,), generator=generator)
         if self.repeats > 1:
             order = order.repeat_interleave(self.repeats)[: self.size]
-        return order, seeds
+        side, size = self.side_at(self.epoch), self.part_size
+        for update in range(self.first_update, self.num_updates):
+            batch = slice(update * self.batch_size, (update + 1) * self.batch_size)
+            pairs = zip(order[batch].tolist(), seeds[batch].tolist(), strict=True)
+            keys = [Key(*pair, side) for pair in pairs]
+            for part in range(self.rank * self.accumulate, (self.rank + 1) * self.accumulate):
+                first, half = part * size // 2, size // 2
+                end = len(keys) - first
+                if size % 2:
+                    yield keys[part * size : (part + 1) * size]
+                else:
+                    yield keys[first : first + half] + keys[end - half : end]
 
 
 class EvalSampler:

@@ -4,14 +4,13 @@ It is loaded here alone, on the CPU. Knows no data set.
 """
 
 import os
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from mobilenet_exp.core.streams import silenced
 
 
 class Box(NamedTuple):
@@ -49,43 +48,21 @@ def decode_region(stream: Any, box: Box | None) -> np.ndarray | None:
 _loading = threading.Lock()
 
 
-def load_decoder() -> None:
-    """Load nvImageCodec before threads ask for it: meanwhile standard error is not heard."""
-    with _loading:
-        library()
-
-
 @cache
 def library() -> Any:
-    """Return nvImageCodec, or None where it is not installed or cannot be loaded."""
+    """Return nvImageCodec, or None where it is not installed or cannot be loaded.
+
+    Best called before threads ask for it: meanwhile standard error is not heard, on which it
+    would say which CUDA libraries are not there.
+    """
     # it reports each damaged file by itself
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
-    try:
-        with _unheard():
+    with _loading, silenced():
+        try:
             from nvidia import nvimgcodec
-    except (ImportError, OSError):
-        return None
+        except (ImportError, OSError):
+            return None
     return nvimgcodec
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """Drop what libraries write to standard error: here, which CUDA libraries are not there."""
-    sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:
-        # nobody listens
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def decoder_words() -> str:

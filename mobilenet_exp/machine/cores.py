@@ -47,26 +47,27 @@ def leave_busy_cores() -> str:
 
 def idle_cores(seconds: float = WATCHED) -> float | None:
     """Return how many of this process's cores had nothing to do for a while; None: unknown."""
+    # what each core has done since the machine's start, in ticks, by kind; now and after a while
+    looks: list[dict[int, list[int]]] = []
     try:
-        before = _times()
-        time.sleep(seconds)
-        after = _times()
+        for _ in range(2):
+            if looks:
+                time.sleep(seconds)
+            lines = [line.split() for line in STAT.read_text().splitlines()]
+            looks.append(
+                {
+                    # the last two fields are parts of the first two
+                    int(name.removeprefix("cpu")): [int(each) for each in ticks[:8]]
+                    for name, *ticks in lines
+                    if name.startswith("cpu") and name != "cpu"
+                }
+            )
         mine = os.sched_getaffinity(0)
     except (OSError, ValueError, AttributeError):
         return None
+    before, after = looks
     idle = 0.0
     for core in mine & before.keys() & after.keys():
         spent = [now - then for now, then in zip(after[core], before[core], strict=True)]
         idle += (spent[IDLE] + spent[IO_WAIT]) / max(sum(spent), 1)
     return idle
-
-
-def _times() -> dict[int, list[int]]:
-    """Return what each core has done since the machine's start, in ticks, by kind."""
-    lines = [line.split() for line in STAT.read_text().splitlines()]
-    return {
-        # the last two fields are parts of the first two
-        int(name.removeprefix("cpu")): [int(each) for each in ticks[:8]]
-        for name, *ticks in lines
-        if name.startswith("cpu") and name != "cpu"
-    }

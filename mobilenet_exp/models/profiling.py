@@ -1,6 +1,6 @@
 """Multiply-adds and parameters of any module, counted from the operators it runs.
 
-Knows no model by name. Needs no weights in memory: counting runs on the meta device.
+Counting runs on the meta device and needs no weights in memory.
 """
 
 import copy
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -90,15 +90,12 @@ def profile_layers(model: nn.Module, resolution: int) -> list[LayerCost]:
     # of a module and all that is within it
     flops = dict.fromkeys(modules, 0)
 
-    def before(name: str) -> None:
-        flops[name] -= counter.get_total_flops()
-
-    def after(name: str) -> None:
-        flops[name] += counter.get_total_flops()
+    def add(name: str, sign: int) -> None:
+        flops[name] += sign * counter.get_total_flops()
 
     for name, module in modules.items():
-        module.register_forward_pre_hook(lambda *_, name=name: before(name))
-        module.register_forward_hook(lambda *_, name=name: after(name))
+        module.register_forward_pre_hook(lambda *_, name=name: add(name, -1))
+        module.register_forward_hook(lambda *_, name=name: add(name, 1))
     with torch.no_grad(), counter:
         ghost(torch.empty(1, 3, resolution, resolution, device="meta"))
     found = []
@@ -146,12 +143,8 @@ def _ghost(model: nn.Module) -> nn.Module:
     for module in ghost.modules():
         if isinstance(module, _BatchNorm):
             # costs nothing by either convention, and is slow to trace
-            module.forward = _unchanged
+            module.forward = lambda features: features
     return ghost
-
-
-def _unchanged(features: Tensor) -> Tensor:
-    return features
 
 
 # The counter halves what these give, as it does torch's own floating-point operations.

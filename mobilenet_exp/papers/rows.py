@@ -97,7 +97,7 @@ class PaperRow:
 def paper_rows() -> tuple[PaperRow, ...]:
     """Return every row, by model and source; each (model, width, resolution, source) once."""
     with (Path(__file__).parent / "paper_rows.csv").open(newline="") as file:
-        return tuple(_parse(row) for row in csv.DictReader(file))
+        return tuple(map(_parse, csv.DictReader(file)))
 
 
 def paper_row(
@@ -127,30 +127,26 @@ def published_side(model: str) -> int:
 
 
 def _parse(row: dict[str, str]) -> PaperRow:
-    def number(key: str) -> float | None:
-        return float(row[key]) if row[key] else None
-
+    printed = {
+        key: float(row[key]) if row[key] else None
+        for key in ("top1", "top5", "madds_m", "params_m", "crop_pct")
+    }
+    # head_width=1280 is a number, hswish='16' text
+    options = dict(text.split("=") for text in row["options"].split(";") if text)
     return PaperRow(
         model=row["model"],
         width_mult=float(row["width_mult"]),
         resolution=int(row["resolution"]),
         source=row["source"],
-        top1=number("top1"),
-        top5=number("top5"),
-        madds_m=number("madds_m"),
-        params_m=number("params_m"),
         madds=int(row["madds"]),
         params=int(row["params"]),
         madds_as_printed=int(row["madds_as_printed"] or row["madds"]),
-        options=dict(_option(text) for text in row["options"].split(";") if text),
-        crop_pct=number("crop_pct"),
+        options={
+            key: int(value) if value.isdecimal() else value.strip("'")
+            for key, value in options.items()
+        },
         citation=row["citation"],
         unreached=row["unreached"],
         note=row["note"],
+        **printed,
     )
-
-
-def _option(text: str) -> tuple[str, object]:
-    # head_width=1280 is a number, hswish='16' text
-    key, value = text.split("=")
-    return key, int(value) if value.isdecimal() else value.strip("'")

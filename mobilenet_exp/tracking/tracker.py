@@ -1,6 +1,6 @@
 """Where a run's figures go: `metrics.jsonl` in its folder, and Weights & Biases.
 
-Knows neither torch nor loops. The file is the durable record; W&B shows the same.
+The file is the durable record; W&B shows the same.
 """
 
 import contextlib
@@ -117,7 +117,13 @@ class Tracker:
                 group = self._init_args["group"]
                 self.write(environment.KEPT, environment.kept_text(self._run, group))
             if self._is_start:
-                self._add_provenance()
+                try:
+                    starts = json.loads((self.folder / PROVENANCE).read_text())["starts"]
+                except (OSError, ValueError, KeyError, TypeError):
+                    # the first start, or a file that was cut off
+                    starts = []
+                text = json.dumps({"starts": [*starts, self._provenance]}, indent=2)
+                self.write(PROVENANCE, text + "\n")
             (self.folder / "error.txt").unlink(missing_ok=True)
         except BaseException:
             self._tell("finish", exit_code=1)
@@ -130,7 +136,10 @@ class Tracker:
             self._close()
             if isinstance(error, Preempted):
                 self.set_summary({"run/stopped": error.line})
-                code = self._stop(error)
+                if error.number == signal.SIGINT:
+                    code = KILLED
+                else:
+                    self._tell("mark_preempting")
             elif error is not None:
                 # a full disk must not hide the error itself
                 with contextlib.suppress(RunError):
@@ -138,29 +147,9 @@ class Tracker:
         finally:
             self._tell("finish", exit_code=code)
 
-    def _add_provenance(self) -> None:
-        try:
-            starts = json.loads((self.folder / PROVENANCE).read_text())["starts"]
-        except (OSError, ValueError, KeyError, TypeError):
-            # the first start, or a file that was cut off
-            starts = []
-        text = json.dumps({"starts": [*starts, self._provenance]}, indent=2)
-        self.write(PROVENANCE, text + "\n")
-
-    def _stop(self, stop: Preempted) -> int:
-        """Say how a run was stopped, and return the exit code by which W&B shows that."""
-        if stop.number == signal.SIGINT:
-            return KILLED
-        self._tell("mark_preempting")
-        return 1
-
     def _tell(self, method: str, *args: Any, **options: Any) -> None:
         """Call a method of W&B's run, if it still responds."""
         self._guard(lambda run: getattr(run, method)(*args, **options))
-
-    def _show(self, name: str, made: Callable[[], Any]) -> None:
-        """Show in W&B what `made` makes of its own: beside the figures, not as a step."""
-        self._decorate(name, lambda run: run.summary.update({name: made()}))
 
     def _decorate(self, name: str, action: Callable[["wandb.Run"], Any]) -> None:
         """Do something with W&B's run whose failure costs this one thing, not the curves."""
@@ -197,18 +186,17 @@ class Tracker:
 
         Those of steps stay, and are not logged again by the run that repeats them.
         """
-        kept = [row for row in self._read_rows() if row.get("epoch", 0) <= epoch]
+        kept = [row for row in self.rows("epoch", "step") if row.get("epoch", 0) <= epoch]
         self._close()
         self._last_step = max((row.get("step", 0) for row in kept), default=0)
         text = "".join(json.dumps(row) + "\n" for row in kept)
         self.write("metrics.jsonl", text)
 
-    def rows(self, axis: str = "epoch") -> list[dict[str, Any]]:
-        """Return the rows that the folder keeps, of epochs or, for axis `step`, of steps."""
-        return [row for row in self._read_rows() if axis in row]
+    def rows(self, *axes: str) -> list[dict[str, Any]]:
+        """Return the rows of the metrics file that have one of `axes`, `epoch` or `step`.
 
-    def _read_rows(self) -> list[dict[str, Any]]:
-        """Return all rows of the metrics file; a line cut off by a crash is passed over."""
+        A line cut off by a crash is passed over.
+        """
         rows, path = [], self.folder / "metrics.jsonl"
         text = path.read_text(errors="replace") if path.exists() else ""
         for line in text.splitlines():
@@ -216,11 +204,11 @@ class Tracker:
                 rows.append(json.loads(line))
             except ValueError:
                 continue
-        return [row for row in rows if isinstance(row, dict) and {"epoch", "step"} & row.keys()]
+        return [row for row in rows if isinstance(row, dict) and set(axes) & row.keys()]
 
-    def repeat(self, rows: list[dict[str, Any]]) -> None:
-        """Show rows in W&B that the folder has from an earlier run."""
-        for row in rows:
+    def repeat(self) -> None:
+        """Show in W&B the rows that the folder has from an earlier run."""
+        for row in (*self.rows("step"), *self.rows("epoch")):
             self._tell("log", row)
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -258,21 +246,23 @@ class Tracker:
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table in W&B; the folder keeps such things as files of their own."""
-        self._show(name, lambda: wandb.Table(columns=columns, data=rows))
+        # in the summary: beside the figures, not as a step
+        self._decorate(
+            name, lambda run: run.summary.update({name: wandb.Table(columns=columns, data=rows)})
+        )
 
     def picture(self, name: str, path: Path) -> None:
         """Show a PNG of the folder in W&B."""
-        self._show(name, lambda: wandb.Image(str(path)))
+        self._decorate(name, lambda run: run.summary.update({name: wandb.Image(str(path))}))
 
     def image_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table in W&B whose first column are pictures (h, w, 3) uint8."""
-        self._show(
-            name,
-            lambda: wandb.Table(
-                columns=columns,
-                data=[[wandb.Image(picture), *cells] for picture, *cells in rows],
-            ),
-        )
+
+        def show(run: "wandb.Run") -> None:
+            data = [[wandb.Image(picture), *cells] for picture, *cells in rows]
+            run.summary.update({name: wandb.Table(columns=columns, data=data)})
+
+        self._decorate(name, show)
 
     def confusion_matrix(
         self, name: str, labels: list[int], answers: list[int], classes: list[str]

@@ -323,7 +323,7 @@ class Reporter(SilentReporter):
     def _draw_curves(self) -> None:
         row = self.comparison.paper if isinstance(self.comparison, Comparison) else None
         paper = (f"{row.source}, {row.top1:g} %", row.top1) if row and row.top1 else None
-        rows, title = self.tracker.rows(), run_title(self.state.config)
+        rows, title = self.tracker.rows("epoch"), run_title(self.state.config)
         with console.best_effort(CURVES):
             self.tracker.draw(CURVES, lambda path: draw_curves(rows, path, title, paper))
 
@@ -457,7 +457,7 @@ def print_results(results: dict[str, Any], config: Config, folder: Path) -> None
             is_start=False,
         )
         with tracker:
-            tracker.repeat([*tracker.rows("step"), *tracker.rows()])
+            tracker.repeat()
             keys = ("top1", "top5", "epoch")
             best = (results["top1"], results["top5"], results["best_epoch"])
             figures = {f"best/{key}": value for key, value in zip(keys, best, strict=True)}

@@ -157,7 +157,8 @@ def build_data(config: Config, compute: Compute, world: World) -> Loaders:
             compute.device, config.run.workers, config.run.image_timeout, world.ranks_on_machine
         ),
     )
-    loaders.start_workers()
+    loaders.train.start_workers()
+    loaders.val.start_workers()
     return loaders
 
 

@@ -13,7 +13,6 @@ from hard_run import assert_same
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import RunError
-from mobilenet_exp.data import loaders as loaders_module
 from mobilenet_exp.data.loaders import LoaderOptions, build_loaders, num_workers
 from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.sampler import Key
@@ -227,7 +226,7 @@ def test_an_image_that_takes_too_long_is_named(folder, monkeypatch):
 def test_workers_are_divided_among_the_machine_s_ranks(
     folder, monkeypatch, cores, ranks, asked, expected
 ):
-    monkeypatch.setattr(loaders_module, "_num_cores", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     options = LoaderOptions(workers=asked, ranks_on_machine=ranks)
     loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0, options=options)
     assert loaders.train.workers == expected
@@ -235,7 +234,7 @@ def test_workers_are_divided_among_the_machine_s_ranks(
 
 
 def test_a_gpu_has_all_cores_to_read_for_it(folder, monkeypatch):
-    monkeypatch.setattr(loaders_module, "_num_cores", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     options = LoaderOptions(torch.device("cuda"), ranks_on_machine=2)
     for data in (_data("imagefolder", root=str(folder)), _data("digits")):
         assert num_workers(build_image_set(data, "train"), options) == 8
@@ -246,7 +245,8 @@ def test_a_gpu_has_all_cores_to_read_for_it(folder, monkeypatch):
 def test_workers_are_started_once(folder):
     loaders = build_loaders(_data("imagefolder", root=str(folder)), seed=0, options=OPTIONS[2])
     before = set(multiprocessing.active_children())
-    loaders.start_workers()
+    loaders.train.start_workers()
+    loaders.val.start_workers()
     started = set(multiprocessing.active_children()) - before
     assert len(started) == 3
     for epoch in (1, 2):
