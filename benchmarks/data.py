@@ -37,7 +37,7 @@ from mobilenet_exp.datasets.codec import Box, decoder_words
 from mobilenet_exp.datasets.decode import open_image
 from mobilenet_exp.datasets.packing import pack
 from mobilenet_exp.datasets.photos import find_photos
-from mobilenet_exp.machine.memory import keep_freed_memory
+from mobilenet_exp.machine.compute import keep_freed_memory
 
 CLASSES, SIDE = 10, 224
 PARTS = ("alone", "end", "growth")

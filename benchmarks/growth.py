@@ -15,7 +15,8 @@ from typing import Any
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.data.loaders import CPU, LoaderOptions, build_loaders
 from mobilenet_exp.data.sampler import BatchSampler
-from mobilenet_exp.machine.memory import keep_freed_memory, peak_memory
+from mobilenet_exp.machine.compute import keep_freed_memory
+from mobilenet_exp.machine.memory import peak_memory
 
 SIDES, BATCHES = (128, 160, 192, 224, 288), (16, 32, 64, 128, 256)
 

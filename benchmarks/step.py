@@ -27,7 +27,8 @@ from torch.nn import functional
 from mobilenet_exp import build_model
 from mobilenet_exp.config.rules import SMALLEST_HALVED_SIDE
 from mobilenet_exp.core import console
-from mobilenet_exp.machine.memory import keep_freed_memory, peak_memory
+from mobilenet_exp.machine.compute import keep_freed_memory
+from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.models import activations, depthwise, layers
 from mobilenet_exp.training.optim import build_optimizer
 

@@ -62,14 +62,9 @@ def stored_config(composed: Any, path: object) -> Config:
         raise InputError("checkpoint", path, problem) from error
 
 
-def to_dict(config: AnyConfig) -> dict[str, Any]:
-    """Return the config as nested plain dicts, for files, checkpoints and W&B."""
-    return asdict(config)
-
-
 def to_yaml(config: AnyConfig) -> str:
     """Return the config as the YAML that a run keeps."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 
 def read_config(text: str) -> Config:

@@ -7,8 +7,7 @@ seeded anew for each image, so that its augmentation follows from its seed alone
 import math
 import random
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -90,18 +89,6 @@ class Erasure(NamedTuple):
 
     box: Box
     noise: np.ndarray | None
-
-
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """Put the states of the global generators back afterwards."""
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
 
 
 class TrainTransform:

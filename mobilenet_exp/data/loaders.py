@@ -9,6 +9,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import random
 import signal
 import threading
 import time
@@ -25,12 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from mobilenet_exp.config.schema import Config, DataConfig, EvalImages
 from mobilenet_exp.core.errors import InputError, RunError
-from mobilenet_exp.core.text import plural
 from mobilenet_exp.data.augment import (
     Erasure,
     EvalTransform,
     TrainTransform,
-    generators_kept,
     side_of_epoch,
 )
 from mobilenet_exp.data.mixing import mixes
@@ -131,11 +130,15 @@ class TrainSet(Dataset):
         if side not in self.transforms:
             self.transforms[side] = TrainTransform(self.data, side)
         batch = Batch.empty(len(keys), side)
-        with generators_kept():
-            for key, out in zip(keys, batch.pixels.numpy(), strict=True):
-                self._read(key, out, batch)
-                if batch.problem:
-                    break
+        # the augmentation seeds the global generators for each image
+        states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+        for key, out in zip(keys, batch.pixels.numpy(), strict=True):
+            self._read(key, out, batch)
+            if batch.problem:
+                break
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
         _note_reading(-1)
         return batch
 
@@ -541,12 +544,6 @@ class Loaders:
     def num_val(self) -> int:
         return len(self.val_images)
 
-    def describe_workers(self) -> str:
-        """Say who reads; nothing where it is the process itself."""
-        if not self.train.workers:
-            return ""
-        return f"{plural(self.train.workers, 'loading process')}, {self.val.workers} for evaluation"
-
     def identity(self) -> dict[str, object]:
         """Return what tells one set of images from another: classes, counts, names of files."""
         return _identity(self.classes, self.train.images.images, self.val_images)
@@ -598,8 +595,10 @@ def build_loaders(
     missing files.
     """
     options = options or LoaderOptions()
-    codec.library()
     train, val = build_image_set(data, "train"), build_image_set(data, "val")
+    if not train.in_memory:
+        # before workers and threads ask for it
+        codec.library()
     classes = _check_classes(data, train, val)
     sampler = BatchSampler(
         len(train.images),

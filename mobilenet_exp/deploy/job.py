@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.schema import BenchConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError, in_plain_words
@@ -22,8 +21,7 @@ from mobilenet_exp.deploy.latency import measure_latency, peak_of
 from mobilenet_exp.deploy.nets import Net, build_nets
 from mobilenet_exp.deploy.one_call import OneCall, measure_one_call
 from mobilenet_exp.deploy.runtimes import check_compute, check_runtimes, layered
-from mobilenet_exp.machine.compute import Compute, set_up
-from mobilenet_exp.machine.cores import keeping_threads
+from mobilenet_exp.machine.compute import Compute, keeping_threads, set_up
 from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.machine.provenance import installed, processor_name, versions
 from mobilenet_exp.tracking.tracker import Tracker
@@ -82,7 +80,7 @@ def _measure(
         layers = _layers(layers_of, config, compute)
     return {
         "machine": _machine(compute) | {"peak_gmacs_per_s": peak},
-        "config": to_dict(config),
+        "config": asdict(config),
         "rows": rows,
         "one_call": [asdict(call) for call in calls],
         "layers_of": layers_of.title if layers_of else None,
@@ -151,7 +149,7 @@ def _tracker(
     """Return the record of a benchmark, in a folder of its own."""
     return Tracker(
         _new_folder(Path(config.run.root)),
-        config=to_dict(replace(config, models=[str(each) for each in config.models])),
+        config=asdict(replace(config, models=[str(each) for each in config.models])),
         title=f"bench, {plural(len(nets), 'network')}, {_where(compute)}",
         mode=config.run.wandb,
         project=config.run.wandb_project,

@@ -15,11 +15,12 @@ from mobilenet_exp.config.schema import ImagesConfig, ModelConfig
 from mobilenet_exp.core import ranges
 from mobilenet_exp.core.errors import InputError, first_line
 from mobilenet_exp.deploy.foreign import ForeignModel, open_foreign
+from mobilenet_exp.models.build import config_model
 from mobilenet_exp.models.layers_v4 import LayerScale
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, compare
 from mobilenet_exp.weights.exported import FileModel, is_exported, open_file, runtime_of
-from mobilenet_exp.weights.loaded import config_model, load_exported, load_run
+from mobilenet_exp.weights.loaded import load_exported, load_run
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
 CHECKPOINT_ENDINGS = (".pt", ".pth", ".tar")

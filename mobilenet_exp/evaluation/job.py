@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.identity import learned_overrides
 from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import EvalConfig, EvalImages
@@ -26,8 +25,7 @@ from mobilenet_exp.evaluation.results import (
 )
 from mobilenet_exp.evaluation.scoring import EvalResult, eval_data, score
 from mobilenet_exp.evaluation.showing import show_answers
-from mobilenet_exp.machine.compute import Compute, Precision, set_up
-from mobilenet_exp.machine.cores import keeping_threads
+from mobilenet_exp.machine.compute import Compute, Precision, keeping_threads, set_up
 from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.machine.launch_env import this_rank
 from mobilenet_exp.models.fake_quantized import check_device
@@ -154,7 +152,7 @@ def _record(
     )
     tracker = Tracker(
         folder,
-        config=to_dict(config)
+        config=asdict(config)
         | {
             "data": asdict(data),
             "model": asdict(loaded.config) | {"num_classes": loaded.num_classes},

@@ -1,15 +1,27 @@
-"""What a job computes on and in: device, precision, memory format, CPU threads."""
+"""What a job computes on and in: device, precision, memory format, CPU threads and memory."""
 
+import contextlib
+import ctypes
 import os
+import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.machine.cores import leave_busy_cores
-from mobilenet_exp.machine.memory import keep_freed_memory
+
+# of glibc's <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+# seconds for which other programs are watched
+WATCHED = 0.3
+STAT = Path("/proc/stat")
+# fields of a core's line that count time in which it had nothing to do
+IDLE, IO_WAIT = 3, 4
 
 
 class Precision(StrEnum):
@@ -140,6 +152,79 @@ def memory_format(name: str, device: torch.device) -> torch.memory_format:
     if name == "auto":
         name = "contiguous" if device.type == "mps" else "channels_last"
     return torch.channels_last if name == "channels_last" else torch.contiguous_format
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory, and return whether it could be told to.
+
+    By default glibc maps each large activation anew and gives it back at once, and the
+    page faults cost more than the arithmetic. Only works on Linux with glibc.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+@contextlib.contextmanager
+def keeping_threads() -> Iterator[None]:
+    """Leave this process's number of CPU threads as it was: the next job chooses its own."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def leave_busy_cores() -> str:
+    """Compute with no more threads than there are idle cores; return a line if that is fewer.
+
+    Threads of one sum wait for the last of them: beside two busy programs on two cores, two
+    threads trained 8 images/s and one 473. OMP_NUM_THREADS is left as it is.
+    """
+    most = torch.get_num_threads()
+    if most == 1 or os.environ.get("OMP_NUM_THREADS"):
+        return ""
+    idle = idle_cores()
+    threads = most if idle is None else max(1, min(most, round(idle)))
+    if threads == most:
+        return ""
+    torch.set_num_threads(threads)
+    return (
+        f"{threads} of {most} CPU threads, for other programs use the cores now; "
+        f"run.threads={most} takes all"
+    )
+
+
+def idle_cores(seconds: float = WATCHED) -> float | None:
+    """Return how many of this process's cores had nothing to do for a while; None: unknown."""
+    # what each core has done since the machine's start, in ticks, by kind; now and after a while
+    looks: list[dict[int, list[int]]] = []
+    try:
+        for _ in range(2):
+            if looks:
+                time.sleep(seconds)
+            lines = [line.split() for line in STAT.read_text().splitlines()]
+            looks.append(
+                {
+                    # the last two fields are parts of the first two
+                    int(name.removeprefix("cpu")): [int(each) for each in ticks[:8]]
+                    for name, *ticks in lines
+                    if name.startswith("cpu") and name != "cpu"
+                }
+            )
+        mine = os.sched_getaffinity(0)
+    except (OSError, ValueError, AttributeError):
+        return None
+    before, after = looks
+    idle = 0.0
+    for core in mine & before.keys() & after.keys():
+        spent = [now - then for now, then in zip(after[core], before[core], strict=True)]
+        idle += (spent[IDLE] + spent[IO_WAIT]) / max(sum(spent), 1)
+    return idle
 
 
 def autocast(

@@ -1,4 +1,4 @@
-"""A run's folder, locked by one process at a time. Knows nothing of what is in it."""
+"""A run's folder, locked by one process at a time."""
 
 import contextlib
 import os
@@ -44,7 +44,12 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        _remove_if_empty(made)
+        # what was made and holds nothing, the innermost first
+        with contextlib.suppress(OSError):
+            for path in made:
+                if path == made[0] and [entry.name for entry in path.iterdir()] == [".lock"]:
+                    (path / ".lock").unlink()
+                path.rmdir()
 
 
 def is_locked(folder: Path) -> bool:
@@ -78,12 +83,3 @@ def _cannot_be_taken(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def _remove_if_empty(made: list[Path]) -> None:
-    """Remove the folders that were made, the innermost first, if nothing was written there."""
-    with contextlib.suppress(OSError):
-        for path in made:
-            if path == made[0] and [entry.name for entry in path.iterdir()] == [".lock"]:
-                (path / ".lock").unlink()
-            path.rmdir()

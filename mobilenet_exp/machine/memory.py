@@ -1,4 +1,4 @@
-"""The memory that a process holds: how much, and how the C library keeps it."""
+"""How much memory a process holds, and has held."""
 
 import contextlib
 import ctypes
@@ -9,24 +9,7 @@ from pathlib import Path
 
 import torch
 
-# of glibc's <malloc.h>
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 STATUS, FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory, and return whether it could be told to.
-
-    By default glibc maps each large activation anew and gives it back at once, and the
-    page faults cost more than the arithmetic. Only works on Linux with glibc.
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 # sysexits' EX_TEMPFAIL: try again. What a scheduler is told to requeue on.
@@ -121,12 +122,13 @@ def _send(number: signal.Signals) -> None:
         _thread.interrupt_main(number)
 
 
+@dataclass
 class Stop:
     """Whether this process was asked to stop, and by which signal."""
 
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self.earlier: dict[int, Any] = {}
+    number: int | None = None
+    # what the signals did before
+    earlier: dict[int, Any] = field(default_factory=dict)
 
     def _ask(self, number: int, _: object) -> None:
         # under a launcher, it is the launcher that receives a second Ctrl-C

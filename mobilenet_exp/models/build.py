@@ -4,10 +4,12 @@ Importing this module registers the families; it needs torch.
 """
 
 import inspect
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
+from mobilenet_exp.config.schema import ModelConfig
 from mobilenet_exp.core.errors import InputError
 
 # registers the builders, in the order of list_models
@@ -75,6 +77,17 @@ def build_model(
     if not hasattr(model, "num_classes"):
         model.num_classes = num_classes
     return model
+
+
+def config_model(config: ModelConfig, num_classes: int, *, stem_stride: int = 2) -> nn.Module:
+    """Build the network that a config asks for, on the CPU.
+
+    `stem_stride` is used where the config leaves it open.
+    """
+    options = asdict(config) | {"num_classes": num_classes}
+    options["stem_stride"] = config.stem_stride or stem_stride
+    args = options.pop("args")
+    return build_model(**options, **args)
 
 
 def list_models() -> list[str]:

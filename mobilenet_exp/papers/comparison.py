@@ -4,7 +4,7 @@ Counts are compared for the net as published (224 px, 1000 classes); an accuracy
 if the run repeats the row's setting on ImageNet.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -125,10 +125,10 @@ class Comparison:
             if ours is not None and (printed := getattr(self.row, key)) is not None
         }
         return {
-            "paper": self.paper.to_dict() if self.paper else None,
+            "paper": asdict(self.paper) if self.paper else None,
             "paper_reason": self.reason,
             "reference": {
-                "row": self.row.to_dict(),
+                "row": asdict(self.row),
                 "counted": self.published._asdict(),
                 "delta": delta,
             },

@@ -13,7 +13,7 @@ V1's Figures 4 and 5 plot 16 points without printing them; slim's rows are that 
 """
 
 import csv
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,6 @@ class PaperRow:
         counted = self.madds_as_printed if kind == "madds" else self.params
         places = len(f"{printed:g}".partition(".")[2])
         return abs(printed - counted / 1e6) < 10.0**-places
-
-    def to_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 @cache

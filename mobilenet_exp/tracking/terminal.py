@@ -21,16 +21,6 @@ SWEEP_COLUMNS = ("top-1 %", "madds M", "params M")
 ROWS = {"top1": "top-1 %", "top5": "top-5 %", "madds_m": "madds M", "params_m": "params M"}
 
 
-def announce(folder: Path, status: str, device: str, profile: Any, resumed: str = "") -> None:
-    """Say where the run lives, on what it runs and how large the net is.
-
-    `resumed` says where a resumed run stands, as `after epoch 2`.
-    """
-    console.line(f"{folder} on {device}" + (f", resumed {resumed}" if resumed else ""))
-    console.line(f"{profile.madds / MILLION:.2f} M madds, {profile.params / MILLION:.3f} M params")
-    console.line(status)
-
-
 def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
     """Return the figures of an epoch on one line; accuracies in percent."""
     average = f"  averaged {row['val_ema/top1']:6.2f}" if "val_ema/top1" in row else ""

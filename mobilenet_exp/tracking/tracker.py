@@ -105,9 +105,10 @@ class Tracker:
             self.status = "W&B: disabled"
         else:
             self._run = self._start(mode, reason)
-            self._tell("define_metric", "*", step_metric="epoch")
-            for key in STEP_KEYS:
-                self._tell("define_metric", key, step_metric="step")
+            self._guard(lambda run: run.define_metric("*", step_metric="epoch"))
+            self._guard(
+                lambda run: [run.define_metric(key, step_metric="step") for key in STEP_KEYS]
+            )
         try:
             if (self.folder / environment.KEPT).exists():
                 # what an earlier start has left
@@ -126,7 +127,7 @@ class Tracker:
                 self.write(PROVENANCE, text + "\n")
             (self.folder / "error.txt").unlink(missing_ok=True)
         except BaseException:
-            self._tell("finish", exit_code=1)
+            self._guard(lambda run: run.finish(exit_code=1))
             raise
         return self
 
@@ -139,17 +140,13 @@ class Tracker:
                 if error.number == signal.SIGINT:
                     code = KILLED
                 else:
-                    self._tell("mark_preempting")
+                    self._guard(lambda run: run.mark_preempting())
             elif error is not None:
                 # a full disk must not hide the error itself
                 with contextlib.suppress(RunError):
                     self.write("error.txt", "".join(traceback.format_exception(error)))
         finally:
-            self._tell("finish", exit_code=code)
-
-    def _tell(self, method: str, *args: Any, **options: Any) -> None:
-        """Call a method of W&B's run, if it still responds."""
-        self._guard(lambda run: getattr(run, method)(*args, **options))
+            self._guard(lambda run: run.finish(exit_code=code))
 
     def _decorate(self, name: str, action: Callable[["wandb.Run"], Any]) -> None:
         """Do something with W&B's run whose failure costs this one thing, not the curves."""
@@ -208,8 +205,8 @@ class Tracker:
 
     def repeat(self) -> None:
         """Show in W&B the rows that the folder has from an earlier run."""
-        for row in (*self.rows("step"), *self.rows("epoch")):
-            self._tell("log", row)
+        rows = [*self.rows("step"), *self.rows("epoch")]
+        self._guard(lambda run: [run.log(row) for row in rows])
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Record the figures of a completed epoch, counted from 1, in both places."""
@@ -235,7 +232,7 @@ class Tracker:
             self._metrics.flush()
             if is_durable:
                 os.fsync(self._metrics.fileno())
-        self._tell("log", row)
+        self._guard(lambda run: run.log(row))
 
     def _close(self) -> None:
         if self._metrics is not None:

@@ -46,11 +46,6 @@ class Checkpointer:
     def __exit__(self, *_: object) -> None:
         self._writer.shutdown()
 
-    def before_first_update(self) -> None:
-        """Save where a run must be able to go back to its start."""
-        if self._rolls_back and self.state.step == 0:
-            self.save()
-
     def after_update(self) -> None:
         """Save if it is time to; raise Preempted once saved if a rank was asked to stop.
 
@@ -120,11 +115,12 @@ class Checkpointer:
         # what it has still to tell is of the weights that failed
         self._watch = LossWatch(state.compute.device)
         saved = None
-        if self._rolls_back and progress.rollbacks == MAX_ROLLBACKS:
+        rolls_back = state.config.train.on_nonfinite == "rollback"
+        if rolls_back and progress.rollbacks == MAX_ROLLBACKS:
             error = NonFiniteLossError(
                 f"went back {MAX_ROLLBACKS} times in epoch {progress.epoch + 1}"
             )
-        elif self._rolls_back:
+        elif rolls_back:
             self._written.result()
             saved, _ = state.world.on_main(lambda: load_latest(self.folder))
         if saved is None:
@@ -143,10 +139,6 @@ class Checkpointer:
             f"restored weights from epoch {then.epoch + 1}, update {then.update}; "
             f"continuing after update {progress.update} of epoch {progress.epoch + 1}"
         )
-
-    @property
-    def _rolls_back(self) -> bool:
-        return self.state.config.train.on_nonfinite == "rollback"
 
 
 def check_finite(state: TrainState) -> None:

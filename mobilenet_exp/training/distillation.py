@@ -51,15 +51,14 @@ class Teacher:
         return (1 - self.share) * loss + self.share * self.temperature**2 * distance
 
 
-def build_teacher(config: Config, classes: list[str], num_classes: int) -> Teacher | None:
-    """Load the teacher that a config names, or return None where it names none.
+def build_teacher(config: Config, classes: list[str], num_classes: int) -> Teacher:
+    """Load the teacher that a config names.
 
     `timm:ARCH.TAG` is any of timm's nets, as timm builds it. Raises InputError if it
     cannot be loaded, or if its classes are not the student's.
     """
     distill = config.distill
-    if distill.teacher is None:
-        return None
+    assert distill.teacher is not None
     if distill.teacher.startswith("timm:"):
         net, knows = published_net(distill.teacher, key="distill.teacher")
         num_answers = net.num_classes

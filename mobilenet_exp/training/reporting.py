@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
-from mobilenet_exp.config.convert import read_config, to_dict, to_yaml
+from mobilenet_exp.config.convert import read_config, to_yaml
 from mobilenet_exp.config.identity import learned_overrides, run_label, run_title
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.text import as_csv
+from mobilenet_exp.core.text import as_csv, plural
 from mobilenet_exp.data.loaders import image_identity
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.results import answer_files, class_titles
@@ -184,7 +185,7 @@ class Reporter(SilentReporter):
             config.model,
             config.data,
             state.num_classes,
-            num_images=state.loaders.num_val,
+            num_images=len(state.loaders.val_images),
             is_int8=config.train.quantise is not None,
         )
         self.tracker = Tracker(
@@ -200,8 +201,10 @@ class Reporter(SilentReporter):
         self._spoke_at = time.monotonic()
         # images/s of the fastest epoch so far
         self._fastest = 0.0
-        self._tracer = Tracer(config.run.profile, folder, state.compute.device)
-        self._curves = Throttle(self._draw_curves)
+        self._tracer: Tracer | None = None
+        if config.run.profile:
+            self._tracer = Tracer(config.run.profile, folder, state.compute.device)
+        self._curves = Throttle(self._draw_curves) if config.run.pictures else None
         self._steps = StepCurves(state, self.tracker)
 
     def __enter__(self) -> "Reporter":
@@ -218,7 +221,7 @@ class Reporter(SilentReporter):
             if isinstance(error, Preempted):
                 self._steps.flush()
             # of a run that was too short for it
-            if traced := self._tracer.close():
+            if self._tracer and (traced := self._tracer.close()):
                 console.line(traced)
         finally:
             # W&B is told how the run ended, whatever the disk does
@@ -230,14 +233,18 @@ class Reporter(SilentReporter):
         tracker.write("config.yaml", to_yaml(config))
         tracker.keep_until(state.progress.epoch)
         device = state.compute.describe(state.world.size)
-        if readers := state.loaders.describe_workers():
-            device += f", {readers}" + (" each" if state.world.size > 1 else "")
+        if workers := state.loaders.train.workers:
+            of_these = f"{state.loaders.val.workers} for evaluation"
+            device += f", {plural(workers, 'loading process')}, {of_these}"
+            device += " each" if state.world.size > 1 else ""
         tracker.set_summary(
             self.profile.summary() | self.comparison.summary() | {"run/device": device}
         )
-        terminal.announce(
-            self.folder, tracker.status, device, self.profile, state.progress.describe()
-        )
+        resumed = state.progress.describe()
+        console.line(f"{self.folder} on {device}" + (f", resumed {resumed}" if resumed else ""))
+        madds, params = self.profile.madds / 1e6, self.profile.params / 1e6
+        console.line(f"{madds:.2f} M madds, {params:.3f} M params")
+        console.line(tracker.status)
         for line in (*state.notes, *self.lines):
             console.line(line)
         if config.run.deterministic:
@@ -273,7 +280,7 @@ class Reporter(SilentReporter):
 
     def update(self) -> None:
         self._steps.after_update()
-        if traced := self._tracer.after_update():
+        if self._tracer and (traced := self._tracer.after_update()):
             console.line(traced)
         state, every = self.state, self.state.config.run.log_every_minutes
         is_due = every is not None and time.monotonic() - self._spoke_at >= 60 * every
@@ -300,7 +307,7 @@ class Reporter(SilentReporter):
                 )
                 for name, text in answer_files(state.loaders.val_images, best, titles).items():
                     self.tracker.write(f"{BEST}/{name}", text)
-        if state.config.run.pictures:
+        if self._curves:
             self._curves.do()
         self._spoke_at = time.monotonic()
         if progress.best_epoch:
@@ -332,7 +339,7 @@ class Reporter(SilentReporter):
         run = state.config.run
         results = self._results()
         # before the run counts as finished: one that is cut off here does it again
-        if run.pictures:
+        if self._curves:
             self._curves.do_now()
         show_answers(tracker, BEST, "val", state.loaders.val_images, draws=run.pictures)
         columns, rows = self.comparison.table(self.profile, progress.top1, progress.top5)
@@ -386,7 +393,7 @@ def slow_line(speed: float, fastest: float, compute: Compute) -> str:
 
 def resolved_config(state: TrainState) -> dict[str, Any]:
     """Return the configuration with the values that run in place of those left open."""
-    found = to_dict(state.config)
+    found = asdict(state.config)
     found["model"]["num_classes"] = state.num_classes
     data = found["data"]
     data["train_resolution"] = data["train_resolution"] or data["resolution"]
@@ -449,7 +456,7 @@ def print_results(results: dict[str, Any], config: Config, folder: Path) -> None
     if is_under_agent():
         tracker = Tracker(
             folder,
-            config=to_dict(config),
+            config=asdict(config),
             title=run_label(config, ()),
             mode=config.run.wandb,
             project=config.run.wandb_project,

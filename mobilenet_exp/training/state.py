@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import NonFiniteLossError
 from mobilenet_exp.core.text import duration
@@ -84,9 +83,6 @@ class TrainMeter:
         self.left_out |= left_out
         self.num_unturned += num_unturned
 
-    def to(self, device: torch.device) -> None:
-        self.loss_sum, self.correct = self.loss_sum.to(device), self.correct.to(device)
-
     def state_dict(self) -> dict[str, Any]:
         """Return the sums on the CPU, for other processes and files."""
         return asdict(self) | {"loss_sum": self.loss_sum.cpu(), "correct": self.correct.cpu()}
@@ -102,9 +98,6 @@ class Pace:
     waiting: float = 0.0
     # what comes after an epoch's updates, as last seen: evaluation and saving
     closing: float = 0.0
-
-    def begin_epoch(self) -> None:
-        self.updates, self.seconds, self.waiting = 0, 0.0, 0.0
 
 
 @dataclass
@@ -186,7 +179,7 @@ class TrainState:
     def to_checkpoint(self, meters: list[dict[str, Any]]) -> dict[str, Any]:
         """Return what a checkpoint holds; `meters` are those of all processes."""
         state: dict[str, Any] = {
-            "config": to_dict(self.config),
+            "config": asdict(self.config),
             "images": self.loaders.identity(),
             "classes": self.loaders.classes,
             "num_classes": self.num_classes,

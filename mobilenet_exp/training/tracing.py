@@ -27,7 +27,7 @@ class Tracer:
     def after_update(self) -> str:
         """Begin or end the trace where it is time to; return a line when it is written."""
         self._made += 1
-        if self._made == SKIPPED and self.updates:
+        if self._made == SKIPPED:
             self._begin()
         elif self._profile and self._made == SKIPPED + self.updates:
             return self._end(self._profile)

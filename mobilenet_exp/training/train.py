@@ -36,17 +36,18 @@ from mobilenet_exp.evaluation.predict import predict
 from mobilenet_exp.machine.compute import (
     Compute,
     Precision,
+    keeping_threads,
     select_compute,
     set_determinism,
     set_up,
 )
-from mobilenet_exp.machine.cores import keeping_threads
 from mobilenet_exp.machine.distributed import World, joined
 from mobilenet_exp.machine.launch import launch
 from mobilenet_exp.machine.launch_env import this_rank
 from mobilenet_exp.machine.lock import locked
 from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.machine.preemption import listening
+from mobilenet_exp.models.build import config_model
 from mobilenet_exp.models.fake_quantized import FakeQuantized, check_device, update_qparams
 from mobilenet_exp.models.variant import describe_variant
 from mobilenet_exp.training import step
@@ -62,10 +63,10 @@ from mobilenet_exp.training.reporting import (
     print_results,
 )
 from mobilenet_exp.training.schedule import build_schedule
-from mobilenet_exp.training.state import TrainMeter, TrainState
+from mobilenet_exp.training.state import Pace, TrainMeter, TrainState
 from mobilenet_exp.training.synced_bn import synchronise_bn
 from mobilenet_exp.weights.checkpoint import load_latest
-from mobilenet_exp.weights.loaded import apply_config, config_model, weights_and_model
+from mobilenet_exp.weights.loaded import apply_config, weights_and_model
 
 
 def train(
@@ -119,17 +120,19 @@ def train_here(
     compute, lines = set_up(config.run, half=half, leaves_busy_cores=this_rank().size == 1)
     set_determinism(config.run.deterministic)
     with listening() as stop, joined(compute.device) as world:
-        world.check_same("run.root", config.run.root, f"the run {folder.name}")
-        if world.size > 1 and (results := world.on_main(lambda: load_results(config, folder))):
-            if world.is_main:
-                print_results(results, config, folder)
-            return results if world.is_main else {}
+        if world.size > 1:
+            world.check_same("run.root", config.run.root, f"the run {folder.name}")
+            if results := world.on_main(lambda: load_results(config, folder)):
+                if world.is_main:
+                    print_results(results, config, folder)
+                return results if world.is_main else {}
         with locked(folder) if world.is_main and config.run.lock else nullcontext():
             loaders = build_data(config, compute, world)
             # after the loading processes have started, so that they hold no part of it
             checkpoint, damage = world.on_main(lambda: load_latest(checkpoints))
             state = build_state(config, compute, world, loaders, checkpoint)
-            world.check_same("data.root", config.data.root, describe_task(state))
+            if world.size > 1:
+                world.check_same("data.root", config.data.root, describe_images(loaders))
             if checkpoint:
                 notes, threads_note = resume(state, checkpoint, checkpoints / "last.pt")
                 lines = [*([threads_note] if threads_note else lines), *damage, *notes]
@@ -198,7 +201,9 @@ def build_state(
         average = Average(
             model, decay=train.ema_decay, every=train.ema_every, warmup=train.ema_warmup
         )
-    teacher = build_teacher(config, loaders.classes, num_classes)
+    teacher = None
+    if config.distill.teacher:
+        teacher = build_teacher(config, loaders.classes, num_classes).to(compute.device)
     fake_quantized = None
     if train.quantise:
         check_device(compute.device)
@@ -231,7 +236,7 @@ def build_state(
             epochs=train.epochs,
             steps_per_epoch=steps_per_epoch,
         ),
-        teacher=teacher.to(compute.device) if teacher else None,
+        teacher=teacher,
         average=average,
         fake_quantized=fake_quantized,
         scaler=(
@@ -274,11 +279,8 @@ def build_network(
     return model, notes + left_out
 
 
-def describe_task(state: TrainState) -> str:
-    """Say what is about to be trained, which must be the same in all ranks."""
-    if state.world.size == 1:
-        return ""
-    loaders = state.loaders
+def describe_images(loaders: Loaders) -> str:
+    """Say what is about to be trained on, which must be the same in all ranks."""
     counts = f"{loaders.num_train} + {loaders.num_val} images"
     return f"{counts} of {plural(len(loaders.classes), 'class')}; {loaders.fingerprint()}"
 
@@ -289,7 +291,9 @@ def train_epochs(state: TrainState, checkpointer: Checkpointer, reporter: Silent
     Raises NonFiniteLossError for a run that diverged, Preempted for one that was asked to
     stop and has saved.
     """
-    checkpointer.before_first_update()
+    if state.config.train.on_nonfinite == "rollback" and state.step == 0:
+        # what the run can go back to
+        checkpointer.save()
     while state.progress.epoch < state.config.train.epochs:
         try:
             train_epoch(state, checkpointer, reporter)
@@ -322,9 +326,10 @@ def make_updates(state: TrainState, show: Show) -> Iterator[None]:
     """
     progress, sampler = state.progress, state.loaders.sampler
     sampler.set_position(progress.epoch + 1, progress.update)
-    state.meter.to(state.compute.device)
+    device, meter = state.compute.device, state.meter
+    meter.loss_sum, meter.correct = meter.loss_sum.to(device), meter.correct.to(device)
     step.set_training_mode(state)
-    state.pace.begin_epoch()
+    state.pace = Pace(closing=state.pace.closing)
 
     def label() -> str:
         epoch = f"epoch {progress.epoch + 1}/{state.config.train.epochs}"

@@ -24,7 +24,8 @@ from mobilenet_exp.config.schema import (
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets import imagenet
-from mobilenet_exp.models import MobileNet, build_model
+from mobilenet_exp.models import MobileNet
+from mobilenet_exp.models.build import config_model
 from mobilenet_exp.models.fake_quantized import FakeQuantized
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.models.variant import apply_variant, describe_variant
@@ -114,17 +115,6 @@ class LoadedModel:
         if self.num_classes == 1000:
             return imagenet.class_names()
         return [str(index) for index in range(self.num_classes)]
-
-
-def config_model(config: ModelConfig, num_classes: int, *, stem_stride: int = 2) -> MobileNet:
-    """Build the network that a config asks for, on the CPU.
-
-    `stem_stride` is used where the config leaves it open.
-    """
-    options = asdict(config) | {"num_classes": num_classes}
-    options["stem_stride"] = config.stem_stride or stem_stride
-    args = options.pop("args")
-    return build_model(**options, **args)
 
 
 def apply_config(model: MobileNet, config: ModelConfig) -> None:

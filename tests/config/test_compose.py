@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 
 import hydra
 import pytest
@@ -11,15 +11,14 @@ from programs import ROOT
 
 from mobilenet_exp import compose
 from mobilenet_exp.cli import CONF, PROGRAMS
-from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.help import field_comments, help_text
 from mobilenet_exp.config.schema import BenchConfig, Config, DataConfig, EvalConfig
 from mobilenet_exp.data.augment import TrainTransform
 from mobilenet_exp.datasets.builders import DATASETS
 from mobilenet_exp.models import list_models
+from mobilenet_exp.models.build import config_model
 from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer
 from mobilenet_exp.training.schedule import SCHEDULES, build_schedule
-from mobilenet_exp.weights.loaded import config_model
 
 # each option of each group, as `model=v2` or `experiment=rmsprop_story/sgd`
 OPTIONS = [
@@ -35,10 +34,10 @@ def test_every_option_composes_and_builds(option):
     word = "model.args.arch=lcnet_035" if is_peer else "model.width_mult=0.25"
     config = compose(option, word)
     model = config_model(config.model, 10)
-    optimizer = build_optimizer(model, **to_dict(config)["optimizer"])
+    optimizer = build_optimizer(model, **asdict(config)["optimizer"])
     assert optimizer.param_groups[0]["lr"] == config.optimizer.lr
     build_schedule(
-        **to_dict(config)["schedule"],
+        **asdict(config)["schedule"],
         lr=config.optimizer.lr,
         epochs=config.train.epochs,
         steps_per_epoch=2,

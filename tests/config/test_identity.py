@@ -2,10 +2,11 @@
 
 import re
 import shutil
+from dataclasses import asdict
 
 import torch
 
-from mobilenet_exp.config.convert import to_config, to_dict
+from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.identity import run_name
 
 
@@ -30,7 +31,7 @@ def test_bits_of_weights_name_a_run_that_learns_them(compose_config):
     plain = run_name(compose_config())
     learned = run_name(compose_config("train.quantise=int8"))
     # before there was a choice, 8 bits had no word of their own
-    before = to_dict(compose_config("train.quantise=int8", "train.int8_weights=8"))
+    before = asdict(compose_config("train.quantise=int8", "train.int8_weights=8"))
     del before["train"]["int8_weights"]
     old = to_config(before)
     assert old.train.int8_weights == 8
@@ -40,7 +41,7 @@ def test_bits_of_weights_name_a_run_that_learns_them(compose_config):
 
 def test_a_saved_config_comes_back_the_same(compose_config):
     config = compose_config("model=v1", "optimizer=adamw")
-    assert to_config(to_dict(config)) == config
+    assert to_config(asdict(config)) == config
 
 
 def _save(net, path):

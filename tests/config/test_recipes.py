@@ -1,13 +1,13 @@
 """Every recipe runs, small; says what it answers to; holds its published figures."""
 
 import re
+from dataclasses import asdict
 
 import pytest
 import torch
 from programs import ROOT
 
 from mobilenet_exp import train
-from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.training.train import build_state
 
@@ -120,7 +120,7 @@ DETAILS = {
 
 @pytest.mark.parametrize("name", DETAILS)
 def test_a_recipe_holds_its_details(compose_config, name):
-    config = to_dict(compose_config(f"experiment={name}"))
+    config = asdict(compose_config(f"experiment={name}"))
     for key, value in DETAILS[name].items():
         found = config
         for part in key.split("."):

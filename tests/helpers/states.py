@@ -27,7 +27,8 @@ def bare_state(model: nn.Module, *words: str, compute: Compute | None = None, **
     state = TrainState(
         compose(*words), compute, World(), loaders, 10, model, model, **common | options
     )
-    state.meter.to(compute.device)
+    device, meter = compute.device, state.meter
+    meter.loss_sum, meter.correct = meter.loss_sum.to(device), meter.correct.to(device)
     return state
 
 

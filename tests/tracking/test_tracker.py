@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hard_run import metrics
 
 from mobilenet_exp import evaluate, train
-from mobilenet_exp.config.convert import to_dict
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import EvalConfig, EvalRunConfig
 from mobilenet_exp.core.errors import InputError
@@ -68,7 +68,7 @@ def test_the_run_holds_config_name_group_and_versions(logged):
     assert summary["run_id"] == run_name(config)
     assert summary["name"] == "v3_small-w0.35-r32-digits-sgd-s0"
     assert summary["tags"] == ["v3_small", "model.width_mult=0.35"]
-    stored, expected = summary["config"], to_dict(config)
+    stored, expected = summary["config"], asdict(config)
     for section in ("optimizer", "schedule", "data", "train", "run"):
         for key, value in expected[section].items():
             # W&B leaves out what is empty; what was left open has the value that ran

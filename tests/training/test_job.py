@@ -4,7 +4,7 @@ import gzip
 import itertools
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import timm
@@ -24,7 +24,7 @@ from mobilenet_exp import (
     model_from_checkpoint,
     train,
 )
-from mobilenet_exp.config.convert import to_config, to_dict
+from mobilenet_exp.config.convert import to_config
 from mobilenet_exp.config.identity import run_name
 from mobilenet_exp.config.schema import EvalConfig, EvalRunConfig
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
@@ -261,7 +261,7 @@ def test_more_classes_than_the_data_has_are_allowed(quick):
     config = quick("model.num_classes=12", "train.epochs=1", "data=fake", "data.resolution=32")
     results = train(config)
     assert results["num_classes"] == 12
-    assert to_dict(config)["model"]["num_classes"] == 12
+    assert asdict(config)["model"]["num_classes"] == 12
 
 
 def _save(net, path):

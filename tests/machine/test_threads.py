@@ -8,7 +8,7 @@ import torch
 
 from mobilenet_exp import train
 from mobilenet_exp.config.schema import RunConfig
-from mobilenet_exp.machine import cores
+from mobilenet_exp.machine import compute
 from mobilenet_exp.machine.compute import Compute, set_up
 from mobilenet_exp.training import checkpointing, reporting
 from mobilenet_exp.training import train as training
@@ -41,19 +41,19 @@ def threads(monkeypatch):
 def test_idle_cores_are_counted_from_what_each_has_done(tmp_path, monkeypatch):
     stat = tmp_path / "stat"
     stat.write_text(BEFORE)
-    monkeypatch.setattr(cores, "STAT", stat)
-    monkeypatch.setattr(cores.time, "sleep", lambda _: stat.write_text(AFTER))
+    monkeypatch.setattr(compute, "STAT", stat)
+    monkeypatch.setattr(compute.time, "sleep", lambda _: stat.write_text(AFTER))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    assert cores.idle_cores() == pytest.approx(0.95 + 0.10)
+    assert compute.idle_cores() == pytest.approx(0.95 + 0.10)
     stat.write_text(BEFORE)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1}, raising=False)
-    assert cores.idle_cores() == pytest.approx(0.10)
-    monkeypatch.setattr(cores, "STAT", tmp_path / "none")
-    assert cores.idle_cores() is None
+    assert compute.idle_cores() == pytest.approx(0.10)
+    monkeypatch.setattr(compute, "STAT", tmp_path / "none")
+    assert compute.idle_cores() is None
 
 
 def test_this_machine_s_cores_are_counted():
-    idle = cores.idle_cores(0.05)
+    idle = compute.idle_cores(0.05)
     assert idle is None or 0 <= idle <= (os.cpu_count() or 1)
 
 
@@ -61,16 +61,16 @@ def test_this_machine_s_cores_are_counted():
     ("idle", "left"), [(4.0, 4), (3.6, 4), (2.4, 2), (0.1, 1), (None, 4), (64.0, 4)]
 )
 def test_busy_cores_are_left_to_others(threads, monkeypatch, idle, left):
-    monkeypatch.setattr(cores, "idle_cores", lambda: idle)
-    line = cores.leave_busy_cores()
+    monkeypatch.setattr(compute, "idle_cores", lambda: idle)
+    line = compute.leave_busy_cores()
     assert torch.get_num_threads() == left
     assert line.startswith(f"{left} of 4 CPU threads, for other programs") == (left < 4)
 
 
 def test_what_the_environment_says_is_done(threads, monkeypatch):
-    monkeypatch.setattr(cores, "idle_cores", lambda: 0.0)
+    monkeypatch.setattr(compute, "idle_cores", lambda: 0.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert cores.leave_busy_cores() == ""
+    assert compute.leave_busy_cores() == ""
     assert torch.get_num_threads() == 4
 
 
@@ -79,8 +79,8 @@ def test_a_run_says_so_and_keeps_its_threads_when_it_is_resumed(
 ):
     words = ("data=fake", "data.args.num_images=32", "data.resolution=32", "train.epochs=2")
     idle = [1.0]
-    monkeypatch.setattr(cores, "idle_cores", lambda: idle[0])
-    monkeypatch.setattr(cores.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(compute, "idle_cores", lambda: idle[0])
+    monkeypatch.setattr(compute.os, "cpu_count", lambda: 4)
 
     def one_epoch(session, checkpointer, record):
         train_epoch(session, checkpointer, record)
@@ -118,7 +118,7 @@ def test_a_run_says_so_and_keeps_its_threads_when_it_is_resumed(
 def test_threads_are_kept_where_there_are_as_many_cores_and_processes(
     threads, quick, monkeypatch, threads_then, processes, line, now
 ):
-    monkeypatch.setattr(cores.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(compute.os, "cpu_count", lambda: 4)
     session = SimpleNamespace(
         config=quick("run.threads=null"),
         compute=Compute(torch.device("cpu")),
