@@ -1,6 +1,6 @@
 """`python -m mobilenet_exp COMMAND`: everything that is not train, eval or bench.
 
-Each command's module is imported when it is asked for.
+Each command's module is imported when the command is given.
 """
 
 import sys
@@ -57,15 +57,15 @@ def usage() -> str:
     )
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run a command and return its exit code: 2 for bad input, 1 for what could not be done.
 
     Both are answered in one line.
     """
-    if not words or words[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
-    name, *rest = words
+    name, *rest = arguments
     if name in PROGRAMS:
         sys.argv = [f"python -m mobilenet_exp {name}", *rest]
         getattr(import_module("mobilenet_exp.cli"), name)()

@@ -155,7 +155,7 @@ def bench(config: BenchConfig, overrides: tuple[str, ...], group: str | None) ->
 
 @program("pack", PackConfig, groups=("data",))
 def pack(config: PackConfig, overrides: tuple[str, ...], group: str | None) -> None:
-    """Pack folders of images into shards, which are read at random, fast, from any place.
+    """Pack folders of images into shards, which are read fast, in any order, over networks too.
 
     python -m mobilenet_exp pack data=imagefolder data.root=IMAGES out=FOLDER
     python -m mobilenet_exp pack data=imagenet data.root=IMAGENET out=FOLDER side=256
@@ -165,7 +165,9 @@ def pack(config: PackConfig, overrides: tuple[str, ...], group: str | None) -> N
     for word in overrides:
         key, _, value = word.lstrip("+").partition("=")
         if key.removeprefix("data.") in PREPARATION:
-            raise InputError(key, value, "is asked for where the packed set is read, not here")
+            raise InputError(
+                key, value, "belongs to the command that reads the packed set, not to this one"
+            )
     from mobilenet_exp.datasets.packing import pack as job
 
     job(config)

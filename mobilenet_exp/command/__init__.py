@@ -1,1 +1,1 @@
-"""From words to a job, and to its exit code; with `cli`, all that knows Hydra."""
+"""From a command line through Hydra to a job, and to its exit code."""

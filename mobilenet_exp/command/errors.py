@@ -16,7 +16,7 @@ from mobilenet_exp.machine.preemption import Preempted, requeue
 
 PACKAGE = Path(__file__).resolve().parents[1]
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-# done, but not with everything that was asked for
+# done, but some images were left out or are missing
 INCOMPLETE = 3
 BAD_INPUT_ERRORS = (InputError, HydraException, OmegaConfBaseException, YAMLError)
 # seconds after which a rank reports what the main one may report, too: by then the launcher has

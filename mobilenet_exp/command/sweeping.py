@@ -26,20 +26,22 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-        words = without_plus(task)
-        given = [word for word in config.hydra.overrides.hydra if "hydra.sweep.dir=" in word]
+        overrides = without_plus(task)
+        given = [
+            override for override in config.hydra.overrides.hydra if "hydra.sweep.dir=" in override
+        ]
         folder = Path(config.hydra.sweep.dir)
-        sweep = Sweep(folder) if given else Sweep.named_by(varied(words), folder)
+        sweep = Sweep(folder) if given else Sweep.named_by(varied(overrides), folder)
         with read_write(config), open_dict(config):
             config.hydra.sweep.dir = str(sweep.folder)
-            # each job is composed anew, from these words
+            # each job is composed anew, from these overrides
             quoted = str(sweep.folder).replace("\\", "\\\\").replace("'", "\\'")
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
         try:
-            group, planned = plan_of(config, words)
+            group, planned = plan_of(config, overrides)
         except HydraException:
-            # the sweeper itself says what is wrong with its words
-            group, planned = file_name(varied(words)), []
+            # the sweeper itself says what is wrong with them
+            group, planned = file_name(varied(overrides)), []
         sweep.begin(group, planned)
         SweepCallback.sweep = sweep
         # jobs that a launcher starts in other processes must find this package
@@ -47,21 +49,21 @@ class SweepCallback(Callback):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, places))
 
 
-def plan_of(config: DictConfig, words: Iterable[str]) -> tuple[str, list[tuple[str, ...]]]:
-    """Return a sweep's group, and the words of its jobs where no search finds them.
+def plan_of(config: DictConfig, overrides: Iterable[str]) -> tuple[str, list[tuple[str, ...]]]:
+    """Return a sweep's group in W&B, and the overrides of its jobs; none where it is a search.
 
     The group names the keys that vary without their values: a sweep that is extended
     stays in it.
     """
     sweeper = config.hydra.sweeper
     params = sweeper.get("params") or {}
-    arguments = [*(f"{key}={value}" for key, value in params.items()), *words]
+    arguments = [*(f"{key}={value}" for key, value in params.items()), *overrides]
     loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().hydra else None
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(arguments)
     typed = {str(each.input_line): each for each in parsed}
     names = [
-        typed[word].key_or_group if typed[word].is_sweep_override() else word
-        for word in varied(list(typed))
+        typed[override].key_or_group if typed[override].is_sweep_override() else override
+        for override in varied(list(typed))
     ]
     # a key that is given twice has its last values
     values: dict[str, list[str]] = {}
@@ -75,9 +77,9 @@ def plan_of(config: DictConfig, words: Iterable[str]) -> tuple[str, list[tuple[s
     return file_name(names), [] if is_search else list(itertools.product(*values.values()))
 
 
-def varied(words: list[str]) -> tuple[str, ...]:
-    """Return the words that name a sweep: all but those that say how it runs."""
-    return tuple(word for word in words if not word.lstrip("+~").startswith("run."))
+def varied(overrides: list[str]) -> tuple[str, ...]:
+    """Return the overrides that name a sweep: all but those of `run`, which say how it runs."""
+    return tuple(override for override in overrides if not override.lstrip("+~").startswith("run."))
 
 
 def close_sweep(sweep: Sweep) -> int:
@@ -93,11 +95,11 @@ def close_sweep(sweep: Sweep) -> int:
     found = sweep.folder / "optimization_results.yaml"
     if found.exists():
         best = OmegaConf.load(found)
-        words = " ".join(
+        chosen = " ".join(
             f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
             for key, value in best.best_params.items()
         )
-        print(f"best: {words}, top-1 {best.best_value:.2f}; in {found}")
+        print(f"best: {chosen}, top-1 {best.best_value:.2f}; in {found}")
     if all(job["is_bad_input"] for job in jobs):
         # no job got past its own input
         sweep.discard()

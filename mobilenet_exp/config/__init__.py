@@ -1,1 +1,1 @@
-"""What a run is: its keys, their checks, its identity. Knows no torch."""
+"""What a run is: its keys, their checks, its identity."""

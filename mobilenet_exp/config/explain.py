@@ -1,6 +1,6 @@
 """One clear line for every way in which a command line or a YAML file can be wrong.
 
-Reads the messages of Hydra and OmegaConf; knows neither the models nor the data.
+Reads the messages of Hydra and OmegaConf.
 """
 
 import difflib
@@ -13,25 +13,24 @@ from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import type_name
 
-QUOTING = "an override reads key=value; quote odd characters, as 'data.root=\"/a/epoch=9\"'"
+QUOTING = "an override reads key=value; quote special characters, as 'data.root=\"/a/epoch=9\"'"
 
 
 def explain(error: Exception, overrides: list[str], schema: type = Config) -> str:
     """Return `key=value: problem` for an error of composing `schema`.
 
-    `overrides` are the words of the command line, where a value is looked up that the
-    error does not name.
+    `overrides` are those of the command line; they give the value where the error does not.
     """
     if isinstance(error, InputError):
         return str(error)
     text = "\n".join(_messages(error))
-    words = [unquoted(word).lstrip("+~") for word in overrides if "=" in word]
-    given = dict(word.split("=", 1) for word in words)
-    # Hydra's grammar keeps the word that it did not understand
-    word = getattr(error, "override", None)
-    if word and "override_grammar" in text and "Ambiguous" not in text:
-        return f"{word}: not understood; {QUOTING}"
-    for reading in (_of_a_file, _of_an_option, _of_a_word, _of_hydra):
+    typed = [unquoted(each).lstrip("+~") for each in overrides if "=" in each]
+    given = dict(each.split("=", 1) for each in typed)
+    # Hydra's grammar keeps the override that it did not understand
+    refused = getattr(error, "override", None)
+    if refused and "override_grammar" in text and "Ambiguous" not in text:
+        return f"{refused}: not understood; {QUOTING}"
+    for reading in (_of_a_file, _of_an_option, _of_an_override, _of_hydra):
         if line := reading(text, given, schema):
             return line
     key = _key(text)
@@ -55,13 +54,13 @@ def _of_an_option(text: str, given: dict, schema: type) -> str | None:
     ):
         return f"{match[1]}={match[2]}: not known; allowed: {', '.join(match[3].split())}"
     if "Config group override must be a string" in text:
-        words = [f"{key}={value}" for key, value in given.items() if "." not in key]
-        return f"{', '.join(words)}: must be the name of an option"
+        groups = [f"{key}={value}" for key, value in given.items() if "." not in key]
+        return f"{', '.join(groups)}: must be the name of an option"
     return None
 
 
-def _of_a_word(text: str, given: dict, schema: type) -> str | None:
-    """Explain a word that Hydra's grammar does not understand."""
+def _of_an_override(text: str, given: dict, schema: type) -> str | None:
+    """Explain an override that Hydra's grammar does not understand."""
     if re.search(r"[Ii]nterpolation", text):
         key, value = next((pair for pair in given.items() if "${" in pair[1]), ("", ""))
         return f"{key}={value}: refers to a value that cannot be resolved" if key else None

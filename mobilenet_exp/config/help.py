@@ -18,18 +18,18 @@ COMMENT, FIELD = re.compile(r"\s*# (.*)"), re.compile(r"    (\w+): ")
 
 def field_comments(schema: type) -> dict[str, str]:
     """Return the comment above each field of a dataclass, its bases included."""
-    found: dict[str, str] = {}
+    comments: dict[str, str] = {}
     for base in reversed(schema.__mro__[:-1]):
         comment: list[str] = []
         for line in inspect.getsource(base).splitlines():
             if match := COMMENT.match(line):
                 comment.append(match[1])
             elif match := FIELD.match(line):
-                found[match[1]] = " ".join(comment)
+                comments[match[1]] = " ".join(comment)
                 comment = []
             else:
                 comment = []
-    return found
+    return comments
 
 
 def help_text(about: str, schema: type, folders: list[Path], groups: tuple[str, ...]) -> str:

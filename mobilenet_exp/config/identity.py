@@ -36,14 +36,14 @@ IN_TITLE = {
 
 def run_label(config: Config, overrides: tuple[str, ...] | list[str]) -> str:
     """Return the title with what else the command varies, as `... lr=0.1`: a name for people."""
-    words = [word.lstrip("+") for word in learned_overrides(overrides)]
-    varied = [word for word in words if word.partition("=")[0] not in IN_TITLE]
-    return " ".join([run_title(config), *(without_section(word) for word in varied)])
+    learned = [each.lstrip("+") for each in learned_overrides(overrides)]
+    varied = [each for each in learned if each.partition("=")[0] not in IN_TITLE]
+    return " ".join([run_title(config), *(without_section(override) for override in varied)])
 
 
-def without_section(word: str) -> str:
-    """Return a word without its section: `optimizer.lr=0.1` reads `lr=0.1`."""
-    key, equals, value = word.partition("=")
+def without_section(override: str) -> str:
+    """Return an override without its section: `optimizer.lr=0.1` reads `lr=0.1`."""
+    key, equals, value = override.partition("=")
     return f"{key.rpartition('.')[2]}{equals}{value}"
 
 
@@ -51,28 +51,28 @@ def identity(config: Config) -> dict[str, Any]:
     """Return what is learned, by section: the values that are not the schema's defaults.
 
     A key that a later version adds therefore does not rename the runs made before it.
-    Places are left out, and files count by their content.
+    Where things are is left out, and files count by their content.
     """
-    found: dict[str, Any] = {}
+    named: dict[str, Any] = {}
     for section in fields(config):
         values = getattr(config, section.name)
         if is_dataclass(values) and section.name != "run":
-            found[section.name] = {
+            named[section.name] = {
                 entry.name: getattr(values, entry.name)
                 for entry in fields(values)
                 if NOT_IDENTITY not in entry.metadata and _is_named(section.name, entry, values)
             }
-    if not found["distill"]:
-        del found["distill"]
+    if not named["distill"]:
+        del named["distill"]
     if config.distill.teacher:
-        found["distill"]["teacher"] = weights_identity(config.distill.teacher)
+        named["distill"]["teacher"] = weights_identity(config.distill.teacher)
     if config.weights:
-        found["weights"] = [weights_identity(config.weights), config.weights_like]
-        found["weights"] += [config.weights_key] if config.weights_key else []
+        named["weights"] = [weights_identity(config.weights), config.weights_like]
+        named["weights"] += [config.weights_key] if config.weights_key else []
     if config.data.name == "imagefolder" and config.data.root:
         # a folder of images has no other name than its own; where it lies does not matter
-        found["data"]["folder"] = Path(config.data.root).resolve().name
-    return found
+        named["data"]["folder"] = Path(config.data.root).resolve().name
+    return named
 
 
 def _is_named(section: str, entry: Field, values: Any) -> bool:
@@ -93,7 +93,7 @@ def _is_named(section: str, entry: Field, values: Any) -> bool:
 
 def differences(ours: Config, theirs: Config) -> list[str]:
     """Return the learned keys in which two configurations differ, with their values."""
-    found = []
+    differing = []
     for section in fields(ours):
         values, others = getattr(ours, section.name), getattr(theirs, section.name)
         if section.name == "run" or not is_dataclass(values):
@@ -105,8 +105,8 @@ def differences(ours: Config, theirs: Config) -> list[str]:
             # null until the weights that the run starts from are read
             is_open = entry.name == "stem_stride" and None in (now, then)
             if now != then and not is_elsewhere and not is_open:
-                found.append(f"{section.name}.{entry.name} was {then}, is now {now}")
-    return found
+                differing.append(f"{section.name}.{entry.name} was {then}, is now {now}")
+    return differing
 
 
 def weights_identity(weights: str) -> str:
@@ -119,8 +119,8 @@ def weights_identity(weights: str) -> str:
 
 
 def learned_overrides(overrides: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """Return the words of a command that say what is learned, not where or how it runs."""
-    places = {
+    """Return the overrides that say what is learned, not where or how the run runs."""
+    not_learned = {
         f"{section.name}.{entry.name}"
         for section in fields(Config)
         if is_dataclass(section.type)
@@ -128,8 +128,8 @@ def learned_overrides(overrides: tuple[str, ...] | list[str]) -> tuple[str, ...]
         if NOT_IDENTITY in entry.metadata or section.name == "run"
     }
     return tuple(
-        word
-        for word in overrides
-        if (key := word.lstrip("+~").partition("=")[0]) not in places
+        override
+        for override in overrides
+        if (key := override.lstrip("+~").partition("=")[0]) not in not_learned
         and not key.startswith("hydra")
     )

@@ -19,12 +19,12 @@ CALL = re.compile(
 
 def annotation_of(key: str, schema: type) -> Any:
     """Return the schema's type of a key such as `model.width_mult`, or None."""
-    found: Any = schema
+    annotation: Any = schema
     for name in key.split("."):
-        found = next((entry.type for entry in fields(found) if entry.name == name), None)
-        if not is_dataclass(found):
+        annotation = next((entry.type for entry in fields(annotation) if entry.name == name), None)
+        if not is_dataclass(annotation):
             break
-    return found
+    return annotation
 
 
 def home_of(name: str, schema: type) -> str | None:

@@ -64,16 +64,17 @@ def resolved_exif(data: Any) -> Any:
     return ("ignore" if data.is_imagenet else "apply") if data.exif == "auto" else data.exif
 
 
-def check_effects(config: Any, words: Iterable[str], varied: Iterable[str] = ()) -> None:
+def check_effects(config: Any, overrides: Iterable[str], varied: Iterable[str] = ()) -> None:
     """Raise InputError for a word of a command that has no effect, with what it needs.
 
-    `varied` are the keys that a sweep varies, whose words are for all its jobs: one that needs
+    `varied` are the keys that a sweep varies. Overrides are for all its jobs: one that needs
     such a key has an effect in some of them.
     """
     if isinstance(config, Config) and config.run.smoke:
         # a recipe that is checked on noise
         return
-    given = {key.lstrip("+~"): value for key, _, value in (w.partition("=") for w in words)}
+    split = [each.partition("=") for each in overrides]
+    given = {key.lstrip("+~"): value for key, _, value in split}
     for key in given:
         section, _, name = key.rpartition(".")
         part = getattr(config, section, None) if section else config
@@ -85,7 +86,7 @@ def check_effects(config: Any, words: Iterable[str], varied: Iterable[str] = ())
             continue
         value = getattr(part, name)
         is_met_elsewhere = any(
-            re.search(rf"\b{re.escape(other)}\b", need.words) for other in varied if other != key
+            re.search(rf"\b{re.escape(other)}\b", need.what) for other in varied if other != key
         )
         if value != entry.default and not is_met_elsewhere:
-            raise InputError(key, given[key], f"has no effect here; it needs {need.words}")
+            raise InputError(key, given[key], f"has no effect here; it needs {need.what}")

@@ -49,12 +49,12 @@ ALWAYS = "always"
 
 
 class Need(NamedTuple):
-    """What a key needs to have any effect: in words, and whether a configuration has it.
+    """What a key needs to have any effect: its description, and a test of a configuration.
 
     Recipes may carry the key anywhere; a command that gives it where it has none is refused.
     """
 
-    words: str
+    what: str
     is_met: Callable[[Any], bool]
 
 

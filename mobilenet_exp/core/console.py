@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: lines, a progress bar, tables. Knows only text."""
+"""What a person sees in the terminal: lines, a progress bar, tables."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""The errors that a person is meant to read. Knows nothing of where they came from."""
+"""The errors that a person is meant to read."""
 
 import re
 

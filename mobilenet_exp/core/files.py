@@ -1,4 +1,4 @@
-"""Small files written whole or not at all. Knows no run."""
+"""Small files written whole or not at all."""
 
 import contextlib
 import os

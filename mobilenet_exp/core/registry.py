@@ -1,4 +1,4 @@
-"""Names to builders. Knows nothing of torch or of what it holds."""
+"""Names to builders."""
 
 import importlib
 import inspect

@@ -560,14 +560,14 @@ def image_identity(config: Config) -> dict[str, object]:
 
 
 def _identity(classes: list[str], train: Dataset, val: Dataset) -> dict[str, object]:
-    found: dict[str, object] = {
+    identity: dict[str, object] = {
         "classes_sha256": hashlib.sha256("\n".join(classes).encode()).hexdigest(),
         "num_train": len(train),
         "num_val": len(val),
     }
     if isinstance(val, ImageFiles):
-        found["names_sha256"] = _fingerprint(classes, train, val)
-    return found
+        identity["names_sha256"] = _fingerprint(classes, train, val)
+    return identity
 
 
 def _fingerprint(classes: list[str], *splits: Dataset) -> str:

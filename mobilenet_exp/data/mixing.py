@@ -1,4 +1,4 @@
-"""Mixup and cutmix of a batch, by timm, seeded by the update. Knows no loader."""
+"""Mixup and cutmix of a batch, by timm, seeded by the update."""
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +10,7 @@ from mobilenet_exp.core.errors import InputError
 class Mixing:
     """Mixes the images of a batch in pairs, the first with the last, and their labels.
 
-    Mixup adds two images in shares, cutmix puts a rectangle of one into the other; both
+    Mixup blends two images, cutmix puts a rectangle of one into the other; both
     draw for each update from its number and the seed. From update `end` on, counted from 0,
     nothing is mixed.
     """
@@ -48,7 +48,7 @@ class Mixing:
 def build_mixing(
     data: DataConfig, num_classes: int, seed: int, *, epochs: int, steps_per_epoch: int
 ) -> Mixing | None:
-    """Return what mixes the training batches, or None where neither is asked for.
+    """Return what mixes the training batches, or None where both are off.
 
     Raises InputError where `mix_off_epochs` leaves nothing to mix.
     """

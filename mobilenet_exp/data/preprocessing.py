@@ -1,4 +1,4 @@
-"""How images are prepared for a network. Knows no image and no transform."""
+"""How images are prepared for a network."""
 
 from dataclasses import dataclass, field
 

@@ -1,7 +1,6 @@
 """Arrays of pixels resized: by torch's kernel for uint8 (fast), or by Pillow (exact).
 
-The two differ by 0 or 1 of 255, by 2 in a few pixels of an enlarged image. Knows no data
-set and nothing random.
+The two differ by 0 or 1 of 255, by 2 in a few pixels of an enlarged image.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Data sets by name, one split at a time. Knows no transform and no loader.
+"""Data sets by name, one split at a time.
 
 Nothing is downloaded unless `data.download` says so.
 """

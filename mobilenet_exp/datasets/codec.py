@@ -1,6 +1,6 @@
 """JPEG files decoded by nvImageCodec, where it is installed: the whole or a region.
 
-It is loaded here alone, on the CPU. Knows no data set.
+It is loaded here alone, on the CPU.
 """
 
 import os

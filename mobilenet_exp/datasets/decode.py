@@ -1,4 +1,4 @@
-"""Bytes of an image file to pixels, of the whole or of a region. Knows no data set.
+"""Bytes of an image file to pixels, of the whole or of a region.
 
 JPEG files are decoded by nvImageCodec where it is installed, and then no further than the
 region reaches; everything else by Pillow. Both give the same pixels.

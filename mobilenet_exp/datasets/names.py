@@ -1,4 +1,4 @@
-"""Many names in little memory, which processes share without copying. Knows no files."""
+"""Many names in little memory, which processes share without copying."""
 
 import os
 from array import array

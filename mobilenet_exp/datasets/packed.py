@@ -1,4 +1,4 @@
-"""Images of packed sets, read one at a time and in any order. Knows no transform."""
+"""Images of packed sets, read one at a time and in any order."""
 
 import io
 import zlib

@@ -1,6 +1,6 @@
 """ONNX files that were written elsewhere: what they take, and how much they compute.
 
-Knows no clock. Multiply-adds are counted as the papers do: convolutions and matrix products.
+Multiply-adds are counted as the papers do: convolutions and matrix products.
 """
 
 from math import prod

@@ -1,4 +1,4 @@
-"""A benchmark from its configuration to its table: where the parts meet. Knows no Hydra."""
+"""A benchmark from its configuration to its table: where the parts meet."""
 
 import csv
 import io

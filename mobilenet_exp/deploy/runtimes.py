@@ -1,7 +1,4 @@
-"""What runs a network, by name. Each gives the same answers at its own speed.
-
-Knows no table and no clock.
-"""
+"""What runs a network, by name. Each gives the same answers at its own speed."""
 
 import copy
 import logging

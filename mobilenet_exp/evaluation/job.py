@@ -1,4 +1,4 @@
-"""An evaluation from its configuration to its results: where the parts meet. Knows no Hydra."""
+"""An evaluation from its configuration to its results: where the parts meet."""
 
 import json
 from dataclasses import asdict, replace

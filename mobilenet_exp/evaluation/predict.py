@@ -1,4 +1,4 @@
-"""A network's answers to images. Knows no config, no files and no figures made of them."""
+"""A network's answers to images."""
 
 from collections.abc import Iterable
 

@@ -56,13 +56,13 @@ class Compute:
     threads: int = 1
 
     def describe(self, processes: int = 1) -> str:
-        """Return it in words, e.g. `2 x cpu, float32, 1 thread each`."""
-        words = f"{processes} x {self.device}".removeprefix("1 x ") + f", {self.precision}"
+        """Return one line about it, e.g. `2 x cpu, float32, 1 thread each`."""
+        text = f"{processes} x {self.device}".removeprefix("1 x ") + f", {self.precision}"
         if self.device.type == "cpu":
             threads = torch.get_num_threads()
-            words += f", {threads} thread" + ("s" if threads > 1 else "")
-            words += " each" if processes > 1 else ""
-        return words
+            text += f", {threads} thread" + ("s" if threads > 1 else "")
+            text += " each" if processes > 1 else ""
+        return text
 
 
 def select_compute(run: Any, *, half: bool) -> Compute:
@@ -155,7 +155,7 @@ def memory_format(name: str, device: torch.device) -> torch.memory_format:
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory, and return whether it could be told to.
+    """Let the C library keep freed memory, and return whether it will.
 
     By default glibc maps each large activation anew and gives it back at once, and the
     page faults cost more than the arithmetic. Only works on Linux with glibc.

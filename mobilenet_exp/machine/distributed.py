@@ -74,18 +74,18 @@ class World:
         dist.all_reduce(answers, dist.ReduceOp.MAX, group=self.group)
         return answers.bool().tolist()
 
-    def check_same(self, key: str, value: Any, found: str) -> None:
-        """Raise InputError unless `found` is the same in each rank.
+    def check_same(self, key: str, value: Any, task: str) -> None:
+        """Raise InputError unless `task` is the same in each rank.
 
-        `found` says what a rank is about to work on; it opens with words for a person.
+        `task` says what a rank is about to work on; it opens with what a person should read.
         """
-        every = self.gather(found)
+        every = self.gather(task)
         if len(set(every)) > 1:
             rank = next(rank for rank, each in enumerate(every) if each != every[0])
-            words = [each.partition(";")[0] for each in (every[0], every[rank])]
-            problem = f"process 0 has {words[0]}, process {rank} {words[1]}"
-            if words[0] == words[1]:
-                problem = f"processes 0 and {rank} have {words[0]}, but not the same ones"
+            counts = [each.partition(";")[0] for each in (every[0], every[rank])]
+            problem = f"process 0 has {counts[0]}, process {rank} {counts[1]}"
+            if counts[0] == counts[1]:
+                problem = f"processes 0 and {rank} have {counts[0]}, but not the same ones"
             raise InputError(key, value, f"{problem}; all must have the same")
 
     def broadcast_buffers(self, model: nn.Module) -> None:
@@ -152,9 +152,9 @@ def joined(device: torch.device) -> Iterator[World]:
         if isinstance(error, RunError) or not any(sign in str(error) for sign in PEER_IS_LOST):
             raise
         reason = str(error).splitlines()[0][:100]
-        words = f"another process of this run has ended or does not answer ({reason})"
+        problem = f"another process of this run has ended or does not answer ({reason})"
         advice = "see its output; the same command resumes from the last checkpoint"
-        raise LostPeerError(f"{words}; {advice}") from error
+        raise LostPeerError(f"{problem}; {advice}") from error
     # one that failed keeps its connections until it ends: the others notice no sooner than it has
     # said why
     _leave(group)
@@ -190,8 +190,8 @@ def _meet(device: torch.device, here: Rank) -> None:
 def _ended_by_signals() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end this process at once while it waits; there is nothing to save."""
     is_main = threading.current_thread() is threading.main_thread()
-    heard = [each for each in STOP_SIGNALS if each != HANG_UP or not ignores_hang_up()]
-    kept = {each: signal.signal(each, signal.SIG_DFL) for each in (heard if is_main else ())}
+    noted = [each for each in STOP_SIGNALS if each != HANG_UP or not ignores_hang_up()]
+    kept = {each: signal.signal(each, signal.SIG_DFL) for each in (noted if is_main else ())}
     try:
         yield
     finally:

@@ -96,9 +96,9 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
                     if failure.exitcode == PREEMPTED:
                         raise Preempted(signal.SIGTERM) from None
                     if not left:
-                        words = f"process {rank} of {processes} exited with {failure.exitcode}"
+                        failed = f"process {rank} of {processes} exited with {failure.exitcode}"
                         attempts = plural(max_restarts + 1, "attempt")
-                        problem = f"{words} after {attempts}; see its output above"
+                        problem = f"{failed} after {attempts}; see its output above"
                         raise RunError(problem) from error
             return pickle.loads((folder / "result").read_bytes())
         except SignalException as stop:
@@ -113,9 +113,9 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
 
 def _raise_what_was_told(folder: Path) -> None:
     """Raise what a rank left for a person to read, the first one where there are several."""
-    told = sorted(folder.glob("error-*"), key=lambda path: path.stat().st_mtime)
-    if told:
-        raise pickle.loads(told[0].read_bytes()) from None
+    errors = sorted(folder.glob("error-*"), key=lambda path: path.stat().st_mtime)
+    if errors:
+        raise pickle.loads(errors[0].read_bytes()) from None
 
 
 def _kill_those_left(folder: Path) -> None:

@@ -86,7 +86,7 @@ def read_slurm_env() -> None:
         return
     number = re.sub(r"\D", "", env.get("SLURM_JOB_ID", "0") + env.get("SLURM_STEP_ID", "0"))
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "localhost")
-    found = {
+    variables = {
         "RANK": env["SLURM_PROCID"],
         "WORLD_SIZE": tasks,
         "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
@@ -94,7 +94,7 @@ def read_slurm_env() -> None:
         "MASTER_ADDR": _first_host(nodes),
         "MASTER_PORT": str(FIRST_PORT + int(number or 0) % NUM_PORTS),
     }
-    for name, value in found.items():
+    for name, value in variables.items():
         env.setdefault(name, value)
 
 

@@ -14,12 +14,12 @@ STATUS, FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def peak_memory(device: torch.device) -> dict[str, float]:
     """Return the most memory that this process has held so far, in MB, and on its GPU."""
-    found = {}
+    peaks = {}
     if (most := _most_held()) is not None:
-        found["peak_memory_mb"] = most
+        peaks["peak_memory_mb"] = most
     if device.type == "cuda":
-        found["peak_device_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
-    return found
+        peaks["peak_device_memory_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
+    return peaks
 
 
 def _most_held() -> float | None:

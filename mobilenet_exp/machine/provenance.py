@@ -1,4 +1,4 @@
-"""Which command, code, libraries and machine made a result. Knows no run."""
+"""Which command, code, libraries and machine made a result."""
 
 import contextlib
 import os
@@ -21,11 +21,11 @@ def versions() -> dict[str, str]:
 
 def installed(names: Iterable[str]) -> dict[str, str]:
     """Return the versions of those libraries that are installed."""
-    found = {}
+    versions = {}
     for name in names:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def git_commit() -> str | None:
@@ -48,9 +48,9 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def command_line(program: str, words: Sequence[str]) -> str:
+def command_line(program: str, overrides: Sequence[str]) -> str:
     """Return a command as it can be copied into a shell: `python train.py model=v2`."""
-    return " ".join(["python", program, *map(quote, words)])
+    return " ".join(["python", program, *map(quote, overrides)])
 
 
 def processor_name() -> str:

@@ -1,7 +1,7 @@
 """The activations of the networks, none of which copies a map that it need not copy.
 
 Torch's own, where they work in place and their gradient looks at what they were given, copy
-that first. Knows no block and no network.
+that first.
 """
 
 from collections.abc import Callable

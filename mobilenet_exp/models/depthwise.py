@@ -2,7 +2,6 @@
 
 On a CPU, oneDNN has no fast gradient for the weights there: for 576 channels of 1x1 pixels
 and a 5x5 kernel, batch 128, it takes 45 ms, the sum below 0.1 (`benchmarks/step.py`).
-Knows no block and no network.
 """
 
 import torch

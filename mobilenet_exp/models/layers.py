@@ -1,6 +1,6 @@
 """The blocks of MobileNet V1 to V3 and channel rounding. V4's are in `layers_v4`.
 
-Knows no table, no config and no registry. Widths arrive here already scaled.
+Widths arrive here already scaled.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""Rows into a network: the one place where `width_mult` is applied.
-
-Does not know which paper it is building.
-"""
+"""Rows into a network: the one place where `width_mult` is applied."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""The published result rows, read from `paper_rows.csv`. Knows neither torch nor our models.
+"""The published result rows, read from `paper_rows.csv`.
 
 A row is what a source prints for one network on ImageNet, and beside it the exact
 counts of the network that its tables describe. Where a print cannot be reached by any

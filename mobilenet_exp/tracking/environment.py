@@ -1,6 +1,6 @@
 """What the surroundings say about W&B: its variables, its settings file, `wandb agent`.
 
-All of it is taken where the configuration does not say otherwise. Knows no run.
+All of it is taken where the configuration does not say otherwise.
 """
 
 import json

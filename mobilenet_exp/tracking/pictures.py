@@ -1,4 +1,4 @@
-"""A run's curves as a picture, drawn anew while it goes on. Knows no W&B and no loop."""
+"""A run's curves as a picture, drawn anew while it goes on."""
 
 import time
 from collections.abc import Callable, Sequence

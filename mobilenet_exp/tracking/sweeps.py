@@ -1,4 +1,4 @@
-"""A sweep's folder: one record for each of its jobs, whoever ran it. Knows no Hydra."""
+"""A sweep's folder: one record for each of its jobs, whoever ran it."""
 
 import hashlib
 import json

@@ -186,8 +186,8 @@ def keep_threads(state: TrainState, checkpoint: dict[str, Any]) -> str:
 
 def check_config(ours: Config, theirs: Config, path: Path) -> None:
     """Refuse to continue with what `path` holds if it has a different configuration."""
-    if found := differences(ours, theirs):
-        problem = f"{path} was saved with a different configuration: {', '.join(found[:3])}"
+    if differing := differences(ours, theirs):
+        problem = f"{path} was saved with a different configuration: {', '.join(differing[:3])}"
         raise InputError("run.root", ours.run.root, f"{problem}; {OTHER_ROOT}")
 
 

@@ -1,4 +1,4 @@
-"""A trained network to learn from (distillation). Knows no loop."""
+"""A trained network to learn from (distillation)."""
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,14 @@ class Teacher:
     """
 
     def __init__(
-        self, net: nn.Module, knows: Preprocessing, sees: Preprocessing, config: DistillConfig
+        self, net: nn.Module, own: Preprocessing, sees: Preprocessing, config: DistillConfig
     ) -> None:
         self.net = net.eval().requires_grad_(False)
-        self.temperature, self.share = config.temperature, config.share
+        self.temperature, self.weight = config.temperature, config.share
         # pixels are normalised for the student: undo that, and normalise for the teacher
         std, mean = (torch.tensor(getattr(sees, key)).view(3, 1, 1) for key in ("std", "mean"))
         own_std, own_mean = (
-            torch.tensor(getattr(knows, key)).view(3, 1, 1) for key in ("std", "mean")
+            torch.tensor(getattr(own, key)).view(3, 1, 1) for key in ("std", "mean")
         )
         self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
 
@@ -48,7 +48,7 @@ class Teacher:
             for each in (logits, answers)
         )
         distance = nn.functional.kl_div(*softened, reduction="batchmean", log_target=True)
-        return (1 - self.share) * loss + self.share * self.temperature**2 * distance
+        return (1 - self.weight) * loss + self.weight * self.temperature**2 * distance
 
 
 def build_teacher(config: Config, classes: list[str], num_classes: int) -> Teacher:
@@ -60,16 +60,16 @@ def build_teacher(config: Config, classes: list[str], num_classes: int) -> Teach
     distill = config.distill
     assert distill.teacher is not None
     if distill.teacher.startswith("timm:"):
-        net, knows = published_net(distill.teacher, key="distill.teacher")
+        net, own = published_net(distill.teacher, key="distill.teacher")
         num_answers = net.num_classes
     else:
         loaded = load_teacher(distill.teacher, distill)
         if loaded.classes not in (None, classes):
             problem = "was trained on other classes than the data has"
             raise InputError("distill.teacher", distill.teacher, problem)
-        net, knows, num_answers = loaded.model, loaded.preprocessing, loaded.num_classes
+        net, own, num_answers = loaded.model, loaded.preprocessing, loaded.num_classes
     if num_answers != num_classes:
         problem = f"answers with {num_answers} classes, the network with {num_classes}"
         raise InputError("distill.teacher", distill.teacher, problem)
     sees = Preprocessing(mean=config.data.mean, std=config.data.std)
-    return Teacher(net, knows, sees, distill)
+    return Teacher(net, own, sees, distill)

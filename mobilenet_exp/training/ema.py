@@ -1,4 +1,4 @@
-"""A running average of weights and BatchNorm statistics, by timm. Knows no loop."""
+"""A running average of weights and BatchNorm statistics, by timm."""
 
 import torch
 from timm.utils import ModelEmaV3
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class Average:
     """The exponential moving average of a network's whole state.
 
-    `decay` is the share that stays at each step; with `warmup` it rises from 0 towards
+    `decay` is the fraction that stays at each step; with `warmup` it rises from 0 towards
     it, so that a short run's average does not remember the initial weights. A step is
     made every `every` updates. `model`'s tensors are kept: what is later in them counts.
     """
@@ -31,9 +31,9 @@ class Average:
         """Add the weights after update number `step`, counted from 0, to the average."""
         if (step + 1) % self.every:
             return
-        share = 1 - self._ema.get_decay((step + 1) // self.every)
+        weight = 1 - self._ema.get_decay((step + 1) // self.every)
         averages, values = zip(*self._numbers, strict=True)
-        torch._foreach_lerp_(averages, values, weight=share)
+        torch._foreach_lerp_(averages, values, weight=weight)
         for ours, theirs in self._counts:
             ours.copy_(theirs)
 

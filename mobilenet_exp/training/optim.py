@@ -1,4 +1,4 @@
-"""Optimizers by name, and the parameter groups they get. Knows no schedule and no data.
+"""Optimizers by name, and the parameter groups they get.
 
 A builder's keyword-only arguments are the keys of `optimizer.args`.
 """

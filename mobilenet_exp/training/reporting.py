@@ -393,19 +393,19 @@ def slow_line(speed: float, fastest: float, compute: Compute) -> str:
 
 def resolved_config(state: TrainState) -> dict[str, Any]:
     """Return the configuration with the values that run in place of those left open."""
-    found = asdict(state.config)
-    found["model"]["num_classes"] = state.num_classes
-    data = found["data"]
+    resolved = asdict(state.config)
+    resolved["model"]["num_classes"] = state.num_classes
+    data = resolved["data"]
     data["train_resolution"] = data["train_resolution"] or data["resolution"]
     data["batch_size"] = state.loaders.sampler.batch_size
-    found["run"] |= {
+    resolved["run"] |= {
         "device": state.compute.device.type,
         "devices": state.world.size,
         "workers": state.loaders.train.workers,
         "threads": torch.get_num_threads(),
         "precision": state.compute.precision.value,
     }
-    return found
+    return resolved
 
 
 def load_results(config: Config, folder: Path) -> dict[str, Any] | None:
@@ -472,9 +472,9 @@ def print_results(results: dict[str, Any], config: Config, folder: Path) -> None
             tracker.set_summary(figures)
     console.line(f"{folder} is already finished; train.seed=N starts a new run; its results:")
     if config.run.precision not in ("auto", results["precision"]):
-        asked = f"run.precision={config.run.precision} is not looked at"
+        ignored = f"run.precision={config.run.precision} is not looked at"
         console.line(
-            f"{asked}: it was computed in {results['precision']}; run.root=... computes it anew"
+            f"{ignored}: it was computed in {results['precision']}; run.root=... computes it anew"
         )
     terminal.print_comparison(results)
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions. Knows neither torch nor optimizers.
+"""Learning-rate schedules as pure functions.
 
 A schedule maps the progress in epochs (a float, set at every step) to a factor of the
 base rate; a resumed run needs the step counter and nothing else.

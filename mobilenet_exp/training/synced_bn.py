@@ -1,4 +1,4 @@
-"""BatchNorm over the images of all processes. Knows no loop."""
+"""BatchNorm over the images of all processes."""
 
 from typing import Any
 
@@ -42,9 +42,9 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         with torch.no_grad():
             self.num_batches_tracked += 1
             # cumulative where there is no momentum
-            share = self.momentum or 1 / self.num_batches_tracked.item()
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(var * count / (count - 1), share)
+            momentum = self.momentum or 1 / self.num_batches_tracked.item()
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(var * count / (count - 1), momentum)
         scale = self.weight * (var + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]
 

@@ -74,7 +74,7 @@ def train(
 ) -> dict[str, Any]:
     """Train the configured network, or resume it, or return its result if it is done.
 
-    Everything goes to `run.root/run_name(config)`; `overrides`, the words of the command,
+    Everything goes to `run.root/run_name(config)`; `overrides`, those of the command,
     become W&B's tags and `group` names the sweep. Returns the content of results.json, in
     processes other than the first an empty dict. Raises InputError before anything is
     written, RunError for a run that cannot continue, and Preempted once a run that was asked
@@ -359,14 +359,14 @@ def make_updates(state: TrainState, show: Show) -> Iterator[None]:
 
 def train_batches(state: TrainState) -> Iterator[list[Tensor]]:
     """Pass on the training batches that are left of the epoch, and note what was waited for."""
-    asked = time.perf_counter()
+    wanted_at = time.perf_counter()
     for *tensors, batch in state.loaders.train:
         state.meter.note(batch.left_out, batch.num_unturned)
-        waited = time.perf_counter() - asked
+        waited = time.perf_counter() - wanted_at
         state.pace.waiting += waited
         state.meter.waiting += waited
         yield tensors
-        asked = time.perf_counter()
+        wanted_at = time.perf_counter()
 
 
 class EndedEpoch(NamedTuple):
@@ -384,30 +384,30 @@ def finish_epoch(state: TrainState) -> EndedEpoch:
     """
     started = time.perf_counter()
     progress, train = state.progress, state.config.train
-    found = train_metrics(state)
+    figures = train_metrics(state)
     scores: dict[str, float] | None = None
     answers: Predictions | None = None
     if (progress.epoch + 1) % train.eval_every == 0 or progress.epoch + 1 == train.epochs:
         answers = answer_images(state, state.model, is_last=not state.average)
         scores = metrics.scores(answers, state.config.run.metrics)
-        found |= {f"val/{key}": value for key, value in scores.items()}
+        figures |= {f"val/{key}": value for key, value in scores.items()}
         if state.average:
             answers = answer_images(state, state.average.model, is_last=True)
             scores = metrics.scores(answers, state.config.run.metrics)
-            found |= {f"val_ema/{key}": value for key, value in scores.items()}
+            figures |= {f"val_ema/{key}": value for key, value in scores.items()}
     # images that could not be read or lie on their side, of training and evaluation
     noted = state.world.gather((state.meter.left_out, state.meter.num_unturned))
     left_out = {name: reason for names, _ in noted for name, reason in names.items()}
     if state.config.data.on_bad_image == "skip":
-        found["data/num_left_out"] = len(left_out)
+        figures["data/num_left_out"] = len(left_out)
         progress.left_out |= dict(sorted(left_out.items()))
     if num_unturned := sum(count for _, count in noted):
-        found["data/num_unturned"] = num_unturned
-    found |= {f"system/{key}": value for key, value in peak_memory(state.compute.device).items()}
+        figures["data/num_unturned"] = num_unturned
+    figures |= {f"system/{key}": value for key, value in peak_memory(state.compute.device).items()}
     state.meter = TrainMeter()
     progress.seconds += time.perf_counter() - started
     is_best = progress.complete_epoch(scores)
-    return EndedEpoch(found, answers if is_best else None)
+    return EndedEpoch(figures, answers if is_best else None)
 
 
 def train_metrics(state: TrainState) -> dict[str, float]:
@@ -416,11 +416,11 @@ def train_metrics(state: TrainState) -> dict[str, float]:
     num_images = sum(each["num_images"] for each in meters)
     if not num_images and not state.progress.rollbacks:
         raise NonFiniteLossError("no update of the epoch was finite")
-    found: dict[str, Any] = {"train/lr": state.lr_at(max(state.step - 1, 0))}
+    figures: dict[str, Any] = {"train/lr": state.lr_at(max(state.step - 1, 0))}
     # there are none where the epoch's last update made the run go back to its start
     if num_images:
         seconds = max(meters[0]["seconds"], 1e-9)
-        found |= {
+        figures |= {
             "train/loss": sum(each["loss_sum"].item() for each in meters) / num_images,
             "train/top1": 100 * sum(each["correct"].item() for each in meters) / num_images,
             "speed/images_per_s": num_images / seconds,
@@ -428,10 +428,10 @@ def train_metrics(state: TrainState) -> dict[str, float]:
         }
     norm = state.meter.grad_norm
     if norm is not None and math.isfinite(norm):
-        found["train/grad_norm"] = norm
+        figures["train/grad_norm"] = norm
     if state.config.train.on_nonfinite == "skip":
-        found["train/num_skipped"] = meters[0]["num_skipped"]
-    return found
+        figures["train/num_skipped"] = meters[0]["num_skipped"]
+    return figures
 
 
 def answer_images(state: TrainState, model: nn.Module, *, is_last: bool) -> Predictions:

@@ -1,7 +1,4 @@
-"""Checkpoints: one dict of tensors and plain types, written whole or not at all.
-
-Knows no W&B and no loop.
-"""
+"""Checkpoints: one dict of tensors and plain types, written whole or not at all."""
 
 import contextlib
 import os
