@@ -44,6 +44,11 @@ def check_folder(folder: Path, key: str, value: object) -> None:
                 each.rmdir()
 
 
+def from_here(path: Path) -> Path:
+    """Return a path relative to the current folder, if it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what a full disk raises into one line."""

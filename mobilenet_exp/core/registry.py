@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from types import UnionType
 from typing import Annotated, Generic, TypeVar, get_args, get_origin
 
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, first_line
 
 T = TypeVar("T", bound=Callable)
 
@@ -120,6 +120,5 @@ def import_modules(names: Iterable[str]) -> None:
             importlib.import_module(name)
         except Exception as error:
             # whatever the module itself does wrong
-            reason = (str(error).splitlines() or [""])[0]
-            problem = f"cannot be imported: {type(error).__name__}: {reason}"
+            problem = f"cannot be imported: {type(error).__name__}: {first_line(error)}"
             raise InputError("run.imports", name, problem) from error

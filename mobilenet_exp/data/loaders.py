@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mobilenet_exp.config.schema import Config, DataConfig, EvalImages
-from mobilenet_exp.core.errors import InputError, RunError
+from mobilenet_exp.core.errors import InputError, RunError, first_line
 from mobilenet_exp.data.augment import (
     Erasure,
     EvalTransform,
@@ -41,6 +41,8 @@ from mobilenet_exp.datasets.images import ImageFiles, name_of, open_item
 from mobilenet_exp.machine.preemption import STOP_SIGNALS
 
 CPU = torch.device("cpu")
+# characters of the reason why an image cannot be read
+LONGEST = 1000
 # images tried in the place of one that cannot be read
 MAX_TRIES = 100
 # workers beside a network that computes on the same cores
@@ -152,7 +154,7 @@ class TrainSet(Dataset):
                 image, label = open_item(self.images, index)
                 erasure = self.transforms[key.side](image, key.seed, out)
             except OSError as error:
-                tried[name_of(self.images, index)] = _reason(error)
+                tried[name_of(self.images, index)] = first_line(error, LONGEST)
                 continue
             if erasure:
                 batch.erasures[len(batch.labels)] = erasure
@@ -187,16 +189,11 @@ class EvalSet(Dataset):
                 note = image.note
             except OSError as error:
                 out[:] = 0
-                label, note = -1, _reason(error)
+                label, note = -1, first_line(error, LONGEST)
             batch.labels.append(label)
             batch.notes.append(note)
         _note_reading(-1)
         return batch
-
-
-def _reason(error: OSError) -> str:
-    """Return a decoder's message, which may have several lines, in one."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class ReaderSlots(NamedTuple):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mobilenet_exp.config.schema import ExportConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError, first_line, in_plain_words
+from mobilenet_exp.core.files import from_here
 from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.deploy.folding import folded
@@ -63,8 +64,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     if config.resolution:
         sized = replace(loaded.preprocessing, resolution=config.resolution)
         loaded = replace(loaded, preprocessing=sized)
-    path = _path(config, loaded, form)
-    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    path = from_here(_path(config, loaded, form))
     if _needs_calibration(config, loaded):
         images = torch.cat(calibration_images(config, loaded))
     else:

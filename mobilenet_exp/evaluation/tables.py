@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_exp.core import console
+from mobilenet_exp.core.files import from_here
 from mobilenet_exp.core.text import examples, figure, plural, printable
 from mobilenet_exp.evaluation.metrics import ALWAYS
 from mobilenet_exp.tracking.terminal import MILLION, ROWS, printed
@@ -58,8 +59,8 @@ def print_evaluation(
     for label, answer, images in results["most_confused"][:3]:
         console.line(f"{plural(images, 'image')} of {label} classified as {answer}")
     console.line(status)
-    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    console.line(f"results.json, per_class.csv, predictions.csv, confusion.csv in {folder}")
+    files = "results.json, per_class.csv, predictions.csv, confusion.csv"
+    console.line(f"{files} in {from_here(folder)}")
 
 
 def _odd_images(results: dict[str, Any]) -> list[str]:

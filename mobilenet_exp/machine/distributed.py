@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from mobilenet_exp.core.errors import InputError, LostPeerError, RunError
+from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, first_line
 from mobilenet_exp.machine.launch_env import Rank, ranks_on_machine, this_rank
 from mobilenet_exp.machine.preemption import HANG_UP, STOP_SIGNALS, Preempted, ignores_hang_up
 
@@ -151,7 +151,7 @@ def joined(device: torch.device) -> Iterator[World]:
     except RuntimeError as error:
         if isinstance(error, RunError) or not any(sign in str(error) for sign in PEER_IS_LOST):
             raise
-        reason = str(error).splitlines()[0][:100]
+        reason = first_line(error, 100)
         problem = f"another process of this run has ended or does not answer ({reason})"
         advice = "see its output; the same command resumes from the last checkpoint"
         raise LostPeerError(f"{problem}; {advice}") from error
@@ -178,7 +178,7 @@ def _meet(device: torch.device, here: Rank) -> None:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         advice = "is every process started, and MASTER_ADDR reachable from each machine?"
         missing = RunError(
             f"process {here.rank} did not meet all {here.size} at {where}: {reason}; {advice}"

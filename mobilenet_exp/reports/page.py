@@ -22,7 +22,7 @@ from PIL import Image
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.files import write_file
+from mobilenet_exp.core.files import from_here, write_file
 from mobilenet_exp.core.text import plural, printable
 from mobilenet_exp.papers.rows import paper_rows
 from mobilenet_exp.reports.options import Parser
@@ -66,7 +66,7 @@ def main(words: list[str]) -> None:
     runs = read_runs(root)
     write_file(out, page(runs, root))
     size = out.stat().st_size / 1e6
-    shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
+    shown = from_here(out)
     console.line(f"{shown}: {plural(len(runs), 'run')}, {size:.1f} MB; open it in a browser")
 
 

@@ -122,7 +122,7 @@ def resolve_mode(asked: str) -> tuple[Mode, str]:
         # asks the server before init does: an init that fails holds on to the run's id
         reason = "" if wandb.login(prompt=False, verify=True) else "no W&B key here"
     except wandb.errors.Error as error:
-        reason = f"W&B was not reached or refused the key: {str(error).splitlines()[0]}"
+        reason = f"W&B was not reached or refused the key: {first_line(error)}"
     if reason and mode == "online":
         raise InputError(key, mode, f"{reason}; `wandb login` stores a key")
     return ("offline" if reason else "online"), reason

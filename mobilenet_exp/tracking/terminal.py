@@ -10,6 +10,7 @@ from shlex import quote
 from typing import Any
 
 from mobilenet_exp.core import console
+from mobilenet_exp.core.files import from_here
 from mobilenet_exp.core.text import examples, figure, plural
 
 MILLION = 1e6
@@ -57,7 +58,7 @@ def note_lines(row: dict[str, float], left_out: Mapping[str, str]) -> list[str]:
 
 def print_next(folder: Path, root: str) -> None:
     """Name the commands that go on from a finished run."""
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    shown = from_here(folder)
     console.line(f"curves, what the best epoch answered, worst images: {shown}")
     console.line(f"next: python eval.py checkpoint={quote(f'{shown}/checkpoints/best.pt')}")
     console.line(f"      python -m mobilenet_exp page {quote(root)}")

@@ -16,7 +16,7 @@ import wandb
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError, first_line
-from mobilenet_exp.core.files import write_file, writing
+from mobilenet_exp.core.files import from_here, write_file, writing
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.machine.preemption import Preempted
 from mobilenet_exp.machine.provenance import command_line, provenance
@@ -303,7 +303,7 @@ class Tracker:
         try:
             run = wandb.init(mode=mode, **args)
         except wandb.errors.CommError as error:
-            reason = f"W&B opened no run: {str(error).splitlines()[0]}"
+            reason = f"W&B opened no run: {first_line(error)}"
             if self._mode == "online":
                 raise InputError("run.wandb", mode, reason) from error
             # lets go of the run's id, which the failed init still holds
@@ -337,9 +337,7 @@ class Tracker:
 
 def _offline_line(run: "wandb.Run") -> str:
     # run.dir is wandb/offline-run-.../files
-    folder = Path(run.dir).parents[1]
-    folder = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"W&B: offline, in {folder}"
+    return f"W&B: offline, in {from_here(Path(run.dir).parents[1])}"
 
 
 def _shown(value: Any) -> Any:

@@ -85,8 +85,8 @@ def _read_safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load(content)
     except Exception as error:
         # a damaged header fails in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError("weights", path, f"is a damaged safetensors file: {reason}") from error
+        problem = f"is a damaged safetensors file: {first_line(error)}"
+        raise InputError("weights", path, problem) from error
 
 
 def _plain_dict(*_: Any) -> dict:

@@ -21,7 +21,7 @@ from huggingface_hub import constants
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.core.errors import InputError, first_line
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models.variant import Variant
 
@@ -84,8 +84,7 @@ def _fetching(name: str, key: str) -> Iterator[None]:
             yield
     except Exception as error:
         # the libraries raise urllib's, requests', huggingface_hub's and their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(key, name, f"could not be fetched: {reason}") from error
+        raise InputError(key, name, f"could not be fetched: {first_line(error)}") from error
 
 
 @contextmanager
