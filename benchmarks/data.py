@@ -35,7 +35,7 @@ from mobilenet_exp.core import console
 from mobilenet_exp.data.loaders import LoaderOptions, build_loaders
 from mobilenet_exp.datasets.codec import Box, decoder_words
 from mobilenet_exp.datasets.decode import open_image
-from mobilenet_exp.datasets.packing import pack
+from mobilenet_exp.datasets.packed.packing import pack
 from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.machine.compute import keep_freed_memory
 

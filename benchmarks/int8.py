@@ -27,8 +27,8 @@ from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import FORMATS, to_onnx
 from mobilenet_exp.deploy.samples import calibration_images
 from mobilenet_exp.evaluation.scoring import eval_data
-from mobilenet_exp.weights.exported import open_onnx, open_openvino, read_exported
-from mobilenet_exp.weights.loaded import LoadedModel, load_chosen
+from mobilenet_exp.weights.load import LoadedModel, load_model
+from mobilenet_exp.weights.runtime_files import open_onnx, open_openvino, read_exported
 
 PART = 20
 
@@ -37,7 +37,7 @@ def main(words: list[str]) -> None:
     """Print the table."""
     words = ["model=v2", "data=photos", *words]
     config = compose(*words, "int8=true", program="export")
-    loaded = load_chosen(config)
+    loaded = load_model(config)
     calibration = torch.cat(calibration_images(config, loaded))
     feed, share = build_eval_loader(eval_data(config.data, loaded))
     images = torch.cat([batch.contiguous() for batch, *_ in feed])

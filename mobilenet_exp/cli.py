@@ -168,7 +168,7 @@ def pack(config: PackConfig, overrides: tuple[str, ...], group: str | None) -> N
             raise InputError(
                 key, value, "belongs to the command that reads the packed set, not to this one"
             )
-    from mobilenet_exp.datasets.packing import pack as job
+    from mobilenet_exp.datasets.packed.packing import pack as job
 
     job(config)
 

@@ -4,14 +4,16 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mobilenet_exp.config.schema import PATH, AnyConfig, Config, DistillConfig
-from mobilenet_exp.config.smoke import shrunk
 from mobilenet_exp.core.errors import InputError
 
 # below this side, five halvings leave a grid of a single pixel
 SMALLEST_HALVED_SIDE = 64
+# pixels of the noise images of run.smoke
+SMOKE_SIDE = 64
 
 
 def checked(section: Any, prefix: str = "") -> Any:
@@ -57,6 +59,49 @@ def resolved(config: AnyConfig) -> AnyConfig:
         stride = 1 if config.data.resolution < SMALLEST_HALVED_SIDE else 2
         config = replace(config, model=replace(config.model, stem_stride=stride))
     return config
+
+
+def shrunk(config: Config) -> Config:
+    """Return a config cut down to seconds on noise, all its parts in use.
+
+    Weights to start from are left out where their file does not exist.
+    """
+    data, train = config.data, config.train
+    # what a batch is cut into, and mixup's pairs
+    parts = 2 * train.accumulate * config.run.devices
+    batch_size = max(8 // parts, 1) * parts
+    has_weights = config.weights is not None and Path(config.weights).is_file()
+    return replace(
+        config,
+        data=replace(
+            data,
+            name="fake",
+            root=None,
+            labels=None,
+            val_share=None,
+            batch_size=batch_size,
+            resolution=SMOKE_SIDE,
+            train_resolution=data.train_resolution and SMOKE_SIDE // 2,
+            progressive_from=data.progressive_from and SMOKE_SIDE // 2,
+            mix_off_epochs=min(data.mix_off_epochs, 1),
+            args={"num_images": 4 * parts + 8, "num_classes": 10},
+        ),
+        # smaller batches take smaller steps, as large ones take larger
+        optimizer=replace(
+            config.optimizer,
+            lr=config.optimizer.lr * min(batch_size / data.batch_size, 1.0),
+        ),
+        schedule=replace(
+            config.schedule,
+            warmup_epochs=min(config.schedule.warmup_epochs, 0.5),
+            cooldown_epochs=min(config.schedule.cooldown_epochs, 0.5),
+        ),
+        train=replace(train, epochs=2, precise_bn_batches=min(train.precise_bn_batches, 1)),
+        weights=config.weights if has_weights else None,
+        weights_like=None,
+        weights_key=None,
+        run=replace(config.run, workers=0),
+    )
 
 
 def resolved_exif(data: Any) -> Any:

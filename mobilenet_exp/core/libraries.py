@@ -28,7 +28,7 @@ def library(name: str, key: str, value: object) -> Any:
         raise InputError(key, value, problem) from error
 
 
-def forget(name: str, function: str) -> None:
+def clear_cache(name: str, function: str) -> None:
     """Empty the cache of a function of a library that was imported, where it has one."""
     found = getattr(sys.modules.get(name), function, None)
     if clear := getattr(found, "cache_clear", None):

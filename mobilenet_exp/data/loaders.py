@@ -36,8 +36,8 @@ from mobilenet_exp.data.mixing import mixes
 from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.sampler import BatchSampler, EvalSampler, Key
 from mobilenet_exp.datasets import codec
-from mobilenet_exp.datasets.builders import ImageSet, build_image_set
 from mobilenet_exp.datasets.images import ImageFiles, name_of, open_item
+from mobilenet_exp.datasets.sets import ImageSet, build_image_set
 from mobilenet_exp.machine.preemption import STOP_SIGNALS
 
 CPU = torch.device("cpu")

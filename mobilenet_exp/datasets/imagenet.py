@@ -13,7 +13,7 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.datasets.folders import list_images
 from mobilenet_exp.datasets.images import ImageFiles
-from mobilenet_exp.datasets.names import Names
+from mobilenet_exp.datasets.listing import Names
 
 NUM_VAL = 50_000
 

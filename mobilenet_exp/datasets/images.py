@@ -1,4 +1,4 @@
-"""Images and their labels, read one at a time."""
+"""Images and their labels, read one at a time; and the registry of data sets."""
 
 import hashlib
 import os
@@ -13,10 +13,26 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
+from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.datasets.codec import Box
 from mobilenet_exp.datasets.decode import Opened, open_image
-from mobilenet_exp.datasets.names import Names
+from mobilenet_exp.datasets.listing import Names
+
+# A builder gets the configuration of the images and `train` or `val`; it returns an `ImageSet`.
+DATASETS: Registry = Registry("data.name")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split: pairs (image, label), and class names by label.
+
+    Images are Pillow's, or tensors (C, H, W): uint8, or floats in [0, 1].
+    """
+
+    images: Dataset
+    classes: list[str]
+    in_memory: bool = False
 
 
 def open_file(path: str | Path, *, upright: bool = True) -> Opened:

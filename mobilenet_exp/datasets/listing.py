@@ -1,32 +1,72 @@
 """The images of a tree of class folders, listed once a machine where there are many.
 
 The list of a large tree is kept in the user's cache folder, with the time at which each
-folder was changed: other processes and later runs map it, until a folder has changed.
+folder was changed: other processes and later runs map it into memory, until a folder has
+changed. `Names` and `map_arrays` keep millions of entries in few bytes that processes share.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+import uuid
+from array import array
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from safetensors.numpy import save
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import examples, printable
-from mobilenet_exp.datasets.arrays import map_arrays, save_arrays
 from mobilenet_exp.datasets.folders import find_classes, image_endings, walk_images
-from mobilenet_exp.datasets.names import Names
 
 FORMAT = "mobilenet_exp listing 1"
 # with fewer images, listing them takes no time
 MIN_KEPT = 20_000
 # seconds: a folder that was changed just now may change again within the clock's tick
 SETTLED = 3.0
+# safetensors' names of what is kept here
+_KINDS = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64}
+
+
+class Names:
+    """Names as one buffer of bytes and where each ends; file names of any bytes are kept.
+
+    A list of as many `str` takes five times the memory, and grows in each loading process
+    with every name that is looked at.
+    """
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
+        self.text, self.ends = text, ends
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "Names":
+        """Return these names."""
+        text, ends = bytearray(), array("q")
+        for name in names:
+            text += os.fsencode(name)
+            ends.append(len(text))
+        return cls(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        first = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.text[first : self.ends[index]].tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+    def chosen(self, indices: Iterable[int]) -> "Names":
+        """Return the names of these numbers."""
+        return Names.of(self[index] for index in indices)
 
 
 @dataclass(frozen=True)
@@ -114,18 +154,18 @@ def wait_for_others(kept: Path, stack: ExitStack) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         stack.enter_context(FileLock(kept.with_suffix(".lock")))
     except (OSError, NotImplementedError):
-        # no place for it, or a file system without locks: each lists for itself
+        # no path for it, or a file system without locks: each lists for itself
         return
 
 
 def _keep(found: Listing, folders: dict[str, int], kept: Path) -> None:
-    places = Names.of(folders)
+    paths = Names.of(folders)
     arrays = {
         "names": found.names.text,
         "ends": found.names.ends,
         "labels": found.labels,
-        "folders": places.text,
-        "folder_ends": places.ends,
+        "folders": paths.text,
+        "folder_ends": paths.ends,
         "changed": np.array(list(folders.values()), np.int64),
     }
     texts = {"classes": found.classes, "others": found.others, "endings": sorted(image_endings())}
@@ -144,11 +184,53 @@ def _load(kept: Path) -> Listing | None:
         texts = json.loads(about["texts"])
         if about["format"] != FORMAT or texts["endings"] != sorted(image_endings()):
             return None
-        places = Names(arrays["folders"], arrays["folder_ends"])
-        for place, changed in zip(places, arrays["changed"].tolist(), strict=True):
-            if os.stat(place).st_mtime_ns != changed:
+        paths = Names(arrays["folders"], arrays["folder_ends"])
+        for path, changed in zip(paths, arrays["changed"].tolist(), strict=True):
+            if os.stat(path).st_mtime_ns != changed:
                 return None
     except (OSError, ValueError, KeyError):
         return None
     names = Names(arrays["names"], arrays["ends"])
     return Listing(names, arrays["labels"], texts["classes"], texts["others"])
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, str]) -> None:
+    """Write arrays and texts about them; a reader finds all of them or no file."""
+    half = part_of(path)
+    plain = {key: np.ascontiguousarray(each) for key, each in arrays.items()}
+    # as bytes: a file that safetensors makes is for its owner alone
+    try:
+        half.write_bytes(save(plain, about))
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """Return the name of a file until it is whole, which no process on any machine shares."""
+    return path.with_name(f"{path.name}.part-{uuid.uuid4().hex[:12]}")
+
+
+def map_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return arrays that stay on disk until they are looked at, and the texts about them.
+
+    Raises OSError or ValueError for a file that is not there, damaged, or something else.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        size = os.fstat(file.fileno()).st_size
+        if not 0 < length <= size - 8:
+            raise ValueError("it is not in safetensors' format")
+        head = json.loads(file.read(length))
+    about = head.pop("__metadata__", {})
+    arrays = {}
+    for key, entry in head.items():
+        first, end = entry["data_offsets"]
+        if 8 + length + end > size:
+            raise ValueError("it is cut short")
+        kind, shape = _KINDS[entry["dtype"]], tuple(entry["shape"])
+        if end == first:
+            arrays[key] = np.zeros(shape, kind)
+        else:
+            arrays[key] = np.memmap(path, kind, "r", offset=8 + length + first, shape=shape)
+    return arrays, about

@@ -57,11 +57,11 @@ def write_photos(folder: Path) -> int:
             for region in range(GRID * GRID):
                 random = np.random.default_rng([number, region])
                 for split, count in COUNTS.items():
-                    place = half / split / f"{path.stem}_{region}"
-                    place.mkdir(parents=True)
+                    folder_of_crops = half / split / f"{path.stem}_{region}"
+                    folder_of_crops.mkdir(parents=True)
                     for index in range(count):
                         image = _window(photo, region, random)
-                        image.save(place / f"{index:03d}.jpg", quality=90)
+                        image.save(folder_of_crops / f"{index:03d}.jpg", quality=90)
         half.replace(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)

@@ -26,8 +26,13 @@ from mobilenet_exp.deploy.quantise import from_qat, with_torchao
 from mobilenet_exp.deploy.samples import calibration_images, real_images
 from mobilenet_exp.machine.provenance import git_commit, installed, versions
 from mobilenet_exp.models.fake_quantized import FakeQuantized
-from mobilenet_exp.weights.exported import ExportedModel, Forward, Record, read_exported
-from mobilenet_exp.weights.loaded import LoadedModel, load_chosen
+from mobilenet_exp.weights.load import LoadedModel, load_model
+from mobilenet_exp.weights.runtime_files import (
+    ExportedModel,
+    ExportMetadata,
+    Forward,
+    read_exported,
+)
 
 # largest difference of an answer of a file in float32
 TOLERANCE = 1e-4
@@ -53,7 +58,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         raise InputError("int8", True, f"is not for {config.format}; it is for {able}")
     for each in FOR_INT8 if config.int8 else ():
         library(each, "int8", True)
-    loaded = load_chosen(config)
+    loaded = load_model(config)
     if isinstance(loaded.model, ExportedModel):
         raise InputError("weights", config.weights, "is an exported file already")
     if config.int8:
@@ -148,8 +153,8 @@ def _write(
     for each in _parts(path)[1:]:
         if each.exists() and not path.exists():
             raise InputError("out", path, f"would overwrite {each}, which belongs to another file")
-    with _folder_for(path) as place:
-        draft = place / path.name
+    with _folder_for(path) as folder:
+        draft = folder / path.name
         written = _fill(config, form, loaded, images, draft)
         forward, _ = read_exported(str(draft), key="format")
         if config.int8:
@@ -176,15 +181,15 @@ def _folder_for(path: Path) -> Iterator[Path]:
     made = [each for each in path.parents if not each.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(prefix=".export-", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=".export-", dir=path.parent))
     except OSError as error:
         raise InputError("out", path, f"cannot be written: {error.strerror}") from error
     try:
-        yield place
+        yield folder
     except OSError as error:
         raise RunError(f"{path} could not be written: {error.strerror}") from error
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         # but those in which something is
         with contextlib.suppress(OSError):
             for each in made:
@@ -198,11 +203,11 @@ def _fill(
 
     Raises RunError for what a library does not take.
     """
-    record = _record(config, loaded).to_json()
+    metadata = _metadata(config, loaded).to_json()
     try:
         with torch.no_grad():
             model = _in_int8(config, loaded, images) if config.int8 else folded(loaded.model)
-            form.write(model, images, path, record)
+            form.write(model, images, path, metadata)
             return model
     except (InputError, RunError, OSError):
         raise
@@ -242,9 +247,9 @@ def _compare(forward: Forward, network: nn.Module, images: Tensor) -> Agreement:
     return Agreement(difference.item(), same.item())
 
 
-def _record(config: ExportConfig, loaded: LoadedModel) -> Record:
+def _metadata(config: ExportConfig, loaded: LoadedModel) -> ExportMetadata:
     bits = _int8(config, loaded) if config.int8 else "float32"
-    return Record(
+    return ExportMetadata(
         model=asdict(loaded.config) | {"stem_stride": getattr(loaded.model, "stem_stride", None)},
         num_classes=loaded.num_classes,
         preprocessing=asdict(loaded.preprocessing),

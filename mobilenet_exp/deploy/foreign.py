@@ -14,7 +14,7 @@ from torch import Tensor
 from mobilenet_exp.core.errors import InputError, RunError, first_line
 from mobilenet_exp.core.libraries import library
 from mobilenet_exp.models.profiling import Profile
-from mobilenet_exp.weights.exported import FileModel, Forward
+from mobilenet_exp.weights.runtime_files import FileModel, Forward
 
 # where the second factor is among the inputs of what multiplies
 CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "FusedConv": 1}

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mobilenet_exp.core.libraries import forget, library
+from mobilenet_exp.core.libraries import clear_cache, library
 from mobilenet_exp.core.streams import silenced
-from mobilenet_exp.weights.exported import RECORD
+from mobilenet_exp.weights.runtime_files import METADATA_KEY
 
 
 class Format(NamedTuple):
     """A form of file: its ending, the libraries it needs, and what writes it.
 
-    `write(model, images, path, record)` takes a folded network in eval mode, or one in 8 bits
+    `write(model, images, path, metadata)` takes a folded network in eval mode, or one in 8 bits
     where it `has_int8`, and images (N, 3, H, W) as it will see them.
     """
 
@@ -35,7 +35,7 @@ def exported(model: nn.Module, images: Tensor, *, any_number: bool) -> torch.exp
     return torch.export.export(model, (_two(images),), dynamic_shapes=batch)
 
 
-def to_onnx(model: nn.Module, images: Tensor, record: str = "") -> bytes:
+def to_onnx(model: nn.Module, images: Tensor, metadata: str = "") -> bytes:
     """Return a network in eval mode as an ONNX file, for any number of images of this size."""
     program = torch.onnx.export(
         model,
@@ -46,8 +46,8 @@ def to_onnx(model: nn.Module, images: Tensor, record: str = "") -> bytes:
         dynamo=True,
         verbose=False,
     )
-    if record:
-        program.model.metadata_props[RECORD] = record
+    if metadata:
+        program.model.metadata_props[METADATA_KEY] = metadata
     file = io.BytesIO()
     program.save(file)
     return _without_sign(file.getvalue())
@@ -90,7 +90,7 @@ def _two(images: Tensor) -> Tensor:
     return images[:1].expand(2, -1, -1, -1).contiguous()
 
 
-def to_executorch(model: nn.Module, images: Tensor, record: str = "") -> bytes:
+def to_executorch(model: nn.Module, images: Tensor, metadata: str = "") -> bytes:
     """Return a network in eval mode as ExecuTorch's .pte, for so many images at once.
 
     XNNPACK's kernels compute it.
@@ -99,41 +99,41 @@ def to_executorch(model: nn.Module, images: Tensor, record: str = "") -> bytes:
         exir: Any = library("executorch.exir", "format", "executorch")
         name = "executorch.backends.xnnpack.partition.xnnpack_partitioner"
         partitioner = library(name, "format", "executorch").XnnpackPartitioner()
-        letters = torch.tensor(list(record.encode()), dtype=torch.uint8)
+        letters = torch.tensor(list(metadata.encode()), dtype=torch.uint8)
         lowered = exir.to_edge_transform_and_lower(
             exported(model, images, any_number=False),
             partitioner=[partitioner],
-            constant_methods={RECORD: letters} if record else None,
+            constant_methods={METADATA_KEY: letters} if metadata else None,
         )
         content = lowered.to_executorch().buffer
     # two caches without bounds would keep every network that was lowered
     FakeTensorMode.cache_clear()
-    forget("executorch.exir.backend.utils", "is_same_node")
+    clear_cache("executorch.exir.backend.utils", "is_same_node")
     return content
 
 
-def _write_onnx(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
-    path.write_bytes(to_onnx(model, images, record))
+def _write_onnx(model: nn.Module, images: Tensor, path: Path, metadata: str) -> None:
+    path.write_bytes(to_onnx(model, images, metadata))
 
 
-def _write_openvino(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
+def _write_openvino(model: nn.Module, images: Tensor, path: Path, metadata: str) -> None:
     """Write .xml, the network, and .bin beside it, its weights."""
     openvino: Any = library("openvino", "format", "openvino")
     network = openvino.Core().read_model(to_onnx(model, images))
-    network.set_rt_info(record, RECORD)
+    network.set_rt_info(metadata, METADATA_KEY)
     openvino.save_model(network, str(path), compress_to_fp16=False)
 
 
-def _write_executorch(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
+def _write_executorch(model: nn.Module, images: Tensor, path: Path, metadata: str) -> None:
     # phones look at one image
-    path.write_bytes(to_executorch(model, images[:1], record))
+    path.write_bytes(to_executorch(model, images[:1], metadata))
 
 
-def _write_torch_export(model: nn.Module, images: Tensor, path: Path, record: str) -> None:
+def _write_torch_export(model: nn.Module, images: Tensor, path: Path, metadata: str) -> None:
     program = exported(model, images, any_number=True)
     # torch's own writer of files ends the process where the disk is full
     content = io.BytesIO()
-    torch.export.save(program, content, extra_files={RECORD: record})
+    torch.export.save(program, content, extra_files={METADATA_KEY: metadata})
     path.write_bytes(content.getbuffer())
 
 

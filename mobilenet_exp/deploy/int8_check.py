@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.deploy.formats import to_onnx
-from mobilenet_exp.weights.exported import open_onnx
+from mobilenet_exp.weights.runtime_files import open_onnx
 
 # Two runtimes of the same integers round a few numbers otherwise, and from layer to layer one
 # number that falls on the other side moves others: after some layers they are as far from each

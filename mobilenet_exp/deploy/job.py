@@ -48,7 +48,7 @@ def bench(config: BenchConfig, *, overrides: tuple[str, ...] | None = None) -> d
     tracker = _tracker(config, nets, compute, overrides)
     with locked(tracker.folder), tracker:
         found = _measure(config, nets, layers_of, compute)
-        _record(tracker, found)
+        _log_tables(tracker, found)
     console.line(f"{tracker.folder}: latency.json, latency.csv, pictures; {tracker.status}")
     return found
 
@@ -160,7 +160,7 @@ def _tracker(
     )
 
 
-def _record(tracker: Tracker, found: dict[str, Any]) -> None:
+def _log_tables(tracker: Tracker, found: dict[str, Any]) -> None:
     """Write what was found, and show it in W&B."""
     tracker.write("latency.json", json.dumps(found, indent=1) + "\n")
     tracker.write("latency.csv", _csv(found["rows"]))

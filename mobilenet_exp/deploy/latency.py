@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError, RunError, first_line, in_plain_words
 from mobilenet_exp.deploy.int8_check import check_answers
-from mobilenet_exp.deploy.nets import Net, settle_statistics
+from mobilenet_exp.deploy.nets import Net, warm_batchnorm
 from mobilenet_exp.deploy.runtimes import (
     INT8,
     LIBRARIES,
@@ -80,7 +80,7 @@ def measure_latency(
     check_runtimes(list(runtimes), compute)
     for net in nets:
         if net.is_random and any(each.endswith(INT8) for each in runtimes):
-            settle_statistics(net.model, net.side)
+            warm_batchnorm(net.model, net.side)
     rows = []
     for batch_size in batch_sizes:
         cells = [Cell(net, each) for net in nets for each in _runtimes_of(net, runtimes)]

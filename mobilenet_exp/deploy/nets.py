@@ -19,8 +19,8 @@ from mobilenet_exp.models.build import config_model
 from mobilenet_exp.models.layers_v4 import LayerScale
 from mobilenet_exp.models.profiling import Profile, profile_model
 from mobilenet_exp.papers.comparison import Comparison, compare
-from mobilenet_exp.weights.exported import FileModel, is_exported, open_file, runtime_of
-from mobilenet_exp.weights.loaded import load_exported, load_run
+from mobilenet_exp.weights.load import load_exported, load_run
+from mobilenet_exp.weights.runtime_files import FileModel, is_exported, open_file, runtime_of
 
 TORCHVISION, TIMM = "torchvision:", "timm:"
 CHECKPOINT_ENDINGS = (".pt", ".pth", ".tar")
@@ -94,7 +94,7 @@ def _build(entry: str | Mapping[str, Any], resolution: int) -> Net:
 
 
 @torch.no_grad()
-def settle_statistics(model: nn.Module, side: int) -> None:
+def warm_batchnorm(model: nn.Module, side: int) -> None:
     """Give BatchNorm the statistics of its inputs, as training would, for random weights.
 
     Without, values shrink from layer to layer until 8 bits cannot tell them from zero. So they do
@@ -118,14 +118,14 @@ def settle_statistics(model: nn.Module, side: int) -> None:
 
 def _of_file(name: str, options: dict[str, Any], asked: int | None, resolution: int) -> Net:
     if options:
-        raise InputError("models", name, f"{next(iter(options))} is settled by the file")
+        raise InputError("models", name, f"{next(iter(options))} is fixed by the file")
     found = _of_others(name, asked, resolution) if name.endswith(".onnx") else None
     model: FileModel
     if found:
         model, side, profile = found, found.side, found.profile
     else:
         if asked:
-            raise InputError("models", name, f"{SIDE} is settled by the file")
+            raise InputError("models", name, f"{SIDE} is fixed by the file")
         loaded = load_exported(name, key="models")
         side = loaded.preprocessing.resolution
         assert isinstance(loaded.model, FileModel)
@@ -139,8 +139,8 @@ def _of_file(name: str, options: dict[str, Any], asked: int | None, resolution: 
 
 def _of_others(name: str, asked: int | None, resolution: int) -> ForeignModel | None:
     """Open an ONNX file that is not one of ours; None for one that is."""
-    forward, record = open_file(name, "models")
-    return None if record else open_foreign(name, forward, asked, resolution)
+    forward, metadata = open_file(name, "models")
+    return None if metadata else open_foreign(name, forward, asked, resolution)
 
 
 def _config(name: str, options: dict[str, Any]) -> ModelConfig:

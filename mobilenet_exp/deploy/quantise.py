@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mobilenet_exp.core.libraries import forget, library
+from mobilenet_exp.core.libraries import clear_cache, library
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import exported
 from mobilenet_exp.deploy.ptq import FloatLayers, Ranges, Reconstruction, equalise
@@ -74,8 +74,8 @@ def with_torchao(
     if corrects:
         Reconstruction(quantised, layers).run(some)
     # caches without bounds would keep what was prepared
-    forget("torchao.utils", "_assert_and_get_unique_device")
-    forget("torch.ao.quantization.fx.utils", "assert_and_get_unique_device")
+    clear_cache("torchao.utils", "_assert_and_get_unique_device")
+    clear_cache("torch.ao.quantization.fx.utils", "assert_and_get_unique_device")
     return quantised
 
 

@@ -16,7 +16,7 @@ from mobilenet_exp.deploy.formats import to_executorch, to_onnx
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
 from mobilenet_exp.deploy.quantise import with_torchao
 from mobilenet_exp.machine.compute import Compute, Precision, autocast
-from mobilenet_exp.weights.exported import (
+from mobilenet_exp.weights.runtime_files import (
     FileModel,
     open_executorch,
     open_onnx,

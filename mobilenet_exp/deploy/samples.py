@@ -19,7 +19,7 @@ from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets.images import name_of, open_file
 from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.evaluation.scoring import eval_data
-from mobilenet_exp.weights.loaded import LoadedModel
+from mobilenet_exp.weights.load import LoadedModel
 
 
 def real_images(prepared: Preprocessing) -> Tensor:

@@ -1,7 +1,7 @@
 """An evaluation from its configuration to its results: where the parts meet."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.files import check_folder, write_file
 from mobilenet_exp.core.registry import import_modules
+from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.evaluation import tables
+from mobilenet_exp.evaluation.answers import PREDICTIONS
 from mobilenet_exp.evaluation.metrics import METRICS
 from mobilenet_exp.evaluation.photos import classify_photos, photos_csv
 from mobilenet_exp.evaluation.results import (
-    PREDICTIONS,
     eval_label,
     eval_name,
     eval_results,
@@ -32,8 +33,8 @@ from mobilenet_exp.models.fake_quantized import check_device
 from mobilenet_exp.models.profiling import Profile
 from mobilenet_exp.papers.comparison import Comparison, NoPaperRow, compare
 from mobilenet_exp.tracking.tracker import Tracker
-from mobilenet_exp.weights.exported import ExportedModel
-from mobilenet_exp.weights.loaded import LoadedModel, load_model
+from mobilenet_exp.weights.load import LoadedModel, load_model
+from mobilenet_exp.weights.runtime_files import ExportedModel
 
 
 @keeping_threads()
@@ -58,18 +59,18 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
         loaded = _load(config, compute)
         data = eval_data(config.data, loaded)
         # of a run's own data, too, whose name the command need not give
-        settled_data: Any = data
-        check_effects(replace(config, data=settled_data), overrides or ())
+        resolved_data: Any = data
+        check_effects(replace(config, data=resolved_data), overrides or ())
         folder = _folder(loaded, data, config)
         show = console.no_progress
         if world.is_main:
             # before the work, which may take hours
-            check_folder(folder, *_place(config))
+            check_folder(folder, *_root_key(config))
             show = console.progress
             _announce(loaded, compute.describe(world.size))
         found = score(loaded, data, config, compute=compute, world=world, show=show)
         # the others wait until everything is written
-        results = world.on_main(lambda: _record(loaded, data, config, found, folder, overrides))
+        results = world.on_main(lambda: _report(loaded, data, config, found, folder, overrides))
     return results
 
 
@@ -79,7 +80,7 @@ def _folder(loaded: LoadedModel, data: EvalImages, config: EvalConfig) -> Path:
     return loaded.folder / "eval" / name if loaded.folder else Path(config.run.root) / name
 
 
-def _place(config: EvalConfig) -> tuple[str, str]:
+def _root_key(config: EvalConfig) -> tuple[str, str]:
     """Return the key that says where results go, and its value."""
     if config.checkpoint is not None:
         return "checkpoint", config.checkpoint
@@ -89,6 +90,12 @@ def _place(config: EvalConfig) -> tuple[str, str]:
 def _load(config: EvalConfig, compute: Compute) -> LoadedModel:
     precision = compute.precision
     loaded = load_model(config)
+    # how images are prepared is the network's, unless the command says otherwise
+    keys = [entry.name for entry in fields(Preprocessing)]
+    given: dict[str, Any] = {
+        key: value for key in keys if (value := getattr(config.data, key)) is not None
+    }
+    loaded = replace(loaded, preprocessing=replace(loaded.preprocessing, **given))
     if isinstance(loaded.model, ExportedModel) and precision is not Precision.FLOAT32:
         raise InputError(
             "run.precision", str(precision), "an exported file has a precision of its own"
@@ -127,7 +134,7 @@ def _classify(
     return {"num_left_out": len(unread), "num_missing": 0}
 
 
-def _record(
+def _report(
     loaded: LoadedModel,
     data: EvalImages,
     config: EvalConfig,

@@ -26,13 +26,13 @@ class Predictions:
     """What a network answered; row i of each tensor is one image, on the CPU.
 
     `index` (N,) position in the set; `label` (N,); `top` (N, k <= 5) classes, best
-    first; `shares` (N, k) their softmax; `loss` (N,) cross-entropy.
+    first; `probs` (N, k) their softmax; `loss` (N,) cross-entropy.
     """
 
     index: Tensor
     label: Tensor
     top: Tensor
-    shares: Tensor
+    probs: Tensor
     loss: Tensor
 
 
@@ -98,7 +98,7 @@ def ece(answers: Predictions) -> float:
     It is the mean gap between confidence and accuracy over 15 equal bins of confidence,
     weighted by their images.
     """
-    confidence, is_hit = answers.shares[:, 0], answers.top[:, 0] == answers.label
+    confidence, is_hit = answers.probs[:, 0], answers.top[:, 0] == answers.label
     # bins are open below and closed above, as in the paper
     bins = (confidence.double() * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
     gaps = torch.zeros(NUM_BINS, dtype=torch.float64)

@@ -14,7 +14,7 @@ from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.datasets.folders import Files, is_meant_as_image, list_images
 from mobilenet_exp.datasets.images import open_file
 from mobilenet_exp.machine.compute import Precision, autocast
-from mobilenet_exp.weights.loaded import LoadedModel
+from mobilenet_exp.weights.load import LoadedModel
 
 # file, note about it, the best names with their probabilities in percent
 Answer = tuple[str, str, list[tuple[str, float]]]
@@ -29,10 +29,10 @@ def classify_photos(
     Returns the best five names of each with their probabilities in percent, and the files
     that could not be read with the reason.
     """
-    place = Path(path)
-    if not place.exists():
+    target = Path(path)
+    if not target.exists():
         raise InputError("image", path, "no such file or folder")
-    photos, others = list_images(place) if place.is_dir() else Files([place], {})
+    photos, others = list_images(target) if target.is_dir() else Files([target], {})
     if not photos:
         first = next((f"; {each.name}: {why}" for each, why in others.items()), "")
         raise InputError("image", path, f"holds no images{first}")

@@ -6,22 +6,14 @@ from dataclasses import MISSING, asdict
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
-
 from mobilenet_exp.config.schema import EvalImages
 from mobilenet_exp.core.text import as_csv
-from mobilenet_exp.datasets import imagenet
-from mobilenet_exp.datasets.images import name_of
 from mobilenet_exp.evaluation import metrics
+from mobilenet_exp.evaluation.answers import answer_files, class_titles
 from mobilenet_exp.evaluation.scoring import EvalResult
 from mobilenet_exp.models.profiling import Profile
 from mobilenet_exp.tracking.sweeps import file_name
-from mobilenet_exp.weights.loaded import LoadedModel
-
-# the table of each image's label and answers
-PREDICTIONS = "predictions.csv"
-# with more classes, confusions are listed instead of laid out in a square
-MATRIX_CLASSES = 2000
+from mobilenet_exp.weights.load import LoadedModel
 
 
 def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
@@ -41,9 +33,9 @@ def eval_name(loaded: LoadedModel, data: EvalImages, precision: str) -> str:
     return f"eval-{net}-r{data.resolution}-{data.name}-{digest}"
 
 
-def photos_name(loaded: LoadedModel, place: str) -> str:
+def photos_name(loaded: LoadedModel, path: str) -> str:
     """Return the name of a folder for what a network sees on photos."""
-    where = Path(place).resolve()
+    where = Path(path).resolve()
     identity = json.dumps([loaded.digest, str(where)])
     digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:8]
     return f"photos-{file_name([where.name])}-{digest}"
@@ -94,14 +86,6 @@ def _titles(data: EvalImages, found: EvalResult) -> list[str]:
     return class_titles(found.images.classes, found.num_classes, is_imagenet=data.is_imagenet)
 
 
-def class_titles(classes: list[str], num_answers: int, *, is_imagenet: bool) -> list[str]:
-    """Return a title for each of the network's answers; it may have more than the data."""
-    if is_imagenet:
-        names = (name.partition(",")[0] for name in imagenet.class_names())
-        classes = [f"{key} {name}" for key, name in zip(classes, names, strict=True)]
-    return [*classes, *(f"class {extra}" for extra in range(len(classes), num_answers))]
-
-
 def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
     """Return the evaluation's tables as the text of files, by name."""
     odd = [
@@ -116,54 +100,3 @@ def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
     ]
     tables = answer_files(found.images.images, found.answers, _titles(data, found))
     return {"odd_images.csv": as_csv([["state", "image", "reason"], *odd]), **tables}
-
-
-def answer_files(
-    images: Dataset, answers: metrics.Predictions, classes: list[str]
-) -> dict[str, str]:
-    """Return a network's answers to a set of images as the text of tables, by file name.
-
-    `classes` has a title for each answer that the network can give.
-    """
-    confusion = metrics.Confusion.of(answers, len(classes))
-    rows = [list(row.values()) for row in metrics.per_class(confusion, classes)]
-    return {
-        PREDICTIONS: as_csv(_prediction_rows(images, answers, classes)),
-        "per_class.csv": as_csv([["class", "num_images", "top1"], *rows]),
-        "confusion.csv": as_csv(_confusion_rows(confusion, classes)),
-    }
-
-
-def _prediction_rows(
-    images: Dataset, answers: metrics.Predictions, classes: list[str]
-) -> list[list[Any]]:
-    """Return a row for each image: its label, the best answers with their percent, its loss."""
-    best = range(1, answers.top.shape[1] + 1)
-    head = ["image", "label", *(word for n in best for word in (f"answer{n}", f"percent{n}"))]
-    columns = (answers.index, answers.label, answers.top, 100 * answers.shares, answers.loss)
-    rows = [
-        [
-            name_of(images, index),
-            classes[label],
-            *(
-                word
-                for answer, percent in zip(top, shares, strict=True)
-                for word in (classes[answer], f"{percent:.2f}")
-            ),
-            f"{loss:.4f}",
-        ]
-        for index, label, top, shares, loss in zip(
-            *(column.tolist() for column in columns), strict=True
-        )
-    ]
-    return [[*head, "loss"], *rows]
-
-
-def _confusion_rows(confusion: metrics.Confusion, classes: list[str]) -> list[list[Any]]:
-    """Return a matrix, or with very many classes a row for each pair that happened."""
-    if len(classes) <= MATRIX_CLASSES:
-        square = zip(classes, confusion.matrix().tolist(), strict=True)
-        return [["label \\ answer", *classes], *([name, *counts] for name, counts in square)]
-    pairs = (confusion.label.tolist(), confusion.answer.tolist(), confusion.images.tolist())
-    rows = ([classes[label], classes[answer], n] for label, answer, n in zip(*pairs, strict=True))
-    return [["label", "answer", "num_images"], *rows]

@@ -21,15 +21,15 @@ from mobilenet_exp.core.console import Show
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.loaders import LoaderOptions, build_eval_loader
 from mobilenet_exp.datasets import imagenet
-from mobilenet_exp.datasets.builders import ImageSet
 from mobilenet_exp.datasets.folders import is_meant_as_image
 from mobilenet_exp.datasets.images import ImageFiles, name_of
+from mobilenet_exp.datasets.sets import ImageSet
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.predict import predict
 from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.machine.distributed import World
-from mobilenet_exp.weights.loaded import LoadedModel, check_classes
+from mobilenet_exp.weights.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ def eval_data(asked: EvalDataConfig, loaded: LoadedModel) -> EvalImages:
         own = asdict(loaded.trained_by.data)
         images = {key: own[key] for key in ImagesConfig.__dataclass_fields__}
         # where the images are on this machine
-        places = (*ImageSource.__dataclass_fields__, "exif", "resize", "val_share", "val_seed")
+        given_here = (*ImageSource.__dataclass_fields__, "exif", "resize", "val_share", "val_seed")
         batch_size = given["batch_size"] or own["batch_size"]
-        given |= images | {key: given[key] for key in places if _is_given(given[key])}
+        given |= images | {key: given[key] for key in given_here if _is_given(given[key])}
     prepared = asdict(loaded.preprocessing)
     given |= {
         "exif": given["exif"] or "ignore",
@@ -123,7 +123,11 @@ def score(
     )
     unread, others = _unread(images, data)
     key, value = ("data.root", data.root) if loaded.classes else ("data", data.name)
-    check_classes(loaded, key, value, images.classes)
+    if loaded.classes is not None and images.classes != loaded.classes:
+        raise InputError(key, value, "has other classes than the checkpoint was trained on")
+    if loaded.classes is None and len(images.classes) != loaded.num_classes:
+        problem = f"has {len(images.classes)} classes, the weights have {loaded.num_classes}"
+        raise InputError(key, value, problem)
     real = _real_labels(data, images) if data.real_labels else None
     model = loaded.network.to(compute.device, memory_format=compute.memory_format)
     notes = Notes({}, {})

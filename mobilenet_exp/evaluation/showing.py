@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.text import plural
+from mobilenet_exp.evaluation.answers import PREDICTIONS
 from mobilenet_exp.evaluation.mistakes import Mistake, draw_sheet, worst_mistakes
-from mobilenet_exp.evaluation.results import PREDICTIONS
 from mobilenet_exp.tracking.tracker import Tracker
 
 ERRORS = "errors.png"
@@ -18,21 +18,21 @@ MATRIX_CLASSES = 50
 
 
 def show_answers(
-    tracker: Tracker, place: str, section: str, images: Dataset, *, draws: bool = True
+    tracker: Tracker, subfolder: str, section: str, images: Dataset, *, draws: bool = True
 ) -> None:
-    """Show what a predictions.csv says, which lies in `place` of the tracker's folder.
+    """Show what a predictions.csv says, which lies in `subfolder` of the tracker's folder.
 
     `section` is that of W&B's panels. Images whose answers are worst are drawn beside the
     file, if there are any and `draws` says so.
     """
-    folder = tracker.folder / place
+    folder = tracker.folder / subfolder
     try:
         text = (folder / PREDICTIONS).read_text(encoding="utf-8")
     except OSError:
         # a run that began before there were any
         return
     rows = list(csv.DictReader(io.StringIO(text)))
-    sheet = f"{place}/{ERRORS}" if place else ERRORS
+    sheet = f"{subfolder}/{ERRORS}" if subfolder else ERRORS
     if draws:
         with console.best_effort(sheet):
             mistakes = worst_mistakes(text, images)

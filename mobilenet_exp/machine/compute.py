@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mobilenet_exp.core.errors import InputError
 
@@ -246,3 +247,25 @@ def set_determinism(wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = not wanted
+
+
+class Scalar:
+    """A number on a device: from CUDA it is copied beside the work; elsewhere reading waits."""
+
+    def __init__(self, value: Tensor, device: torch.device) -> None:
+        self._value, self._copied = value.detach().clone(), None
+        if device.type == "cuda":
+            on_host = torch.empty((), dtype=value.dtype, pin_memory=True)
+            on_host.copy_(value, non_blocking=True)
+            self._value, self._copied = on_host, torch.cuda.Event()
+            self._copied.record()
+
+    @property
+    def has_come(self) -> bool:
+        return self._copied is None or self._copied.query()
+
+    def item(self) -> float:
+        """Return it; waits for it if it has not come."""
+        if self._copied:
+            self._copied.synchronize()
+        return self._value.item()

@@ -37,7 +37,7 @@ class Hardswish(nn.Hardswish):
 @torch.fx.wrap
 def relu6_(features: Tensor) -> Tensor:
     """Cut to [0, 6], in place."""
-    if learns(features) and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+    if needs_grad(features) and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
         return _ReLU6.apply(features)
     return F.relu6(features, inplace=True)
 
@@ -46,10 +46,10 @@ def relu6_(features: Tensor) -> Tensor:
 def hardswish(features: Tensor) -> Tensor:
     """Return x * relu6(x + 3) / 6; `features` may be changed."""
     # what is traced must not depend on who traces
-    return F.hardswish(features, inplace=not learns(features) and not torch.jit.is_tracing())
+    return F.hardswish(features, inplace=not needs_grad(features) and not torch.jit.is_tracing())
 
 
-def learns(features: Tensor) -> bool:
+def needs_grad(features: Tensor) -> bool:
     """Return whether gradients will be asked for, so that what was computed must be kept."""
     return torch.is_grad_enabled() and features.requires_grad
 

@@ -9,20 +9,20 @@ linear without bias and comes before the activation, and both modes end in a hea
 from dataclasses import replace
 from functools import partial
 
+from mobilenet_exp.models.block_specs import Bottleneck
 from mobilenet_exp.models.layers import round_up
 from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
-from mobilenet_exp.models.rows import Bottleneck
-from mobilenet_exp.models.v3 import HS, LARGE, SMALL, STEM, Row, bottlenecks
+from mobilenet_exp.models.v3 import HS, LARGE, SMALL, STEM, V3Block, bottlenecks
 
 
-def _blocks(table: tuple[Row, ...]) -> tuple[Bottleneck, ...]:
+def _blocks(table: tuple[V3Block, ...]) -> tuple[Bottleneck, ...]:
     return tuple(
         replace(row, se="none" if row.se == "none" else "linear", always_expands=True)
         for row in bottlenecks(table, absolute=True)
     )
 
 
-def _design(table: tuple[Row, ...], last_conv: int) -> Design:
+def _design(table: tuple[V3Block, ...], last_conv: int) -> Design:
     return Design(
         stem=STEM,
         rows=_blocks(table),

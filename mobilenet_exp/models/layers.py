@@ -10,7 +10,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from mobilenet_exp.models.activations import ACTIVATIONS, learns
+from mobilenet_exp.models.activations import ACTIVATIONS, needs_grad
 from mobilenet_exp.models.depthwise import DepthwiseConv2d
 
 # Builds a normalisation layer for a number of channels; carries eps and momentum.
@@ -124,7 +124,7 @@ def joined(features: Tensor, branch: Tensor) -> Tensor:
 
 
 def _may_change(features: Tensor, other: Tensor) -> bool:
-    if learns(features) or learns(other) or torch.jit.is_tracing():
+    if needs_grad(features) or needs_grad(other) or torch.jit.is_tracing():
         return False
     # what `FakeQuantized` has marked would be taken for rounded after the change, too
     return features.dtype is other.dtype and not getattr(features, "is_int8", False)

@@ -11,9 +11,9 @@ from mobilenet_exp.config.schema import ModelConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.models.activations import ACTIVATIONS
+from mobilenet_exp.models.block_specs import BlockSpec
 from mobilenet_exp.models.layers import ConvBNAct, GlobalPool, round_to
 from mobilenet_exp.models.layers_v4 import MultiQueryAttention
-from mobilenet_exp.models.rows import Row
 from mobilenet_exp.models.variant import Variant
 
 # Filled by the family modules beside this one, and by modules of the user's own.
@@ -52,7 +52,7 @@ class Design:
     """A whole network at width 1.0, as its paper gives it."""
 
     stem: int
-    rows: tuple[Row, ...]
+    rows: tuple[BlockSpec, ...]
     # activation of stem and head
     act: str
     # 1x1 convolution before the pooling; None: there is none

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.models.activations import ACTIVATIONS
+from mobilenet_exp.models.block_specs import Conv, Separable
 from mobilenet_exp.models.layers import truncate
 from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
-from mobilenet_exp.models.rows import Conv, Separable
 
 
-class Row(NamedTuple):
+class V1Stage(NamedTuple):
     """`n` depthwise separable blocks; `s` is the stride of the first."""
 
     out: int
@@ -26,15 +26,15 @@ class Row(NamedTuple):
 
 TABLE = (
     #    out  n  s
-    Row(  64, 1, 1),
-    Row( 128, 1, 2),
-    Row( 128, 1, 1),
-    Row( 256, 1, 2),
-    Row( 256, 1, 1),
-    Row( 512, 1, 2),
-    Row( 512, 5, 1),
-    Row(1024, 1, 2),
-    Row(1024, 1, 1),
+    V1Stage(  64, 1, 1),
+    V1Stage( 128, 1, 2),
+    V1Stage( 128, 1, 1),
+    V1Stage( 256, 1, 2),
+    V1Stage( 256, 1, 1),
+    V1Stage( 512, 1, 2),
+    V1Stage( 512, 5, 1),
+    V1Stage(1024, 1, 2),
+    V1Stage(1024, 1, 1),
 )  # fmt: skip
 
 # Table 5: "the 5 layers of separable filters with feature size 14 x 14 x 512 are removed"

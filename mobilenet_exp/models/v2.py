@@ -10,12 +10,12 @@ from functools import partial
 from typing import NamedTuple
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.models.block_specs import Bottleneck
 from mobilenet_exp.models.layers import round_to, round_up
 from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
-from mobilenet_exp.models.rows import Bottleneck
 
 
-class Row(NamedTuple):
+class V2Stage(NamedTuple):
     """`n` bottlenecks of expansion `t` and `c` outputs; `s` is the stride of the first."""
 
     t: int
@@ -26,13 +26,13 @@ class Row(NamedTuple):
 
 TABLE = (
     #   t    c  n  s
-    Row(1,  16, 1, 1),
-    Row(6,  24, 2, 2),
-    Row(6,  32, 3, 2),
-    Row(6,  64, 4, 2),
-    Row(6,  96, 3, 1),
-    Row(6, 160, 3, 2),
-    Row(6, 320, 1, 1),
+    V2Stage(1,  16, 1, 1),
+    V2Stage(6,  24, 2, 2),
+    V2Stage(6,  32, 3, 2),
+    V2Stage(6,  64, 4, 2),
+    V2Stage(6,  96, 3, 1),
+    V2Stage(6, 160, 3, 2),
+    V2Stage(6, 320, 1, 1),
 )  # fmt: skip
 
 WIDTH_RULES = {

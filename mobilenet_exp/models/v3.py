@@ -13,14 +13,14 @@ from functools import partial
 from typing import NamedTuple
 
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.models.block_specs import Bottleneck
 from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
-from mobilenet_exp.models.rows import Bottleneck
 
 RE, HS = "relu", "hswish"
 STEM = 16
 
 
-class Row(NamedTuple):
+class V3Block(NamedTuple):
     """Kernel, expanded and output channels, squeeze-excite, non-linearity, stride."""
 
     k: int
@@ -33,36 +33,36 @@ class Row(NamedTuple):
 
 LARGE = (
     #   k  exp  out     SE  NL  s
-    Row(3,  16,  16, False, RE, 1),
-    Row(3,  64,  24, False, RE, 2),
-    Row(3,  72,  24, False, RE, 1),
-    Row(5,  72,  40, True,  RE, 2),
-    Row(5, 120,  40, True,  RE, 1),
-    Row(5, 120,  40, True,  RE, 1),
-    Row(3, 240,  80, False, HS, 2),
-    Row(3, 200,  80, False, HS, 1),
-    Row(3, 184,  80, False, HS, 1),
-    Row(3, 184,  80, False, HS, 1),
-    Row(3, 480, 112, True,  HS, 1),
-    Row(3, 672, 112, True,  HS, 1),
-    Row(5, 672, 160, True,  HS, 2),
-    Row(5, 960, 160, True,  HS, 1),
-    Row(5, 960, 160, True,  HS, 1),
+    V3Block(3,  16,  16, False, RE, 1),
+    V3Block(3,  64,  24, False, RE, 2),
+    V3Block(3,  72,  24, False, RE, 1),
+    V3Block(5,  72,  40, True,  RE, 2),
+    V3Block(5, 120,  40, True,  RE, 1),
+    V3Block(5, 120,  40, True,  RE, 1),
+    V3Block(3, 240,  80, False, HS, 2),
+    V3Block(3, 200,  80, False, HS, 1),
+    V3Block(3, 184,  80, False, HS, 1),
+    V3Block(3, 184,  80, False, HS, 1),
+    V3Block(3, 480, 112, True,  HS, 1),
+    V3Block(3, 672, 112, True,  HS, 1),
+    V3Block(5, 672, 160, True,  HS, 2),
+    V3Block(5, 960, 160, True,  HS, 1),
+    V3Block(5, 960, 160, True,  HS, 1),
 )  # fmt: skip
 
 SMALL = (
     #   k  exp  out     SE  NL  s
-    Row(3,  16,  16, True,  RE, 2),
-    Row(3,  72,  24, False, RE, 2),
-    Row(3,  88,  24, False, RE, 1),
-    Row(5,  96,  40, True,  HS, 2),
-    Row(5, 240,  40, True,  HS, 1),
-    Row(5, 240,  40, True,  HS, 1),
-    Row(5, 120,  48, True,  HS, 1),
-    Row(5, 144,  48, True,  HS, 1),
-    Row(5, 288,  96, True,  HS, 2),
-    Row(5, 576,  96, True,  HS, 1),
-    Row(5, 576,  96, True,  HS, 1),
+    V3Block(3,  16,  16, True,  RE, 2),
+    V3Block(3,  72,  24, False, RE, 2),
+    V3Block(3,  88,  24, False, RE, 1),
+    V3Block(5,  96,  40, True,  HS, 2),
+    V3Block(5, 240,  40, True,  HS, 1),
+    V3Block(5, 240,  40, True,  HS, 1),
+    V3Block(5, 120,  48, True,  HS, 1),
+    V3Block(5, 144,  48, True,  HS, 1),
+    V3Block(5, 288,  96, True,  HS, 2),
+    V3Block(5, 576,  96, True,  HS, 1),
+    V3Block(5, 576,  96, True,  HS, 1),
 )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ WIDTH_RULES = {
 }
 
 
-def _minimalistic(table: tuple[Row, ...]) -> tuple[Row, ...]:
+def _minimalistic(table: tuple[V3Block, ...]) -> tuple[V3Block, ...]:
     """The same columns with 3x3 kernels, no squeeze-excite and ReLU only (slim)."""
     return tuple(row._replace(k=3, se=False, nl=RE) for row in table)
 
@@ -128,7 +128,7 @@ def _build(
     return MobileNet(design, **options)
 
 
-def bottlenecks(table: tuple[Row, ...], *, absolute: bool = False) -> tuple[Bottleneck, ...]:
+def bottlenecks(table: tuple[V3Block, ...], *, absolute: bool = False) -> tuple[Bottleneck, ...]:
     """Turn a table into blocks; `absolute` expansions are the table's, not ratios."""
     in_channels = (STEM, *(row.out for row in table))
     return tuple(
@@ -145,7 +145,7 @@ def bottlenecks(table: tuple[Row, ...], *, absolute: bool = False) -> tuple[Bott
     )
 
 
-def _with_hswish(table: tuple[Row, ...], hswish: str) -> tuple[Row, ...]:
+def _with_hswish(table: tuple[V3Block, ...], hswish: str) -> tuple[V3Block, ...]:
     if hswish == "table":
         return table
     start = int(hswish) if hswish != "none" else float("inf")

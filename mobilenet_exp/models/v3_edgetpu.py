@@ -7,15 +7,15 @@ and momentum 0.01 as V3; dropout 0.2.
 
 from fractions import Fraction
 
+from mobilenet_exp.models.block_specs import BlockSpec, Bottleneck, Conv, FusedBottleneck
 from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
-from mobilenet_exp.models.rows import Bottleneck, Conv, FusedBottleneck, Row
 
 
-def fused(x: int, s: int, out: int) -> Row:
+def fused(x: int, s: int, out: int) -> BlockSpec:
     return FusedBottleneck(ratio=x, stride=s, out=out)
 
 
-def ib(x: int, k: int, s: int, out: int, *, wants_shortcut: bool = True) -> Row:
+def ib(x: int, k: int, s: int, out: int, *, wants_shortcut: bool = True) -> BlockSpec:
     return Bottleneck(ratio=Fraction(x), kernel=k, stride=s, out=out, wants_shortcut=wants_shortcut)
 
 

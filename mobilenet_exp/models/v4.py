@@ -10,31 +10,37 @@ not give, are taken from Conv-Medium and Conv-Large.
 from dataclasses import replace
 from functools import partial
 
+from mobilenet_exp.models.block_specs import (
+    Attention,
+    BlockSpec,
+    ConvPair,
+    FusedBottleneck,
+    Universal,
+)
 from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
-from mobilenet_exp.models.rows import Attention, ConvPair, FusedBottleneck, Row, Universal
 
 
-def FusedIB(s: int, out: int, x: int) -> Row:
+def FusedIB(s: int, out: int, x: int) -> BlockSpec:
     return FusedBottleneck(ratio=x, stride=s, out=out)
 
 
-def ExtraDW(k1: int, k2: int, s: int, out: int, x: int) -> Row:
+def ExtraDW(k1: int, k2: int, s: int, out: int, x: int) -> BlockSpec:
     return Universal(start_kernel=k1, kernel=k2, stride=s, out=out, ratio=x)
 
 
-def IB(k2: int, out: int, x: int) -> Row:
+def IB(k2: int, out: int, x: int) -> BlockSpec:
     return ExtraDW(0, k2, 1, out, x)
 
 
-def ConvNext(k1: int, out: int, x: int) -> Row:
+def ConvNext(k1: int, out: int, x: int) -> BlockSpec:
     return ExtraDW(k1, 0, 1, out, x)
 
 
-def FFN(out: int, x: int) -> Row:
+def FFN(out: int, x: int) -> BlockSpec:
     return ExtraDW(0, 0, 1, out, x)
 
 
-def MQA(heads: int, dim: int, kv: int, out: int) -> Row:
+def MQA(heads: int, dim: int, kv: int, out: int) -> BlockSpec:
     return Attention(heads=heads, head_dim=dim, kv_stride=kv, out=out)
 
 
@@ -192,7 +198,7 @@ HYBRID_LARGE = (
 
 
 def _design(
-    table: tuple[Row, ...],
+    table: tuple[BlockSpec, ...],
     *,
     stem: int,
     dropout: float,

@@ -14,6 +14,7 @@ from torch import nn
 # the base of all kinds: SyncBatchNorm is not a BatchNorm2d
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mobilenet_exp.config.schema import ModelConfig
 from mobilenet_exp.models.activations import ACTIVATIONS
 from mobilenet_exp.models.layers import ConvBNAct, InvertedResidual
 
@@ -72,3 +73,11 @@ def apply_variant(model: MobileNet, variant: Variant) -> MobileNet:
             )
     model.variant = variant
     return model
+
+
+def apply_config(model: MobileNet, config: ModelConfig) -> None:
+    """Let a BN eps or an activation that the config gives win over the weights' own."""
+    own = model.variant
+    bn_eps = config.bn_eps or own.bn_eps
+    activation = config.args.get("activation") or own.activation
+    apply_variant(model, replace(own, bn_eps=bn_eps, activation=activation))

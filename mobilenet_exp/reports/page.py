@@ -174,8 +174,8 @@ def _details(
     answers_left, pictures_left = ANSWERS, PICTURES
     points = max(10, round(MAX_POINTS * min(1.0, MANY_RUNS / max(len(shown), 1))))
     for (run, _), config in zip(shown, configs, strict=True):
-        settled = {key: config.get(key, ABSENT) for key in common}
-        differs = {key: value for key, value in settled.items() if value != common[key]}
+        values = {key: config.get(key, ABSENT) for key in common}
+        differs = {key: value for key, value in values.items() if value != common[key]}
         detail: dict[str, Any] = {
             # None where it is not known
             "config": differs if config else None,
@@ -184,18 +184,18 @@ def _details(
             "reason": printable(text(run.results.get("paper_reason"))),
             "made_by": _made_by(run),
         }
-        place = _place_of_answers(run)
-        if place:
+        folder = _folder_of_answers(run)
+        if folder:
             has_room = answers_left > 0, pictures_left > 0
-            answers = _answers(place, run) if has_room[0] else None
-            picture = _picture(place / "errors.png") if has_room[1] else None
+            answers = _answers(folder, run) if has_room[0] else None
+            picture = _picture(folder / "errors.png") if has_room[1] else None
             answers_left -= len(_packed(json.dumps(answers)))
             pictures_left -= len(picture or "")
             detail |= {"answers": answers, "errors": picture}
-            if not has_room[0] or (not has_room[1] and os.path.exists(place / "errors.png")):
+            if not has_room[0] or (not has_room[1] and os.path.exists(folder / "errors.png")):
                 detail["left_out"] = (
                     "The page holds answers and worst images of the newest runs only; those of "
-                    f"this one are in {printable(str(place))}."
+                    f"this one are in {printable(str(folder))}."
                 )
         found.append(_packed(json.dumps(detail, allow_nan=False)))
     return found
@@ -232,15 +232,15 @@ def _made_by(run: RunFolder) -> str:
     return printable(", ".join(filter(None, words))) if made_by else ""
 
 
-def _place_of_answers(run: RunFolder) -> Path | None:
+def _folder_of_answers(run: RunFolder) -> Path | None:
     """Return the folder with a run's answers: its best epoch's, or its last evaluation's."""
-    places = [run.path / "best", run.path, *(each.path for each in run.evals[::-1])]
-    return next((each for each in places if os.path.exists(each / "per_class.csv")), None)
+    folders = [run.path / "best", run.path, *(each.path for each in run.evals[::-1])]
+    return next((each for each in folders if os.path.exists(each / "per_class.csv")), None)
 
 
-def _answers(place: Path, run: RunFolder) -> dict[str, Any] | None:
+def _answers(folder: Path, run: RunFolder) -> dict[str, Any] | None:
     """Return accuracy by class and what was confused; of many classes, the worst ones."""
-    rows = read_csv(place / "per_class.csv")
+    rows = read_csv(folder / "per_class.csv")
     names = [printable(row.get("class") or "") for row in rows]
     # a class without images has none
     top1 = [_percent(row.get("top1")) for row in rows]
@@ -248,13 +248,13 @@ def _answers(place: Path, run: RunFolder) -> dict[str, Any] | None:
     if not scored:
         return None
     is_small = len(rows) <= MAX_CLASSES
-    pairs = _confusions(place / "confusion.csv")
+    pairs = _confusions(folder / "confusion.csv")
     if not _fits(pairs, len(names)):
         pairs = []
     worst = sorted(((n, i, j) for i, j, n in pairs if i != j), reverse=True)[:5]
     worst_first = [index for _, index in scored][:MAX_CLASSES]
     kept = list(range(len(rows))) if is_small else worst_first
-    what = "of the best epoch" if place.name == "best" else f"of {place.name}"
+    what = "of the best epoch" if folder.name == "best" else f"of {folder.name}"
     if not is_small:
         what += f"; the worst {MAX_CLASSES} of {len(rows)} classes"
     return {

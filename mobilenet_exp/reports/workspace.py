@@ -32,7 +32,7 @@ from mobilenet_exp.core.text import plural
 from mobilenet_exp.papers.rows import paper_rows
 from mobilenet_exp.reports.options import Parser
 from mobilenet_exp.tracking.environment import DEFAULT_PROJECT, read_surroundings, resolve_mode
-from mobilenet_exp.tracking.published import Figures, default_entity, log_figures
+from mobilenet_exp.tracking.wandb_rows import Figures, default_entity, log_figures
 
 NAME = "Beside the papers"
 SPEC = "wandb_workspace.json"

@@ -14,13 +14,15 @@ from mobilenet_exp.config.identity import differences
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.core.text import plural
+from mobilenet_exp.machine.compute import Scalar
 from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import step
-from mobilenet_exp.training.scalars import LossWatch
 from mobilenet_exp.training.state import Progress, TrainMeter, TrainState
 from mobilenet_exp.weights.averaging import keep_newest, kept_path
 from mobilenet_exp.weights.checkpoint import load_latest, save_checkpoint
 
+# updates between two looks at the loss where each look waits for the device
+LOOK_EVERY = 50
 # how often one epoch may go back to a checkpoint
 MAX_ROLLBACKS = 3
 OTHER_ROOT = "choose another run.root to start afresh"
@@ -139,6 +141,34 @@ class Checkpointer:
             f"restored weights from epoch {then.epoch + 1}, update {then.update}; "
             f"continuing after update {progress.update} of epoch {progress.epoch + 1}"
         )
+
+
+class LossWatch:
+    """Tells whether a sum of losses is finite, if it can, without waiting for the device.
+
+    On a CPU it tells at once. From CUDA the answer is copied beside the work, and told when
+    it has come; elsewhere every LOOK_EVERY updates.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._looks = 0
+        self._copied: Scalar | None = None
+
+    def is_bad(self, loss_sum: Tensor) -> bool:
+        """Return whether the sum is known not to be finite."""
+        self._looks += 1
+        if self.device.type not in ("cpu", "cuda") and self._looks % LOOK_EVERY:
+            return False
+        if self.device.type != "cuda":
+            return not loss_sum.isfinite().item()
+        is_bad = False
+        if self._copied and self._copied.has_come:
+            is_bad = not self._copied.item()
+            self._copied = None
+        if self._copied is None:
+            self._copied = Scalar(loss_sum.isfinite(), self.device)
+        return is_bad
 
 
 def check_finite(state: TrainState) -> None:

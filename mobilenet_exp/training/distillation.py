@@ -1,16 +1,15 @@
 """A trained network to learn from (distillation)."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from mobilenet_exp.config.schema import (
-    Config,
-    DistillConfig,
-)
+from mobilenet_exp.config.schema import Config, DistillConfig, ModelConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.preprocessing import Preprocessing
-from mobilenet_exp.weights.loaded import load_teacher
-from mobilenet_exp.weights.published import published_net
+from mobilenet_exp.weights.load import load_published, load_run
+from mobilenet_exp.weights.pretrained import published_net
 
 
 class Teacher:
@@ -63,7 +62,20 @@ def build_teacher(config: Config, classes: list[str], num_classes: int) -> Teach
         net, own = published_net(distill.teacher, key="distill.teacher")
         num_answers = net.num_classes
     else:
-        loaded = load_teacher(distill.teacher, distill)
+        if distill.model is not None:
+            model = ModelConfig(name=distill.model, width_mult=distill.width_mult)
+            try:
+                loaded = load_published(distill.teacher, model)
+            except InputError as error:
+                problem = error.problem.partition("; choose one, as weights_key")[0]
+                raise InputError("distill.teacher", distill.teacher, problem) from error
+        elif Path(distill.teacher).is_file():
+            loaded = load_run(distill.teacher)
+        else:
+            problem = (
+                "no such file; for torchvision's weights give distill.model, for timm's timm:..."
+            )
+            raise InputError("distill.teacher", distill.teacher, problem)
         if loaded.classes not in (None, classes):
             problem = "was trained on other classes than the data has"
             raise InputError("distill.teacher", distill.teacher, problem)

@@ -23,10 +23,10 @@ from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import as_csv, plural
 from mobilenet_exp.data.loaders import image_identity
+from mobilenet_exp.evaluation.answers import answer_files, class_titles
 from mobilenet_exp.evaluation.metrics import Predictions
-from mobilenet_exp.evaluation.results import answer_files, class_titles
 from mobilenet_exp.evaluation.showing import show_answers
-from mobilenet_exp.machine.compute import Compute
+from mobilenet_exp.machine.compute import Compute, Scalar
 from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.machine.preemption import Preempted
 from mobilenet_exp.models.profiling import (
@@ -43,7 +43,6 @@ from mobilenet_exp.tracking.environment import is_under_agent
 from mobilenet_exp.tracking.pictures import Throttle, draw_curves
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.training.checkpointing import check_config, check_images
-from mobilenet_exp.training.scalars import Scalar
 from mobilenet_exp.training.state import TrainState
 from mobilenet_exp.training.tracing import Tracer
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,12 @@ from mobilenet_exp.data.mixing import Mixing
 from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.machine.distributed import World
 from mobilenet_exp.models.fake_quantized import FakeQuantized
-from mobilenet_exp.training.distillation import Teacher
 from mobilenet_exp.training.ema import Average
 from mobilenet_exp.training.optim import load_optimizer
 from mobilenet_exp.weights.checkpoint import restore_model, restore_ranges
+
+if TYPE_CHECKING:
+    from mobilenet_exp.training.distillation import Teacher
 
 
 @dataclass
@@ -83,6 +85,9 @@ class TrainMeter:
         self.left_out |= left_out
         self.num_unturned += num_unturned
 
+    def to(self, device: torch.device) -> None:
+        self.loss_sum, self.correct = self.loss_sum.to(device), self.correct.to(device)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the sums on the CPU, for other processes and files."""
         return asdict(self) | {"loss_sum": self.loss_sum.cpu(), "correct": self.correct.cpu()}
@@ -120,7 +125,7 @@ class TrainState:
     lr_at: Callable[[int], float]
     loss_fn: Callable[[Tensor, Tensor], Tensor]
     mixing: Mixing | None = None
-    teacher: Teacher | None = None
+    teacher: "Teacher | None" = None
     average: Average | None = None
     # the model as it answers in int8, where it learns to
     fake_quantized: FakeQuantized | None = None

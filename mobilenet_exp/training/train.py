@@ -49,10 +49,9 @@ from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.machine.preemption import listening
 from mobilenet_exp.models.build import config_model
 from mobilenet_exp.models.fake_quantized import FakeQuantized, check_device, update_qparams
-from mobilenet_exp.models.variant import describe_variant
+from mobilenet_exp.models.variant import apply_config, describe_variant
 from mobilenet_exp.training import step
 from mobilenet_exp.training.checkpointing import Checkpointer, check_finite, resume
-from mobilenet_exp.training.distillation import build_teacher
 from mobilenet_exp.training.ema import Average
 from mobilenet_exp.training.losses import LOSSES
 from mobilenet_exp.training.optim import build_optimizer
@@ -66,7 +65,6 @@ from mobilenet_exp.training.schedule import build_schedule
 from mobilenet_exp.training.state import Pace, TrainMeter, TrainState
 from mobilenet_exp.training.synced_bn import synchronise_bn
 from mobilenet_exp.weights.checkpoint import load_latest
-from mobilenet_exp.weights.loaded import apply_config, weights_and_model
 
 
 def train(
@@ -203,6 +201,9 @@ def build_state(
         )
     teacher = None
     if config.distill.teacher:
+        # what reads weights of any origin is loaded where a run starts from some
+        from mobilenet_exp.training.distillation import build_teacher
+
         teacher = build_teacher(config, loaders.classes, num_classes).to(compute.device)
     fake_quantized = None
     if train.quantise:
@@ -260,6 +261,8 @@ def build_network(
         return config_model(config.model, num_classes, stem_stride=stem_stride), []
     if not config.weights:
         return config_model(config.model, num_classes), []
+    from mobilenet_exp.weights.load import weights_and_model
+
     weights, model = weights_and_model(
         config.weights,
         config.model,
@@ -326,8 +329,7 @@ def make_updates(state: TrainState, show: Show) -> Iterator[None]:
     """
     progress, sampler = state.progress, state.loaders.sampler
     sampler.set_position(progress.epoch + 1, progress.update)
-    device, meter = state.compute.device, state.meter
-    meter.loss_sum, meter.correct = meter.loss_sum.to(device), meter.correct.to(device)
+    state.meter.to(state.compute.device)
     step.set_training_mode(state)
     state.pace = Pace(closing=state.pace.closing)
 

@@ -14,7 +14,7 @@ from mobilenet_exp.cli import CONF, PROGRAMS
 from mobilenet_exp.config.help import field_comments, help_text
 from mobilenet_exp.config.schema import BenchConfig, Config, DataConfig, EvalConfig
 from mobilenet_exp.data.augment import TrainTransform
-from mobilenet_exp.datasets.builders import DATASETS
+from mobilenet_exp.datasets.sets import DATASETS
 from mobilenet_exp.models import list_models
 from mobilenet_exp.models.build import config_model
 from mobilenet_exp.training.optim import OPTIMIZERS, build_optimizer

@@ -53,7 +53,7 @@ from mobilenet_exp.core.errors import InputError
         ("run.root=''", "run.root=: must name a folder"),
         ("distill.share=0.2", "distill.teacher=null: required when another distill.* key is set"),
         ("foo", "foo: not understood"),
-        ("foo=bar=baz", "foo=bar=baz: not understood; an override reads key=value; quote odd"),
+        ("foo=bar=baz", "foo=bar=baz: not understood; an override reads key=value; quote special"),
         ("train.epochs=???", "train.epochs=???: must be given"),
     ],
 )

@@ -29,7 +29,7 @@ from mobilenet_exp.data.augment import (
 from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets.images import open_file, opened
-from mobilenet_exp.weights.published import find_published
+from mobilenet_exp.weights.pretrained import find_published
 
 CPU = torch.device("cpu")
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -17,7 +17,7 @@ from mobilenet_exp.data.loaders import LoaderOptions, build_loaders, num_workers
 from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.sampler import Key
 from mobilenet_exp.datasets import images
-from mobilenet_exp.datasets.builders import build_image_set
+from mobilenet_exp.datasets.sets import build_image_set
 from mobilenet_exp.training.train import build_state, finish_epoch, make_updates
 
 OPTIONS = {count: LoaderOptions(workers=count) for count in (0, 1, 2)}

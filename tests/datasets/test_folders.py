@@ -8,9 +8,9 @@ from PIL import Image
 
 from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.datasets.builders import build_image_set
 from mobilenet_exp.datasets.folders import find_classes, list_images
 from mobilenet_exp.datasets.images import open_file
+from mobilenet_exp.datasets.sets import build_image_set
 
 
 def _save(path, kind=None):

@@ -8,8 +8,7 @@ import pytest
 
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.datasets import listing
-from mobilenet_exp.datasets.listing import list_tree
-from mobilenet_exp.datasets.names import Names
+from mobilenet_exp.datasets.listing import Names, list_tree
 
 
 @pytest.fixture

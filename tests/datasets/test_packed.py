@@ -18,12 +18,12 @@ from mobilenet_exp import compose
 from mobilenet_exp.config.schema import DataConfig, ImagesConfig
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.data.loaders import LoaderOptions, build_loaders
-from mobilenet_exp.datasets import packing
-from mobilenet_exp.datasets.builders import build_image_set
 from mobilenet_exp.datasets.codec import Box
-from mobilenet_exp.datasets.packed import open_raw
-from mobilenet_exp.datasets.packing import pack
-from mobilenet_exp.datasets.shards import Index, is_of
+from mobilenet_exp.datasets.packed import packing
+from mobilenet_exp.datasets.packed.images import open_raw
+from mobilenet_exp.datasets.packed.packing import pack
+from mobilenet_exp.datasets.packed.shards import Index, is_of
+from mobilenet_exp.datasets.sets import build_image_set
 
 
 def _pack(root, out, *words: str):

@@ -15,8 +15,8 @@ from mobilenet_exp import compose
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.data.loaders import LoaderOptions, build_loaders
-from mobilenet_exp.datasets import remote
-from mobilenet_exp.datasets.packing import pack
+from mobilenet_exp.datasets.packed import remote
+from mobilenet_exp.datasets.packed.packing import pack
 
 
 class Flaky(MemoryFileSystem):

@@ -21,8 +21,8 @@ from mobilenet_exp.deploy.samples import real_images
 from mobilenet_exp.evaluation.job import evaluate
 from mobilenet_exp.evaluation.photos import classify_photos
 from mobilenet_exp.machine.compute import Compute
-from mobilenet_exp.weights.exported import RECORD, read_exported
-from mobilenet_exp.weights.loaded import load_exported, model_from_checkpoint
+from mobilenet_exp.weights.load import load_exported, model_from_checkpoint
+from mobilenet_exp.weights.runtime_files import METADATA_KEY, read_exported
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 FAKE = ("data=fake", "data.args={num_images: 24, num_classes: 3}", "data.resolution=64")
@@ -108,11 +108,11 @@ def test_a_run_s_file_lies_in_its_folder_and_says_what_it_is(run, capsys):
     assert "answers to 6 photographs differ from the network's by " in out
     assert f"python eval.py weights={found['path']}" in out
     assert found["path"].endswith(f"{run.parents[1].name}/exported/best.pt2")
-    _, record = read_exported(found["path"])
-    assert record.origin == str(run)
-    assert record.form == "float32, BatchNorm folded"
-    assert set(record.made_by["versions"]) >= {"torch", "timm"}
-    assert record.model["stem_stride"] == 2
+    _, metadata = read_exported(found["path"])
+    assert metadata.origin == str(run)
+    assert metadata.form == "float32, BatchNorm folded"
+    assert set(metadata.made_by["versions"]) >= {"torch", "timm"}
+    assert metadata.model["stem_stride"] == 2
 
 
 def test_images_are_real_ones(run):
@@ -132,10 +132,10 @@ def test_a_file_whose_answers_differ_is_not_written(run, tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["net.pt2"]
 
 
-def _writes_another(model, images, path, record):
+def _writes_another(model, images, path, metadata):
     other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 3)).eval()
     program = torch.export.export(other, (images,))
-    torch.export.save(program, str(path), extra_files={RECORD: record})
+    torch.export.save(program, str(path), extra_files={METADATA_KEY: metadata})
 
 
 def test_other_sides_are_exported_when_asked_for(run, tmp_path):
@@ -206,7 +206,10 @@ def test_files_that_are_none_of_ours_are_refused_in_one_line(run, tmp_path):
     path = tmp_path / "net.pt2"
     _export(run, "format=torch_export", f"out={path}")
     for words, problem in (
-        ((f"weights={foreign}",), "has no record of its network; `python -m mobilenet_exp export`"),
+        (
+            (f"weights={foreign}",),
+            "has no metadata of its network; `python -m mobilenet_exp export`",
+        ),
         ((f"weights={broken}",), "cannot be opened: "),
         ((f"weights={tmp_path}/none.pte",), "none.pte: no such file"),
         ((f"weights={path}", "model=v2"), "model.name=v2: is read from the exported file"),
@@ -227,4 +230,4 @@ def test_a_record_is_json():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)).eval()
     text = json.dumps({"a": "\u00e4"})
     content = onnx.load_from_string(to_onnx(model, torch.randn(1, 3, 2, 2), text))
-    assert {each.key: each.value for each in content.metadata_props}[RECORD] == text
+    assert {each.key: each.value for each in content.metadata_props}[METADATA_KEY] == text

@@ -120,7 +120,7 @@ def test_a_file_for_any_side_has_the_one_that_is_asked_for(tmp_path):
         (_pooling("n", 3, 64, 32), {}, "takes images [0, 3, 64, 32]; one float32"),
         (_pooling("n", 3, 8, 8, inputs=("images", "more")), {}, "takes images [0, 3, 8, 8], more"),
         (_pooling("n", 3, 64, 64), {"resolution": 32}, "32 is not its side, which is 64"),
-        (_pooling("n", 3, 64, 64), {"width_mult": 0.5}, "width_mult is settled by the file"),
+        (_pooling("n", 3, 64, 64), {"width_mult": 0.5}, "width_mult is fixed by the file"),
         (
             _pooling(
                 *("n", 3, 64, 64),

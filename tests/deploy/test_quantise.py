@@ -11,7 +11,7 @@ from mobilenet_exp.deploy.export import export
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import FORMATS, exported, to_onnx
 from mobilenet_exp.deploy.int8_check import check_answers
-from mobilenet_exp.deploy.nets import build_nets, settle_statistics
+from mobilenet_exp.deploy.nets import build_nets, warm_batchnorm
 from mobilenet_exp.deploy.ptq import equalise, round_weights
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
 from mobilenet_exp.deploy.quantise import from_qat, with_torchao
@@ -19,8 +19,8 @@ from mobilenet_exp.deploy.samples import calibration_images
 from mobilenet_exp.evaluation.job import evaluate
 from mobilenet_exp.models.fake_quantized import FakeQuantized, weight_most
 from mobilenet_exp.models.layers_v4 import LayerScale, MultiQueryAttention, UniversalBottleneck
-from mobilenet_exp.weights.exported import read_exported
-from mobilenet_exp.weights.loaded import load_run
+from mobilenet_exp.weights.load import load_run
+from mobilenet_exp.weights.runtime_files import read_exported
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_network_that_learned_to_be_rounded_is_written_as_it_learned(
 def test_the_graph_of_what_was_learned_answers_as_it_did(name):
     pytest.importorskip("torchao")
     (net,) = build_nets([{"name": name, "num_classes": 9}], 64)
-    settle_statistics(net.model, 64)
+    warm_batchnorm(net.model, 64)
     fake_quantized, images = FakeQuantized(net.model).train(), torch.randn(4, 3, 64, 64)
     net.model.eval()
     fake_quantized(images)
@@ -270,7 +270,7 @@ def test_a_runtime_that_answers_otherwise_than_the_integers_is_refused(runtime):
     for library in ("onnx", "onnxscript", "onnxruntime", *FOR_INT8):
         pytest.importorskip(library)
     (net,) = build_nets([{"name": "v2", "width_mult": 0.35, "num_classes": 9}], 64)
-    settle_statistics(net.model, 64)
+    warm_batchnorm(net.model, 64)
     network, images = folded(net.model), torch.randn(8, 3, 64, 64)
     exact = with_torchao(network, [images], weight_bits=8, corrects=False)
     check_answers(exact, exact, network, images, runtime)
@@ -297,7 +297,7 @@ def test_weights_of_7_bits_leave_room_for_two_products_in_16_bits():
 @torch.no_grad()
 def test_channels_that_are_evened_out_leave_the_answers():
     (net,) = build_nets([{"name": "v2", "width_mult": 0.35, "num_classes": 9}], 64)
-    settle_statistics(net.model, 64)
+    warm_batchnorm(net.model, 64)
     images = torch.randn(4, 3, 64, 64)
     # a channel of the shortcuts that is a hundred times as large as the others
     norm = net.model.blocks[1].project.bn

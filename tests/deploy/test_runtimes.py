@@ -11,7 +11,7 @@ from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.deploy import runtimes
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.int8_check import check_answers
-from mobilenet_exp.deploy.nets import build_nets, settle_statistics
+from mobilenet_exp.deploy.nets import build_nets, warm_batchnorm
 from mobilenet_exp.deploy.runtimes import INT8, LIBRARIES, layered, prepare
 from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.models import build_model, list_models
@@ -105,7 +105,7 @@ def test_runtimes_in_8_bits_are_near(runtime):
     for library in LIBRARIES[runtime]:
         pytest.importorskip(library)
     (net,) = build_nets([{"name": "v1", "width_mult": 0.25}], 64)
-    settle_statistics(net.model, 64)
+    warm_batchnorm(net.model, 64)
     images = torch.randn(2, 3, 64, 64)
     forward = prepare(runtime, net.model, images, COMPUTE)
     with torch.inference_mode():

@@ -27,8 +27,7 @@ def bare_state(model: nn.Module, *words: str, compute: Compute | None = None, **
     state = TrainState(
         compose(*words), compute, World(), loaders, 10, model, model, **common | options
     )
-    device, meter = compute.device, state.meter
-    meter.loss_sum, meter.correct = meter.loss_sum.to(device), meter.correct.to(device)
+    state.meter.to(compute.device)
     return state
 
 

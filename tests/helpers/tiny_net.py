@@ -3,8 +3,8 @@
 Registered as `tiny`: `model.name=tiny run.imports=[tiny_net]`.
 """
 
+from mobilenet_exp.models.block_specs import Bottleneck
 from mobilenet_exp.models.network import MODELS, Design, MobileNet
-from mobilenet_exp.models.rows import Bottleneck
 
 DESIGN = Design(
     stem=16,

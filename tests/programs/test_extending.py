@@ -14,7 +14,7 @@ from mobilenet_exp import compose, evaluate, profile_model, train
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.deploy.export import export
 from mobilenet_exp.models import MODELS
-from mobilenet_exp.weights.loaded import load_run
+from mobilenet_exp.weights.load import load_run
 
 TEXT = (ROOT / "docs" / "contributing.md").read_text()
 SMALL = ("run.device=cpu", "run.wandb=disabled")

@@ -21,7 +21,7 @@ from image_folders import write_classes
 
 from mobilenet_exp import compose, train
 from mobilenet_exp.config.identity import run_name
-from mobilenet_exp.datasets.packing import pack
+from mobilenet_exp.datasets.packed.packing import pack
 from mobilenet_exp.training import train as training
 
 # the nightly form: KILLS=20

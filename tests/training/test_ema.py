@@ -8,7 +8,7 @@ from mobilenet_exp import evaluate, train
 from mobilenet_exp.config.schema import EvalConfig, EvalRunConfig
 from mobilenet_exp.training.ema import Average
 from mobilenet_exp.weights.checkpoint import load_checkpoint
-from mobilenet_exp.weights.loaded import load_model
+from mobilenet_exp.weights.load import load_model
 
 pytestmark = pytest.mark.usefixtures("tiny")
 

@@ -18,7 +18,7 @@ from mobilenet_exp.training.step import wrap_model
 from mobilenet_exp.training.train import build_state, make_updates
 from mobilenet_exp.weights.averaging import average, kept_path
 from mobilenet_exp.weights.checkpoint import load_checkpoint, save_checkpoint
-from mobilenet_exp.weights.loaded import load_run
+from mobilenet_exp.weights.load import load_run
 
 pytest.importorskip("torchao")
 CPU = torch.device("cpu")

@@ -9,9 +9,7 @@ from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.machine.distributed import joined
 from mobilenet_exp.machine.launch import launch
 from mobilenet_exp.machine.preemption import Stop
-from mobilenet_exp.training import scalars
-from mobilenet_exp.training.checkpointing import Checkpointer
-from mobilenet_exp.training.scalars import LossWatch
+from mobilenet_exp.training.checkpointing import LOOK_EVERY, Checkpointer, LossWatch
 from mobilenet_exp.training.step import wrap_model
 from mobilenet_exp.training.train import build_state, make_updates
 
@@ -88,5 +86,5 @@ def test_on_cuda_the_answer_is_read_when_it_has_come(monkeypatch):
 
 def test_elsewhere_it_is_looked_at_now_and_then():
     watch = LossWatch(torch.device("mps"))
-    answers = [watch.is_bad(torch.tensor(float("nan"))) for _ in range(scalars.LOOK_EVERY)]
-    assert answers == [False] * (scalars.LOOK_EVERY - 1) + [True]
+    answers = [watch.is_bad(torch.tensor(float("nan"))) for _ in range(LOOK_EVERY)]
+    assert answers == [False] * (LOOK_EVERY - 1) + [True]

@@ -9,7 +9,7 @@ import torch
 from mobilenet_exp import build_model
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.weights.checkpoint import load_checkpoint, restore_model, save_checkpoint
-from mobilenet_exp.weights.loaded import load_run
+from mobilenet_exp.weights.load import load_run
 
 
 def test_a_checkpoint_comes_back_by_weights_only(tmp_path):

@@ -15,7 +15,7 @@ from torch import nn
 
 from mobilenet_exp import build_model, load_weights
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.weights.loading import read_weights
+from mobilenet_exp.weights.load import read_weights
 
 V3 = randomize(torchvision.models.mobilenet_v3_small())
 

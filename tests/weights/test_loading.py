@@ -10,7 +10,7 @@ from torch import nn
 from mobilenet_exp import build_model, load_weights, train
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.weights.checkpoint import load_checkpoint
-from mobilenet_exp.weights.loading import read_weights
+from mobilenet_exp.weights.load import read_weights
 
 
 def _torchvision(name: str, **options) -> nn.Module:

@@ -19,8 +19,8 @@ from filelock import FileLock
 
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, first_line
-from mobilenet_exp.datasets.arrays import part_of
-from mobilenet_exp.datasets.shards import Index, is_of, read_part
+from mobilenet_exp.datasets.listing import part_of
+from mobilenet_exp.datasets.packed.shards import Index, is_of, read_part
 
 T = TypeVar("T")
 # seconds between two tries of one request, which give a server half a minute to come back
@@ -127,9 +127,9 @@ class Remote:
             return True
 
         def probe(files: Any) -> bool:
-            place = f"{self._path}/{name}"
+            address = f"{self._path}/{name}"
             try:
-                with files.open(place, "rb", block_size=PROBE, cache_type="none") as file:
+                with files.open(address, "rb", block_size=PROBE, cache_type="none") as file:
                     # the first bytes would come from such a server, too
                     file.seek(PROBE)
                     return len(file.read(PROBE)) == PROBE
@@ -158,8 +158,8 @@ class Remote:
         try:
             return read_part(self.cache / shard, first, size)
         except FileNotFoundError:
-            place = f"{self._path}/{shard}"
-            return self._tried(lambda files: files.cat_file(place, first, first + size), shard)
+            address = f"{self._path}/{shard}"
+            return self._tried(lambda files: files.cat_file(address, first, first + size), shard)
 
     def fetch(self, name: str) -> Path:
         """Bring a file into the cache, where it has its name once it is whole."""

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.datasets.arrays import map_arrays, save_arrays
 from mobilenet_exp.datasets.folders import image_endings
-from mobilenet_exp.datasets.names import Names
+from mobilenet_exp.datasets.listing import Names, map_arrays, save_arrays
 
 FORMAT = "mobilenet_exp shards 1"
 # what a set is packed with; it is there from the beginning
@@ -122,7 +121,7 @@ def is_of(name: str, split: str) -> bool:
     return name.endswith(".tar") and [key for key in SPLITS if words & SPLITS[key]] == [split]
 
 
-class Place(Protocol):
+class ShardStore(Protocol):
     """Where shards are: in a folder, or at an address."""
 
     @property
@@ -179,7 +178,7 @@ def read_part(path: Path, first: int, size: int) -> bytes:
         return file.read(size)
 
 
-def index_shards(place: Place, names: list[str], classes: list[str] | None) -> Index:
+def index_shards(store: ShardStore, names: list[str], classes: list[str] | None) -> Index:
     """Look through shards from elsewhere and return their index; labels are in `.cls` files.
 
     `classes` None: the labels' numbers. Raises InputError for a shard that is cut short or
@@ -188,9 +187,9 @@ def index_shards(place: Place, names: list[str], classes: list[str] | None) -> I
     found = []
     others: dict[str, str] = {}
     # before they are read: one that changes meanwhile is read anew the next time
-    stamps = [place.stamp(name) for name in names]
+    stamps = [store.stamp(name) for name in names]
     for number, name in enumerate(names):
-        images, left_out = _members(place, name)
+        images, left_out = _members(store, name)
         found += [(number, *each) for each in images]
         others |= {f"{name}/{each}": why for each, why in left_out.items()}
     if not found:
@@ -199,7 +198,7 @@ def index_shards(place: Place, names: list[str], classes: list[str] | None) -> I
     endings = sorted(set(ends))
     count = max(label) + 1
     return Index(
-        [(name, place.size(name)) for name in names],
+        [(name, store.size(name)) for name in names],
         np.array(shard, np.int32),
         np.array(offset, np.int64),
         np.array(size, np.int64),
@@ -215,11 +214,11 @@ def index_shards(place: Place, names: list[str], classes: list[str] | None) -> I
 
 
 def _members(
-    place: Place, shard: str
+    store: ShardStore, shard: str
 ) -> tuple[list[tuple[str, str, int, int, int]], dict[str, str]]:
     """Return key, ending, offset, length and label of each image of a shard, and other files."""
     try:
-        with place.open(shard) as opened:
+        with store.open(shard) as opened:
             files, others = _read_members(opened)
     except tarfile.TarError as error:
         raise InputError("data.root", shard, f"is cut short or no tar file ({error})") from error

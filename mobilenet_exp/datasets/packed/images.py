@@ -9,21 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.datasets.codec import Box
 from mobilenet_exp.datasets.decode import Opened, open_image
 from mobilenet_exp.datasets.imagenet import class_ids
-from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.images import ImageFiles, ImageSet
 from mobilenet_exp.datasets.listing import wait_for_others
-from mobilenet_exp.datasets.remote import Remote
-from mobilenet_exp.datasets.shards import (
+from mobilenet_exp.datasets.packed.remote import Remote, default_cache, is_address
+from mobilenet_exp.datasets.packed.shards import (
     PLAN,
     RAW,
     UNKNOWN,
     Folder,
     Index,
-    Place,
+    ShardStore,
     index_path,
     index_shards,
     is_of,
@@ -38,13 +39,13 @@ class PackedImages(ImageFiles):
     """Images in shards. `verify`: whether each one's checksum is looked at when it is read."""
 
     index: Index = field(kw_only=True)
-    place: Place = field(kw_only=True)
+    store: ShardStore = field(kw_only=True)
     verify: bool = field(kw_only=True, default=True)
 
     def read(self, index: int) -> tuple[bytes, str]:
         found = self.index
         shard, size = found.shards[found.shard[index]][0], int(found.size[index])
-        data = self.place.read(shard, int(found.offset[index]), size)
+        data = self.store.read(shard, int(found.offset[index]), size)
         if len(data) != size:
             raise OSError(f"cannot be read: {shard} is cut short")
         if self.verify and found.checksum[index] not in (UNKNOWN, zlib.crc32(data)):
@@ -94,8 +95,40 @@ def _read_header(start: bytes) -> tuple[tuple[int, int, int], int]:
     return shape, len(start)
 
 
+def packed_set(
+    data: ImagesConfig,
+    split: str,
+    *,
+    classes: str | None,
+    verify: bool,
+    cache: str | None,
+    cache_bytes: float,
+) -> ImageSet:
+    """Return the images of `data.root`, a folder or an address; see `sets.packed`."""
+    if data.root is None:
+        raise InputError("data.root", None, "must be given: the folder of the shards")
+    if classes not in (None, "imagenet"):
+        raise InputError("data.args.classes", classes, "not known; allowed: imagenet, null")
+    store: ShardStore
+    if is_address(data.root):
+        kept = Path(cache).expanduser() if cache else default_cache(data.root)
+        store = Remote(data.root, kept, cache_bytes)
+    else:
+        kept = Path(data.root)
+        if not kept.is_dir():
+            raise InputError("data.root", kept, "no such folder")
+        store = Folder(kept)
+    upright = data.exif == "apply"
+    images, names = packed_images(
+        store, kept, split, classes=classes, verify=verify, upright=upright
+    )
+    if isinstance(store, Remote):
+        store.fetch_ahead(images.index)
+    return ImageSet(images, names)
+
+
 def packed_images(
-    place: Place, kept: Path, split: str, *, classes: str | None, verify: bool, upright: bool
+    store: ShardStore, kept: Path, split: str, *, classes: str | None, verify: bool, upright: bool
 ) -> tuple[PackedImages, list[str]]:
     """Return a split's images and its class names; shards without an index get one.
 
@@ -104,12 +137,12 @@ def packed_images(
     """
     path = index_path(kept, split)
     with ExitStack() as stack:
-        if isinstance(place, Remote):
+        if isinstance(store, Remote):
             # one process of a machine changes what is kept, the others wait
             wait_for_others(path, stack)
-        index = _index_of(place, path, split, classes)
-    if isinstance(place, Folder):
-        _check_shards(index, place, split)
+        index = _index_of(store, path, split, classes)
+    if isinstance(store, Folder):
+        _check_shards(index, store, split)
     known = class_ids() if classes == "imagenet" else index.classes
     if index.label.max() >= len(known):
         problem = f"must have {index.label.max() + 1} classes, as the labels have"
@@ -121,50 +154,50 @@ def packed_images(
         others=index.others,
         upright=upright,
         index=index,
-        place=place,
+        store=store,
         verify=verify,
     )
     return images, known
 
 
-def _index_of(place: Place, path: Path, split: str, classes: str | None) -> Index:
+def _index_of(store: ShardStore, path: Path, split: str, classes: str | None) -> Index:
     """Return the index that is kept, or one made anew where it is not that of the shards."""
-    if isinstance(place, Remote) and place.has_changed(path.name):
-        console.line(f"{place.address}: {path.name} has changed there; all is fetched anew")
-        place.forget(split)
+    if isinstance(store, Remote) and store.has_changed(path.name):
+        console.line(f"{store.address}: {path.name} has changed there; all is fetched anew")
+        store.forget(split)
     if not path.exists():
-        return _make_index(place, path, split, classes)
+        return _make_index(store, path, split, classes)
     index = Index.load(path)
     # a set that was packed here has checksums, which move with it; shards from elsewhere do not
-    if UNKNOWN in index.checksum[:1] and (change := _change(index, place, split)):
+    if UNKNOWN in index.checksum[:1] and (change := _change(index, store, split)):
         console.line(f"{path}: made anew, as {change}")
-        if isinstance(place, Remote):
-            place.forget(split)
-        return _make_index(place, path, split, classes)
+        if isinstance(store, Remote):
+            store.forget(split)
+        return _make_index(store, path, split, classes)
     return index
 
 
-def _make_index(place: Place, path: Path, split: str, classes: str | None) -> Index:
+def _make_index(store: ShardStore, path: Path, split: str, classes: str | None) -> Index:
     """Bring the index that lies beside the shards, or make one of them."""
     try:
-        there = place.names()
-        if isinstance(place, Remote) and path.name in there:
-            place.fetch_index(path.name)
+        there = store.names()
+        if isinstance(store, Remote) and path.name in there:
+            store.fetch_index(path.name)
             return Index.load(path)
         if PLAN in there:
             problem = "was not packed to the end; repeat the command that packs it"
-            raise InputError("data.root", place.root, problem)
+            raise InputError("data.root", store.root, problem)
         names = [name for name in there if is_of(name, split)]
         if not names:
             problem = f"has neither {path.name} nor shards named *{split}*.tar"
-            raise InputError("data.root", place.root, problem)
-        if isinstance(place, Remote) and not place.gives_parts(names[0]):
+            raise InputError("data.root", store.root, problem)
+        if isinstance(store, Remote) and not store.gives_parts(names[0]):
             problem = "the server gives no parts of files, which an index is made of"
-            raise InputError("data.root", place.root, f"{problem}; copy the shards to a folder")
-        index = index_shards(place, names, class_ids() if classes == "imagenet" else None)
+            raise InputError("data.root", store.root, f"{problem}; copy the shards to a folder")
+        index = index_shards(store, names, class_ids() if classes == "imagenet" else None)
     except OSError as error:
         problem = f"{path.name} cannot be made: {error.strerror or error}"
-        raise InputError("data.root", place.root, problem) from error
+        raise InputError("data.root", store.root, problem) from error
     try:
         index.save(path)
     except OSError as error:
@@ -173,39 +206,39 @@ def _make_index(place: Place, path: Path, split: str, classes: str | None) -> In
     return index
 
 
-def _change(index: Index, place: Place, split: str) -> str:
+def _change(index: Index, store: ShardStore, split: str) -> str:
     """Say in which way shards are not those that an index was made of; nothing if they are."""
     known = [name for name, _ in index.shards]
     try:
-        found = [name for name in place.names() if is_of(name, split)]
+        found = [name for name in store.names() if is_of(name, split)]
         if new := sorted(set(found) ^ set(known)):
             return f"{new[0]} {'is there now' if new[0] in found else 'is gone'}"
         if len(index.stamps) != len(known):
             return "it does not say when its shards were written"
         for name, stamp in zip(known, index.stamps, strict=True):
-            if place.stamp(name) != stamp:
+            if store.stamp(name) != stamp:
                 return f"{name} has changed"
     except (OSError, InputError) as error:
-        if isinstance(place, Folder):
+        if isinstance(store, Folder):
             raise
         console.line(f"{error}; what is in the cache is used as it is")
     return ""
 
 
-def _check_shards(index: Index, place: Folder, split: str) -> None:
+def _check_shards(index: Index, store: Folder, split: str) -> None:
     """Raise InputError for shards that are missing, cut short, or not of the index."""
     for name, size in index.shards:
         try:
-            found = place.size(name)
+            found = store.size(name)
         except OSError as error:
-            raise InputError("data.root", place.path, f"{name} is missing") from error
+            raise InputError("data.root", store.path, f"{name} is missing") from error
         if found != size:
             problem = f"{name} has {found:,} bytes, where the index says {size:,}"
             advice = "it was cut short or changed; fetch or pack it again"
-            raise InputError("data.root", place.path, f"{problem}: {advice}")
-    strangers = [each for each in place.names() if is_of(each, split)]
+            raise InputError("data.root", store.path, f"{problem}: {advice}")
+    strangers = [each for each in store.names() if is_of(each, split)]
     strangers = sorted(set(strangers) - {name for name, _ in index.shards})
     if strangers:
         problem = f"{strangers[0]} is not in {split}.index, which was packed without it"
         advice = f"remove {split}.index to use all shards, or move that one away"
-        raise InputError("data.root", place.path, f"{problem}; {advice}")
+        raise InputError("data.root", store.path, f"{problem}; {advice}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from torch.utils.data import TensorDataset
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
 from torchvision import datasets
 
 from mobilenet_exp.config.schema import ImagesConfig
@@ -17,18 +18,15 @@ from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.ranges import ABOVE_0, WHOLE
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.datasets.folders import find_classes, list_images
-from mobilenet_exp.datasets.image_set import DATASETS as DATASETS
-from mobilenet_exp.datasets.image_set import ImageSet as ImageSet
 from mobilenet_exp.datasets.imagenet import class_ids, flat_images
-from mobilenet_exp.datasets.images import ImageFiles
+from mobilenet_exp.datasets.images import DATASETS, ImageFiles, ImageSet
 from mobilenet_exp.datasets.listing import list_tree
-from mobilenet_exp.datasets.noise import RepeatedNoise
-from mobilenet_exp.datasets.packed import packed_images
-from mobilenet_exp.datasets.published import PUBLISHED
-from mobilenet_exp.datasets.remote import Remote, default_cache, is_address
-from mobilenet_exp.datasets.shards import Folder, Place
+from mobilenet_exp.datasets.torchvision_sets import TORCHVISION_SETS
 
 NO_SPLIT = "has no folder {}/; it must hold train/ and val/"
+
+# different images; the others are these again
+DIFFERENT = 64
 
 # an option's type carries its range
 Count = Annotated[int, WHOLE]
@@ -156,26 +154,12 @@ def packed(
     `classes=imagenet` names the classes of shards whose labels are ImageNet's numbers.
     `verify` looks at each image's checksum when it is read.
     """
-    if data.root is None:
-        raise InputError("data.root", None, "must be given: the folder of the shards")
-    if classes not in (None, "imagenet"):
-        raise InputError("data.args.classes", classes, "not known; allowed: imagenet, null")
-    place: Place
-    if is_address(data.root):
-        kept = Path(cache).expanduser() if cache else default_cache(data.root)
-        place = Remote(data.root, kept, cache_gb * 1e9)
-    else:
-        kept = Path(data.root)
-        if not kept.is_dir():
-            raise InputError("data.root", kept, "no such folder")
-        place = Folder(kept)
-    upright = data.exif == "apply"
-    images, names = packed_images(
-        place, kept, split, classes=classes, verify=verify, upright=upright
+    # remote sets need fsspec
+    from mobilenet_exp.datasets.packed.images import packed_set
+
+    return packed_set(
+        data, split, classes=classes, verify=verify, cache=cache, cache_bytes=cache_gb * 1e9
     )
-    if isinstance(place, Remote):
-        place.fetch_ahead(images.index)
-    return ImageSet(images, names)
 
 
 @DATASETS.register("imagenet")
@@ -238,6 +222,22 @@ def fake(data: ImagesConfig, split: str, *, num_images: Count, num_classes: Coun
     return ImageSet(images, [str(index) for index in range(num_classes)], in_memory=True)
 
 
+class RepeatedNoise(Dataset):
+    """`size` images (3, side, side) uint8 of noise, in memory; their labels take turns."""
+
+    def __init__(self, size: int, side: int, num_classes: int) -> None:
+        self.size, self.num_classes = size, num_classes
+        generator = torch.Generator().manual_seed(0)
+        shape = (min(size, DIFFERENT), 3, side, side)
+        self._images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._images[index % len(self._images)], index % self.num_classes
+
+
 @DATASETS.register("noise")
 def noise(data: ImagesConfig, split: str, *, num_images: Count, num_classes: Count) -> ImageSet:
     """Noise in memory, `num_images` of few different ones to train on and to evaluate."""
@@ -246,5 +246,5 @@ def noise(data: ImagesConfig, split: str, *, num_images: Count, num_classes: Cou
     return ImageSet(images, classes, in_memory=True)
 
 
-for _name, _published in PUBLISHED.items():
-    DATASETS.register(_name)(_published)
+for _name, _set in TORCHVISION_SETS.items():
+    DATASETS.register(_name)(_set)

@@ -30,7 +30,7 @@ Scaled = Callable[[float], int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row(ABC):
+class BlockSpec(ABC):
     """`out` channels at width 1.0 and the stride; `fixed` rows ignore `width_mult`."""
 
     out: int
@@ -44,7 +44,7 @@ class Row(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conv(Row):
+class Conv(BlockSpec):
     """One full convolution (V1's ablation, EdgeTPU's first row)."""
 
     kernel: int = 3
@@ -56,7 +56,7 @@ class Conv(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Separable(Row):
+class Separable(BlockSpec):
     """A depthwise separable convolution (V1)."""
 
     def build(self, in_channels: int, out_channels: int, scaled: Scaled, norm: Norm) -> nn.Module:
@@ -66,7 +66,7 @@ class Separable(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bottleneck(Row):
+class Bottleneck(BlockSpec):
     """An inverted residual with linear bottleneck (V2, V3).
 
     Give the exact expansion as `ratio` or as `expanded` channels. It has no convolution
@@ -101,7 +101,7 @@ class Bottleneck(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusedBottleneck(Row):
+class FusedBottleneck(BlockSpec):
     """A fused inverted residual: full 3x3 expansion, linear 1x1 (EdgeTPU, V4)."""
 
     ratio: int
@@ -118,7 +118,7 @@ class FusedBottleneck(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvPair(Row):
+class ConvPair(BlockSpec):
     """3x3 to `middle`, 1x1 to `out`, both with activation (V4 Conv-Small's FusedIB)."""
 
     middle: int
@@ -136,7 +136,7 @@ class ConvPair(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Universal(Row):
+class Universal(BlockSpec):
     """V4's universal inverted bottleneck; a kernel of 0 is not there."""
 
     start_kernel: int
@@ -159,7 +159,7 @@ class Universal(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention(Row):
+class Attention(BlockSpec):
     """V4's mobile multi-query attention; keeps its channels."""
 
     heads: int

@@ -13,16 +13,15 @@ from torchvision import datasets
 
 from mobilenet_exp.config.schema import ImagesConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.datasets.image_set import ImageSet
-from mobilenet_exp.datasets.images import ImageFiles
-from mobilenet_exp.datasets.names import Names
+from mobilenet_exp.datasets.images import ImageFiles, ImageSet
+from mobilenet_exp.datasets.listing import Names
 
 FLOWERS = 102
 DIGITS = [str(digit) for digit in range(10)]
 
 
 @dataclass(frozen=True)
-class _Published:
+class TorchvisionSet:
     """One data set: its name for people, and how torchvision builds parts of it.
 
     `train` and `val` are the parts that are joined for each split. `listed` returns a part's
@@ -68,12 +67,12 @@ class _Published:
             raise InputError("data.download", data.download, problem) from error
 
 
-PUBLISHED = {
-    "cifar10": _Published("CIFAR-10", datasets.CIFAR10, (True,), (False,)),
-    "cifar100": _Published("CIFAR-100", datasets.CIFAR100, (True,), (False,)),
-    "svhn": _Published("SVHN", datasets.SVHN, ("train",), ("test",), classes=lambda _: DIGITS),
-    "fashion_mnist": _Published("Fashion-MNIST", datasets.FashionMNIST, (True,), (False,)),
-    "imagenette": _Published(
+TORCHVISION_SETS = {
+    "cifar10": TorchvisionSet("CIFAR-10", datasets.CIFAR10, (True,), (False,)),
+    "cifar100": TorchvisionSet("CIFAR-100", datasets.CIFAR100, (True,), (False,)),
+    "svhn": TorchvisionSet("SVHN", datasets.SVHN, ("train",), ("test",), classes=lambda _: DIGITS),
+    "fashion_mnist": TorchvisionSet("Fashion-MNIST", datasets.FashionMNIST, (True,), (False,)),
+    "imagenette": TorchvisionSet(
         "Imagenette",
         datasets.Imagenette,
         ("train",),
@@ -82,7 +81,7 @@ PUBLISHED = {
         lambda part: [names[0] for names in part.classes],
     ),
     # its 1,020 images of validation are trained on, too, as papers on transfer do
-    "flowers102": _Published(
+    "flowers102": TorchvisionSet(
         "Oxford Flowers",
         datasets.Flowers102,
         ("train", "val"),
@@ -90,14 +89,14 @@ PUBLISHED = {
         lambda part: (part._image_files, part._labels),
         lambda _: [f"flower {number:03d}" for number in range(1, FLOWERS + 1)],
     ),
-    "oxford_pets": _Published(
+    "oxford_pets": TorchvisionSet(
         "Oxford-IIIT Pets",
         datasets.OxfordIIITPet,
         ("trainval",),
         ("test",),
         lambda part: (part._images, part._labels),
     ),
-    "food101": _Published(
+    "food101": TorchvisionSet(
         "Food-101",
         datasets.Food101,
         ("train",),

@@ -1,6 +1,6 @@
 """Networks in the files of other runtimes, run as torch runs its own.
 
-`python -m mobilenet_exp export` writes them; each holds a record of its network.
+`python -m mobilenet_exp export` writes them; each describes its network in its metadata.
 """
 
 import json
@@ -21,15 +21,15 @@ from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.variant import Variant
 
-# name of the record among a file's own metadata
-RECORD = "mobilenet_exp"
+# name of the description in a file's own metadata
+METADATA_KEY = "mobilenet_exp"
 
 # gives the answers (N, classes) float32 to images (N, 3, side, side) float32 on the CPU
 Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Record:
+class ExportMetadata:
     """What an exported file says of its network; all of it can be written as JSON.
 
     `classes` are names by label, None if the weights have none, and `names` what an answer is
@@ -81,10 +81,12 @@ class ExportedModel(FileModel):
     `like` is that network, without weights: it tells counts and answers.
     """
 
-    def __init__(self, forward: Forward, record: Record, like: MobileNet, path: str) -> None:
+    def __init__(
+        self, forward: Forward, metadata: ExportMetadata, like: MobileNet, path: str
+    ) -> None:
         super().__init__(forward, path)
-        self.record = record
-        self.variant = Variant(**record.dialect) if record.dialect else None
+        self.metadata = metadata
+        self.variant = Variant(**metadata.dialect) if metadata.dialect else None
         # not a part of this module, which has no weights to move
         self._like = (like,)
 
@@ -94,7 +96,7 @@ class ExportedModel(FileModel):
 
     @property
     def num_classes(self) -> int:
-        return self.record.num_classes
+        return self.metadata.num_classes
 
 
 def is_exported(path: str) -> bool:
@@ -103,7 +105,7 @@ def is_exported(path: str) -> bool:
 
 
 def open_file(path: str, key: str) -> tuple[Forward, str]:
-    """Open a file of another runtime; return its record, too, empty if it has none.
+    """Open a file of another runtime; return its metadata, too, empty if it has none.
 
     Raises InputError, under `key`, for what it cannot be.
     """
@@ -118,30 +120,30 @@ def open_file(path: str, key: str) -> tuple[Forward, str]:
         raise InputError(key, path, f"cannot be opened: {first_line(error)}") from error
 
 
-def read_exported(path: str, *, key: str = "weights") -> tuple[Forward, Record]:
+def read_exported(path: str, *, key: str = "weights") -> tuple[Forward, ExportMetadata]:
     """Open a file that was made of a network of ours.
 
     Raises InputError, under `key`, for any other.
     """
     forward, text = open_file(path, key)
     if not text:
-        problem = "has no record of its network; `python -m mobilenet_exp export` writes one"
+        problem = "has no metadata of its network; `python -m mobilenet_exp export` writes one"
         raise InputError(key, path, problem)
     try:
-        return forward, Record(**json.loads(text))
+        return forward, ExportMetadata(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise InputError(key, path, "has a record of another version; export it anew") from error
+        raise InputError(key, path, "has metadata of another version; export it anew") from error
 
 
-def settings_of(record: Record) -> tuple[ModelConfig, Preprocessing]:
-    """Return a record's settings of the network and of its images."""
-    return to_part(record.model, ModelConfig, "model"), Preprocessing(**record.preprocessing)
+def settings_of(metadata: ExportMetadata) -> tuple[ModelConfig, Preprocessing]:
+    """Return the settings of the network and of its images that a file holds."""
+    return to_part(metadata.model, ModelConfig, "model"), Preprocessing(**metadata.preprocessing)
 
 
 def open_onnx(
     file: str | bytes, key: str, threads: int | None, *, is_plain: bool = False
 ) -> tuple[Forward, str]:
-    """Open an ONNX file, or its content, in ONNX Runtime; return its record, too.
+    """Open an ONNX file, or its content, in ONNX Runtime; return its metadata, too.
 
     Where `is_plain` its operators run as they are, none joined with another.
     """
@@ -154,7 +156,7 @@ def open_onnx(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0].name
-    text = session.get_modelmeta().custom_metadata_map.get(RECORD, "")
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
     return lambda images: torch.from_numpy(session.run(None, {given: images.numpy()})[0]), text
 
 
@@ -163,7 +165,7 @@ def open_openvino(
 ) -> tuple[Forward, str]:
     """Open OpenVINO's .xml, the content of an ONNX file, or a network of its own that was read.
 
-    Returns its record, too. It is faster for images of one `shape` alone.
+    Returns its metadata, too. It is faster for images of one `shape` alone.
     """
     openvino = library("openvino", key, file if isinstance(file, str) else "openvino")
     core = openvino.Core()
@@ -176,13 +178,13 @@ def open_openvino(
         # else it computes in bfloat16 where the CPU can
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    text = str(network.get_rt_info(RECORD).value) if network.has_rt_info(RECORD) else ""
+    text = str(network.get_rt_info(METADATA_KEY).value) if network.has_rt_info(METADATA_KEY) else ""
     compiled = core.compile_model(network, "CPU", settings)
     return lambda images: torch.from_numpy(compiled(images.numpy())[0]), text
 
 
 def open_executorch(file: str | bytes, key: str, threads: int | None) -> tuple[Forward, str]:
-    """Open ExecuTorch's .pte, or its content; return its record, too.
+    """Open ExecuTorch's .pte, or its content; return its metadata, too.
 
     It takes as many images at once as it was made for, an export one; others go one by one.
     """
@@ -195,8 +197,8 @@ def open_executorch(file: str | bytes, key: str, threads: int | None) -> tuple[F
         network = program.load_method("forward")
     at_once = network.metadata.input_tensor_meta(0).sizes()[0]
     text = ""
-    if RECORD in program.method_names:
-        (letters,) = program.load_method(RECORD).execute([])
+    if METADATA_KEY in program.method_names:
+        (letters,) = program.load_method(METADATA_KEY).execute([])
         text = bytes(letters.tolist()).decode()
 
     # the method looks into both and keeps neither
@@ -211,11 +213,11 @@ def open_executorch(file: str | bytes, key: str, threads: int | None) -> tuple[F
 
 
 def open_torch_export(file: str, key: str, threads: int | None) -> tuple[Forward, str]:
-    """Open torch.export's .pt2; return its record, too."""
-    extra = {RECORD: ""}
+    """Open torch.export's .pt2; return its metadata, too."""
+    extra = {METADATA_KEY: ""}
     network = torch.export.load(file, extra_files=extra).module()
     # not the module itself: torch would look for its modes
-    return lambda images: network(images), extra[RECORD]
+    return lambda images: network(images), extra[METADATA_KEY]
 
 
 def runtime_of(path: str) -> str:

@@ -16,7 +16,7 @@ from mobilenet_exp import compose
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data.loaders import LoaderOptions, build_loaders
 from mobilenet_exp.datasets.images import ImageFiles
-from mobilenet_exp.datasets.published import PUBLISHED
+from mobilenet_exp.datasets.torchvision_sets import TORCHVISION_SETS
 
 IN_MEMORY = ("cifar10", "cifar100", "svhn", "fashion_mnist")
 RANDOM = np.random.default_rng(0)
@@ -130,7 +130,7 @@ def unchecked(monkeypatch):
 
 
 def test_every_published_set_has_a_miniature():
-    assert set(PUBLISHED) == set(MINIATURES) == set(EXPECTED)
+    assert set(TORCHVISION_SETS) == set(MINIATURES) == set(EXPECTED)
 
 
 @pytest.mark.parametrize("name", MINIATURES)
@@ -146,7 +146,7 @@ def test_a_set_is_read_from_its_own_layout(name, tmp_path, unchecked):
     assert set(batch.notes) == {""}
     # files go the way of files, whatever library found them
     assert isinstance(loaders.val_images, ImageFiles) == (name not in IN_MEMORY)
-    published = PUBLISHED[name]
+    published = TORCHVISION_SETS[name]
     word = "train" if published.val == (False,) else "split"
     theirs = published.build(str(tmp_path / "set"), **{word: published.val[0]})
     assert labels.tolist() == [theirs[index][1] for index in range(4)]

@@ -10,8 +10,8 @@ from torch import nn
 
 from mobilenet_exp import build_model, load_weights
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.weights.loading import read_weights
-from mobilenet_exp.weights.published import TIMM, find_published, find_released
+from mobilenet_exp.weights.load import read_weights
+from mobilenet_exp.weights.pretrained import TIMM, find_published, find_released
 
 
 def _torchvision(name: str, **options) -> nn.Module:

@@ -22,11 +22,11 @@ from mobilenet_exp.config.schema import ImagesConfig, PackConfig
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError, RunError
 from mobilenet_exp.core.text import examples, plural
-from mobilenet_exp.datasets.builders import build_image_set
 from mobilenet_exp.datasets.decode import Opened
 from mobilenet_exp.datasets.images import ImageFiles
-from mobilenet_exp.datasets.names import Names
-from mobilenet_exp.datasets.shards import BLOCK, PLAN, RAW, Index, index_path
+from mobilenet_exp.datasets.listing import Names
+from mobilenet_exp.datasets.packed.shards import BLOCK, PLAN, RAW, Index, index_path
+from mobilenet_exp.datasets.sets import build_image_set
 
 
 class _Packed(NamedTuple):
