@@ -13,7 +13,7 @@ DESIGN = (ROOT / "docs" / "design.md").read_text()
 # of each wing in the table of docs/design.md: its modules, and what it may import besides them
 ROWS = {
     cells[1].strip(" `/"): [cells[3].replace(",", " ").replace("(and its CSV)", "").split(),
-                            [each for each in cells[4].replace(",", " ").split()]]
+                            cells[4].replace(",", " ").split()]
     for cells in (line.split("|") for line in DESIGN.splitlines() if line.startswith("| `"))
     if len(cells) == 6
 }  # fmt: skip

@@ -254,7 +254,7 @@ def test_the_command_says_what_is_wrong(folder, tmp_path):
     common = ("data=imagefolder", f"data.root={folder}")
     assert "out=???: must be given" in refused(*common)
     line = refused(*common, f"out={tmp_path / 'o'}", "data.resolution=64")
-    assert "data.resolution=64: is asked for where the packed set is read" in line
+    assert "data.resolution=64: belongs to the command that reads the packed set" in line
     assert "data=digits: is no set of files" in refused("data=digits", f"out={tmp_path / 'o'}")
     done = run(tmp_path, "mobilenet_exp/__main__.py", "pack", *common, f"out={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr

@@ -14,9 +14,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_every_wing_is_packaged():
     listed = set(PROJECT["tool"]["setuptools"]["packages"])
-    wings = {
-        f"mobilenet_exp.{path.parent.name}" for path in ROOT.glob("mobilenet_exp/*/__init__.py")
-    }
+    folders = (path.parent for path in ROOT.glob("mobilenet_exp/*/**/__init__.py"))
+    wings = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert listed == wings | {"mobilenet_exp", "mobilenet_exp.conf"}
 
 
