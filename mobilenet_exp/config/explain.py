@@ -106,8 +106,8 @@ def _of_a_file(text: str, given: dict, schema: type) -> str | None:
         return f"{file}: {key} is no key; {_suggest(key, schema)}"
     if key:
         value = re.search(r"Value '(.*?)'", text)
-        said = f"{key}={value[1]}" if value else key
-        return f"{file}: {said} must be {_kind(key, schema)}"
+        shown = f"{key}={value[1]}" if value else key
+        return f"{file}: {shown} must be {_kind(key, schema)}"
     return f"{file}: {' '.join(text.partition('composing config:')[2].split())}"
 
 

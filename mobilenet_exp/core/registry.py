@@ -88,7 +88,7 @@ _LISTS = {
 
 
 def type_name(annotation: object) -> str:
-    """Say in words what a type annotation allows, e.g. `a number or null`."""
+    """Describe what a type annotation allows, e.g. `a number or null`."""
     members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     return " or ".join(
         _LISTS.get(member) or _TYPE_NAMES[get_origin(member) or member] for member in members

@@ -1,4 +1,4 @@
-"""Values as words for a person: figures, counts, times, names."""
+"""Values as text for a person: figures, counts, times, names."""
 
 import csv
 import io

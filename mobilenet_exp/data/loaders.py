@@ -159,7 +159,7 @@ class TrainSet(Dataset):
             if erasure:
                 batch.erasures[len(batch.labels)] = erasure
             batch.left_out |= tried
-            batch.num_unturned += image.is_unturned
+            batch.num_unturned += image.is_sideways
             batch.labels.append(label)
             return
         name, reason = next(iter(tried.items()))
@@ -695,7 +695,7 @@ def _check_classes(data: DataConfig, train: ImageSet, val: ImageSet) -> list[str
     if data.name == "packed" and longer[: len(shorter)] == shorter:
         return longer
     if train.classes != val.classes:
-        strangers = sorted(set(train.classes) ^ set(val.classes))
+        unshared = sorted(set(train.classes) ^ set(val.classes))
         problem = "train/ and val/ must hold the same classes; only one of them has"
-        raise InputError("data.root", data.root, f"{problem} {', '.join(strangers[:5])}")
+        raise InputError("data.root", data.root, f"{problem} {', '.join(unshared[:5])}")
     return longer

@@ -19,7 +19,7 @@ from mobilenet_exp.datasets.folders import HEIC, NEEDS_HEIC, image_endings
 SAME_KINDS = {"MPO": "JPEG", "APNG": "PNG"}
 # EXIF's tag 0x0112; 1 and 0: as it lies
 ORIENTATION = 0x0112
-ODD_MODES = {
+CONVERTED_MODES = {
     "1": "greyscale",
     "L": "greyscale",
     "LA": "greyscale",
@@ -33,7 +33,7 @@ ODD_MODES = {
 class Opened:
     """An image whose header is read; `decode` gives an array (height, width, 3) of uint8.
 
-    `note` says what was converted to make it RGB, "" for a plain RGB file. `is_unturned`:
+    `note` says what was converted to make it RGB, "" for a plain RGB file. `is_sideways`:
     its EXIF data ask to turn it, which was not done. `decode` raises OSError with the reason
     for a damaged file; damage that lies behind the box may go unseen.
     """
@@ -42,7 +42,7 @@ class Opened:
     width: int
     decode: Callable[[Box | None], np.ndarray]
     note: str = ""
-    is_unturned: bool = False
+    is_sideways: bool = False
 
 
 def open_image(data: bytes, ending: str, *, upright: bool = True) -> Opened:
@@ -88,7 +88,7 @@ def _open_jpeg(data: bytes, ending: str, *, upright: bool) -> Opened | None:
         width,
         decode,
         _joined(notes, _misnamed(ending, "JPEG"), is_turned=is_turned, upright=upright),
-        is_unturned=is_turned,
+        is_sideways=is_turned,
     )
 
 
@@ -112,8 +112,8 @@ def _open_by_pillow(data: bytes, ending: str, *, upright: bool) -> Opened:
         # Pillow's decoders fail on damaged files in any way
         raise OSError(str(error)) from error
     notes = ["16-bit"] if is_16_bit else []
-    if odd := ODD_MODES.get("L" if mode.startswith("I") else mode):
-        notes.append(odd)
+    if converted := CONVERTED_MODES.get("L" if mode.startswith("I") else mode):
+        notes.append(converted)
     is_turned = asked is not None or left is not None
     if upright and left is not None:
         rgb = rgb.transpose(left)
@@ -125,7 +125,7 @@ def _open_by_pillow(data: bytes, ending: str, *, upright: bool) -> Opened:
         rgb.width,
         lambda box: _cut(pixels, box),
         _joined(notes, _misnamed(ending, kind or ""), is_turned=is_turned, upright=upright),
-        is_unturned=is_turned and not upright,
+        is_sideways=is_turned and not upright,
     )
 
 

@@ -96,27 +96,27 @@ def _read_labels(path: str, stems: list[str]) -> dict[str, int | str]:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("data.labels", path, f"cannot be read: {error}") from error
-    words = [line.replace(",", " ").split() for line in lines]
+    rows = [line.replace(",", " ").split() for line in lines]
     # ImageId heads Kaggle's LOC_val_solution.csv, the others people's own
     heads = ("imageid", "image", "file", "filename", "name")
-    words = [row for row in words if row and row[0][0] != "#" and row[0].lower() not in heads]
-    numbers = {row[1] for row in words if len(row) > 1}
-    if len(words) >= 1000 and "1000" in numbers and "0" not in numbers:
+    rows = [row for row in rows if row and row[0][0] != "#" and row[0].lower() not in heads]
+    numbers = {row[1] for row in rows if len(row) > 1}
+    if len(rows) >= 1000 and "1000" in numbers and "0" not in numbers:
         problem = "its labels run from 1 to 1000; must run from 0 to 999, or be ids"
         raise InputError("data.labels", path, problem)
-    if words and all(len(row) == 1 for row in words):
-        if words[0][0].isdecimal():
+    if rows and all(len(row) == 1 for row in rows):
+        if rows[0][0].isdecimal():
             problem = (
                 "numbers without names are in the devkit's order; use NAME LABEL lines, or ids"
             )
             raise InputError("data.labels", path, problem)
-        if len(words) != len(stems):
-            problem = f"has {len(words)} lines without names, for {len(stems)} files"
+        if len(rows) != len(stems):
+            problem = f"has {len(rows)} lines without names, for {len(stems)} files"
             raise InputError("data.labels", path, problem)
-        words = [[stem, row[0]] for stem, row in zip(stems, words, strict=True)]
+        rows = [[stem, row[0]] for stem, row in zip(stems, rows, strict=True)]
     ids = {name: index for index, name in enumerate(class_ids())}
     given: dict[str, int | str] = {}
-    for name, *rest in words:
+    for name, *rest in rows:
         label = _parse_label(rest[0] if rest else "", ids)
         stem = Path(name).stem
         if given.setdefault(stem, label) != label:

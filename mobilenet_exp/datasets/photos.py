@@ -82,11 +82,11 @@ def _window(photo: Image.Image, region: int, random: np.random.Generator) -> Ima
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Write the set into the folder that is named."""
-    if len(words) != 1:
-        raise InputError("FOLDER", " ".join(words) or None, "must be one new folder")
-    folder = Path(words[0]).expanduser()
+    if len(arguments) != 1:
+        raise InputError("FOLDER", " ".join(arguments) or None, "must be one new folder")
+    folder = Path(arguments[0]).expanduser()
     classes = plural(write_photos(folder), "class")
     images = " + ".join(f"{count}" for count in COUNTS.values())
     console.line(f"{folder}: {classes} of {images} images; data=photos data.root={folder}")

@@ -183,10 +183,10 @@ def imagenet(data: ImagesConfig, split: str) -> ImageSet:
         raise InputError("data.labels", data.labels, problem)
     tree = _image_tree(data, folder)
     if tree.classes != class_ids():
-        strangers = sorted(set(tree.classes) - set(class_ids()))
+        unknown = sorted(set(tree.classes) - set(class_ids()))
         problem = f"must hold ImageNet's 1000 classes, has {len(tree.classes)}"
-        if strangers:
-            problem += f", and {strangers[0]} is not one of them"
+        if unknown:
+            problem += f", and {unknown[0]} is not one of them"
         raise InputError("data.root", data.root, f"{problem}; data=imagefolder takes any number")
     return tree
 

@@ -75,8 +75,8 @@ def kind_of(module: nn.Module) -> str:
         return "linear"
     if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)):
         return "normalisation"
-    words = ("relu", "swish", "sigmoid", "silu", "gelu", "activation")
-    is_activation = any(word in type(module).__name__.lower() for word in words)
+    names = ("relu", "swish", "sigmoid", "silu", "gelu", "activation")
+    is_activation = any(word in type(module).__name__.lower() for word in names)
     return "activation" if is_activation else "other"
 
 

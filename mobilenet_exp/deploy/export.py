@@ -62,7 +62,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     if isinstance(loaded.model, ExportedModel):
         raise InputError("weights", config.weights, "is an exported file already")
     if config.int8:
-        # what the file is compared with; said before anything is calibrated
+        # what the file is compared with; refused before anything is calibrated
         _ = loaded.network
         _check_calibration(config, loaded)
         config = replace(config, int8_weights=_weight_bits(config, loaded))
@@ -119,8 +119,8 @@ def _path(config: ExportConfig, loaded: LoadedModel, form: Format) -> Path:
     bits = "-int8" if config.int8 else ""
     if loaded.folder:
         side = f"-r{config.resolution}" if config.resolution else ""
-        words = f"{side}{'' if config.ema else '-noema'}{bits}"
-        return loaded.folder / "exported" / (Path(loaded.origin).stem + words + form.ending)
+        suffix = f"{side}{'' if config.ema else '-noema'}{bits}"
+        return loaded.folder / "exported" / (Path(loaded.origin).stem + suffix + form.ending)
     net = f"{loaded.config.name}-w{loaded.config.width_mult:g}"
     side = f"-r{loaded.preprocessing.resolution}"
     return Path(f"{net}{side}-{loaded.digest[:8]}{bits}{form.ending}")
@@ -165,8 +165,8 @@ def _write(
                 raise RunError(f"{path} is not written: {error}") from error
         found = _compare(forward, loaded.network if config.int8 else loaded.model, images)
         if not found.difference <= limit:
-            words = f"by {found.difference:.1e}, more than tolerance={limit:g}"
-            raise RunError(f"{path} is not written: its answers differ from the network's {words}")
+            by = f"by {found.difference:.1e}, more than tolerance={limit:g}"
+            raise RunError(f"{path} is not written: its answers differ from the network's {by}")
         if len(_parts(path)) > 1:
             # an old network has old weights beside it, or does not open
             path.unlink(missing_ok=True)

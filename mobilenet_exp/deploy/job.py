@@ -108,7 +108,7 @@ def _layers(net: Net, config: BenchConfig, compute: Compute) -> list[LayerTime]:
     size = config.batch_sizes[0]
     try:
         images = torch.randn(size, 3, net.side, net.side, device=compute.device)
-        model, images, words = layered(config.runtimes, net.model, images, compute)
+        model, images, described = layered(config.runtimes, net.model, images, compute)
         layers = measure_layers(
             model,
             images,
@@ -122,7 +122,7 @@ def _layers(net: Net, config: BenchConfig, compute: Compute) -> list[LayerTime]:
             raise
         console.line(f"layers of {net.title}: not timed: {plain}")
         return []
-    tables.print_layers(layers, f"{net.title}, batch {size}, {words}")
+    tables.print_layers(layers, f"{net.title}, batch {size}, {described}")
     return layers
 
 

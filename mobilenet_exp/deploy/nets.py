@@ -88,7 +88,7 @@ def _build(entry: str | Mapping[str, Any], resolution: int) -> Net:
         config = _config(name, options)
         model = config_model(config, config.num_classes or NUM_CLASSES)
         top1 = _published_top1(config, side)
-    title = " ".join([_short(name), *_words(options, side if side != resolution else None)])
+    title = " ".join([_short(name), *_options_text(options, side if side != resolution else None)])
     profile = _profile(name, model, side)
     return Net(title, name, model.eval(), side, profile, top1, is_random=is_random)
 
@@ -130,10 +130,10 @@ def _of_file(name: str, options: dict[str, Any], asked: int | None, resolution: 
         side = loaded.preprocessing.resolution
         assert isinstance(loaded.model, FileModel)
         model, profile = loaded.model, loaded.profile(side)
-    words = list(_words({}, side if side != resolution else None))
+    parts = list(_options_text({}, side if side != resolution else None))
     if found and found.at_once:
-        words.append(f"{found.at_once} at once")
-    title = " ".join([_short(name), *words])
+        parts.append(f"{found.at_once} at once")
+    title = " ".join([_short(name), *parts])
     return Net(title, name, model, side, profile, own_runtime=runtime_of(name))
 
 
@@ -155,7 +155,7 @@ def _config(name: str, options: dict[str, Any]) -> ModelConfig:
         raise InputError("models", name, problem) from error
 
 
-def _words(options: dict[str, Any], side: int | None) -> Iterator[str]:
+def _options_text(options: dict[str, Any], side: int | None) -> Iterator[str]:
     """Say what tells a network from others of its name."""
     for key, value in options.items():
         yield f"{value:g}" if key == "width_mult" else f"{key}={value}"

@@ -76,8 +76,8 @@ def check_runtimes(names: list[str], compute: Compute) -> None:
 def check_compute(key: str, value: str, compute: Compute) -> None:
     """Raise InputError unless it is a CPU in float32, as another library's runtime needs."""
     if compute.device.type != "cpu" or compute.precision is not Precision.FLOAT32:
-        words = f"{compute.device.type} in {compute.precision}"
-        raise InputError(key, value, f"is for a CPU in float32 here, not {words}")
+        here = f"{compute.device.type} in {compute.precision}"
+        raise InputError(key, value, f"is for a CPU in float32 here, not {here}")
 
 
 def prepare(runtime: str, model: nn.Module, images: Tensor, compute: Compute) -> Forward:

@@ -62,6 +62,6 @@ def calibration_images(config: ExportConfig, loaded: LoadedModel) -> list[Tensor
     if not found:
         raise InputError("data.root", data.root, "holds no image that can be read")
     if left_out:
-        words = f"{plural(len(left_out), 'image')} of {count} left out: {left_out[0]}"
-        console.line(f"calibration: {words}" + (", ..." if len(left_out) > 1 else ""))
+        problem = f"{plural(len(left_out), 'image')} of {count} left out: {left_out[0]}"
+        console.line(f"calibration: {problem}" + (", ..." if len(left_out) > 1 else ""))
     return found

@@ -35,12 +35,12 @@ def print_latency(
         f"ms of one batch's forward: median of {rounds} interleaved rounds after warm-up; x: times "
         "as fast as the same network in the first runtime; madds of one image"
     )
-    words = f"{_worst(rows, is_int8=False):.0e} of the largest at most"
+    differences = f"{_worst(rows, is_int8=False):.0e} of the largest at most"
     if any(row["runtime"].endswith(INT8) for row in rows):
-        words += f", in 8 bits by {_worst(rows, is_int8=True):.0e}"
+        differences += f", in 8 bits by {_worst(rows, is_int8=True):.0e}"
     console.line(
         f"peak: a matrix product's {peak:.0f} GMAC/s here; MB: weights and all that a forward "
-        f"holds; answers differ from torch's by {words}"
+        f"holds; answers differ from torch's by {differences}"
     )
 
 

@@ -17,7 +17,7 @@ from mobilenet_exp.datasets.images import name_of, open_item
 # how many are shown, and their longest side in pixels
 MOST, SIDE = 24, 160
 COLUMNS = 6
-# of the sheet, in pixels: a cell, the words in it, the head; and its pixels an inch
+# of the sheet, in pixels: a cell, the text in it, the head; and its pixels an inch
 WIDE, TEXT, HEAD, DPI = 176, 44, 28, 110
 TALL = SIDE + TEXT + 8
 # characters of a class name or file name above a picture
@@ -91,12 +91,12 @@ def draw_sheet(mistakes: Sequence[Mistake], path: Path, title: str) -> None:
         height, width, _ = picture.shape
         at = top + TEXT + (SIDE - height) // 2, left + (WIDE - width) // 2
         sheet[at[0] : at[0] + height, at[1] : at[1] + width] = picture
-        words = f"{_short(each.label)}\nseen as {_short(each.answer)}, {each.percent:.0f} %\n"
+        text = f"{_short(each.label)}\nseen as {_short(each.answer)}, {each.percent:.0f} %\n"
         # a name may hold a dollar, which would open a formula
         axes.text(
             left + WIDE / 2,
             top + TEXT - 3,
-            words + _end(each.image),
+            text + _end(each.image),
             {"ha": "center", "va": "bottom", "fontsize": 6.5, "parse_math": False},
         )
     axes.imshow(sheet, interpolation="none")

@@ -51,8 +51,8 @@ def _named(data: EvalImages) -> dict[str, Any]:
 def eval_label(loaded: LoadedModel, data: EvalImages) -> str:
     """Return the evaluation's name for people: net, width, side, data, and which weights."""
     net = f"{loaded.config.title}-w{loaded.config.width_mult:g}-r{data.resolution}-{data.name}"
-    words = f"eval {net} {Path(loaded.origin).name}"
-    return words if loaded.epoch is None else f"{words} epoch {loaded.epoch}"
+    label = f"eval {net} {Path(loaded.origin).name}"
+    return label if loaded.epoch is None else f"{label} epoch {loaded.epoch}"
 
 
 def eval_results(
@@ -88,7 +88,7 @@ def _titles(data: EvalImages, found: EvalResult) -> list[str]:
 
 def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
     """Return the evaluation's tables as the text of files, by name."""
-    odd = [
+    noted = [
         [state, name, reason]
         for state, images in (
             ("left out", found.left_out),
@@ -99,4 +99,4 @@ def files_of(data: EvalImages, found: EvalResult) -> dict[str, str]:
         for name, reason in images.items()
     ]
     tables = answer_files(found.images.images, found.answers, _titles(data, found))
-    return {"odd_images.csv": as_csv([["state", "image", "reason"], *odd]), **tables}
+    return {"odd_images.csv": as_csv([["state", "image", "reason"], *noted]), **tables}

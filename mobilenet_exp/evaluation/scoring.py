@@ -57,7 +57,7 @@ class EvalResult:
 
 @dataclass
 class Notes:
-    """What was odd about images, by their number in the set."""
+    """What was converted or could not be read, by the image's number in the set."""
 
     converted: dict[int, str]
     bad: dict[int, str]

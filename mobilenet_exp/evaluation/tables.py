@@ -21,7 +21,7 @@ def print_loaded(origin: str, notes: Sequence[str]) -> None:
 def print_evaluation(
     results: dict[str, Any], folder: Path, status: str, more: Sequence[str] = ()
 ) -> None:
-    """Print the scores beside their published row, and what was odd about the images.
+    """Print the scores beside their published row, and which images were converted or left out.
 
     `more` are the metrics of `run.metrics`.
     """
@@ -53,7 +53,7 @@ def print_evaluation(
         if row["madds_as_printed"] != row["madds"]:
             counted = figure(row["madds_as_printed"] / MILLION)
             notes.append(f"this source counts multiply-adds differently: {counted} M here")
-    notes += _odd_images(results)
+    notes += _noted_images(results)
     title = f"{results['model']} {results['width_mult']:g} on {results['data']}"
     console.table(title, ("", "here", "published", "gap"), rows, notes)
     for label, answer, images in results["most_confused"][:3]:
@@ -63,10 +63,10 @@ def print_evaluation(
     console.line(f"{files} in {from_here(folder)}")
 
 
-def _odd_images(results: dict[str, Any]) -> list[str]:
+def _noted_images(results: dict[str, Any]) -> list[str]:
     """Count what was left out and converted, and name the first few."""
     lines = []
-    for found, kind, words in (
+    for found, kind, state in (
         (results["left_out"], "image", "LEFT OUT"),
         (results["converted"], "image", "converted and scored"),
         (results["others"], "file", "passed over, no images"),
@@ -74,7 +74,7 @@ def _odd_images(results: dict[str, Any]) -> list[str]:
         if not found:
             continue
         names = examples(found)
-        lines.append(f"{plural(len(found), kind)} {words}: {names}; all in odd_images.csv")
+        lines.append(f"{plural(len(found), kind)} {state}: {names}; all in odd_images.csv")
     if results["num_missing"]:
         missing = plural(results["num_missing"], "labelled image")
         lines.append(f"{missing} MISSING from the folder")

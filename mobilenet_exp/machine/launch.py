@@ -45,7 +45,7 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
 
     All are started again, up to `max_restarts` times, if one dies. Raises what the job raises
     for a person as it is; RunError if processes died too often; Preempted if this process was
-    told to stop, once they have stopped.
+    asked to stop, once they have stopped.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -119,7 +119,7 @@ def _raise_what_was_told(folder: Path) -> None:
 
 
 def _kill_those_left(folder: Path) -> None:
-    """End this process at once if ranks are left: it was told a second time, while they saved."""
+    """End this process at once if ranks are left: it was asked a second time, while they saved."""
     left = []
     for path in folder.glob("pid-*"):
         with contextlib.suppress(ProcessLookupError):

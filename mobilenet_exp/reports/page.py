@@ -47,7 +47,7 @@ WIDTH = 960
 ABSENT = "-"
 
 
-def main(words: list[str]) -> None:
+def main(args: list[str]) -> None:
     """Write the page of a folder of runs."""
     parser = Parser(
         prog="python -m mobilenet_exp page",
@@ -55,7 +55,7 @@ def main(words: list[str]) -> None:
     )
     parser.add_argument("root", nargs="?", default=ROOT, help="folder of the runs (default: runs)")
     parser.add_argument("--out", help="the file to write (default: FOLDER.html, here)")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(args)
     root = Path(arguments.root)
     name = root.resolve().name
     if not (name or arguments.out):
@@ -223,13 +223,13 @@ def _made_by(run: RunFolder) -> str:
     versions = made_by.get("versions")
     torch = text(versions.get("torch")) if isinstance(versions, dict) else ""
     commit = text(made_by.get("git_commit"))
-    words = [
+    parts = [
         f"started {text(made_by.get('started'))}",
         f"commit {commit[:12]}{'-dirty' if commit.endswith('-dirty') else ''}" if commit else "",
         f"torch {torch}" if torch else "",
         text(made_by.get("processor")),
     ]
-    return printable(", ".join(filter(None, words))) if made_by else ""
+    return printable(", ".join(filter(None, parts))) if made_by else ""
 
 
 def _folder_of_answers(run: RunFolder) -> Path | None:

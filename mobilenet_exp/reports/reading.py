@@ -196,9 +196,9 @@ def _kind(path: Path) -> str:
     if path.parent.name == "eval":
         return "eval"
     starts = _starts(path)
-    told = starts[0].get("job_type") if starts else None
+    kind = starts[0].get("job_type") if starts else None
     by_name = next((kind for kind in KINDS if path.name.startswith(f"{kind}-")), "train")
-    return told if told in KINDS else by_name
+    return kind if kind in KINDS else by_name
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:

@@ -49,10 +49,10 @@ def _falling(value: float | None) -> tuple[bool, float]:
     return value is None, -(value or 0.0)
 
 
-def main(words: list[str]) -> None:
+def main(args: list[str]) -> None:
     """Run `runs`, `runs diff` or `runs prune`."""
-    name = words[0] if words and words[0] in ("diff", "prune") else ""
-    arguments = _parser(name).parse_args(words[1:] if name else words)
+    name = args[0] if args and args[0] in ("diff", "prune") else ""
+    arguments = _parser(name).parse_args(args[1:] if name else args)
     if name == "diff":
         print_differences(*(find_run(Path(arguments.root), word) for word in arguments.runs))
     elif name == "prune":
@@ -261,8 +261,8 @@ def prune(runs: Sequence[RunFolder], *, may_ask: bool) -> None:
         console.line("nothing to remove")
         return
     for run in going:
-        words = f"{run.state}, {duration(age(run))} old, {_size(run.path) / MEGABYTE:.1f} MB"
-        console.line(f"{printable(str(run.path))}  {words}")
+        state = f"{run.state}, {duration(age(run))} old, {_size(run.path) / MEGABYTE:.1f} MB"
+        console.line(f"{printable(str(run.path))}  {state}")
     if may_ask and not _agreed(f"remove {plural(len(going), 'folder')}?"):
         console.line("nothing removed")
         return

@@ -53,7 +53,7 @@ TOP1 = SummaryMetric("best/top1")
 GRID = 24
 
 
-def main(words: list[str]) -> None:
+def main(args: list[str]) -> None:
     """Save the workspace and the report, or write what they would be."""
     parser = Parser(
         prog="python -m mobilenet_exp workspace",
@@ -64,9 +64,9 @@ def main(words: list[str]) -> None:
     parser.add_argument("--entity", help="account or team (default: WANDB_ENTITY, else the key's)")
     parser.add_argument("--papers", action="store_true", help="log the papers' rows as runs, too")
     parser.add_argument("--out", default=SPEC, help=f"file for what is built (default: {SPEC})")
-    arguments = parser.parse_args(words)
-    told = read_surroundings()
-    project = arguments.project or told.project or DEFAULT_PROJECT
+    arguments = parser.parse_args(args)
+    surroundings = read_surroundings()
+    project = arguments.project or surroundings.project or DEFAULT_PROJECT
     entity = arguments.entity or os.environ.get("WANDB_ENTITY") or ""
     mode, reason = resolve_mode("auto")
     if mode != "online":
@@ -222,7 +222,7 @@ def build_workspace(entity: str, project: str) -> Any:
 
 
 def build_report(entity: str, project: str) -> Any:
-    """Return a report with the same panels and the words to read them by."""
+    """Return a report with the same panels, and text that explains them."""
     blocks: list[Any] = [
         reports.TableOfContents(),
         reports.P(

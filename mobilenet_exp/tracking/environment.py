@@ -104,10 +104,10 @@ def resolve_mode(asked: str) -> tuple[Mode, str]:
     to be had.
     """
     key, mode = "run.wandb", asked
-    if mode == "auto" and (told := os.environ.get("WANDB_MODE")):
-        key, mode = "WANDB_MODE", OLD_MODES.get(told, told)
+    if mode == "auto" and (given := os.environ.get("WANDB_MODE")):
+        key, mode = "WANDB_MODE", OLD_MODES.get(given, given)
         if mode not in MODES:
-            raise InputError(key, told, f"not known; allowed: {', '.join(MODES)}")
+            raise InputError(key, given, f"not known; allowed: {', '.join(MODES)}")
     if mode == "disabled":
         # W&B is not asked for anything, and need not be able to answer
         return "disabled", ""

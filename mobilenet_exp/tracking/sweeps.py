@@ -14,9 +14,9 @@ MAX_NAME = 100
 PLAN = "sweep.json"
 
 
-def file_name(words: Iterable[str]) -> str:
-    """Return a name for a set of words that any file system takes."""
-    text = "_".join(sorted(words)) or "defaults"
+def file_name(overrides: Iterable[str]) -> str:
+    """Return a file name for a set of overrides, which any file system takes."""
+    text = "_".join(sorted(overrides)) or "defaults"
     name = re.sub(r"[^A-Za-z0-9.,=_+-]+", "_", text)
     if name != text or len(name) > MAX_NAME:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -33,17 +33,17 @@ class Sweep:
     _made: list[Path] = field(default_factory=list)
 
     @classmethod
-    def named_by(cls, words: tuple[str, ...], folder: Path) -> "Sweep":
-        """Place a sweep beside `folder`, named by the words that say what its runs learn.
+    def named_by(cls, overrides: tuple[str, ...], folder: Path) -> "Sweep":
+        """Put a sweep beside `folder`, named by the overrides that say what its runs learn.
 
-        The same words give the same folder, so repeating a sweep finds its records.
+        The same overrides give the same folder, so repeating a sweep finds its records.
         """
-        return cls(folder.parent / file_name(words))
+        return cls(folder.parent / file_name(overrides))
 
     def begin(self, group: str, planned: list[tuple[str, ...]]) -> None:
         """Forget the records of an earlier sweep in this folder, and note what is to run.
 
-        `planned` are the words of each job, none where a search finds them.
+        `planned` are the overrides of each job, none where a search finds them.
         """
         self._made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         for path in self.folder.glob("job-*.json"):
@@ -64,17 +64,17 @@ class Sweep:
             return {"group": self.folder.name, "planned": []}
 
     def not_begun(self) -> list[tuple[str, ...]]:
-        """Return the words of the planned jobs that have no record."""
+        """Return the overrides of the planned jobs that have no record."""
         begun = {job["number"] for job in self.jobs()}
         planned = self._plan()["planned"]
-        return [tuple(words) for number, words in enumerate(planned) if number not in begun]
+        return [tuple(overrides) for number, overrides in enumerate(planned) if number not in begun]
 
     def varied(self) -> list[str]:
         """Return the keys in which the planned jobs differ."""
-        planned = [tuple(words) for words in self._plan()["planned"]]
+        planned = [tuple(overrides) for overrides in self._plan()["planned"]]
         common = set.intersection(*map(set, planned)) if planned else set()
-        words = {word for job in planned for word in job} - common
-        return sorted({word.lstrip("+~").partition("=")[0] for word in words})
+        overrides = {override for job in planned for override in job} - common
+        return sorted({override.lstrip("+~").partition("=")[0] for override in overrides})
 
     def record(
         self,

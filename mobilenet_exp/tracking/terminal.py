@@ -43,15 +43,18 @@ def epoch_line(epoch: int, epochs: int, row: dict[str, float]) -> str:
 
 
 def note_lines(row: dict[str, float], left_out: Mapping[str, str]) -> list[str]:
-    """Say what was odd about the images of an epoch; `left_out` names those of the run so far."""
+    """Say which images of an epoch were left out, or lie on their side.
+
+    `left_out` names those of the run so far.
+    """
     lines = []
     if count := int(row.get("data/num_left_out", 0)):
         lines.append(f"  {plural(count, 'image')} left out; so far: {examples(left_out)}")
     count = int(row.get("data/num_unturned", 0))
     if count and row["epoch"] == 1:
-        words = "is on its side" if count == 1 else "are on their sides"
+        lie = "is on its side" if count == 1 else "are on their sides"
         lines.append(
-            f"  {plural(count, 'image')} {words} by EXIF orientation; data.exif=apply turns them"
+            f"  {plural(count, 'image')} {lie} by EXIF orientation; data.exif=apply turns them"
         )
     return lines
 
@@ -113,10 +116,10 @@ def millions(counts: dict[str, int]) -> list[float]:
 def print_sweep(jobs: Sequence[dict[str, Any]], not_begun: Sequence[tuple[str, ...]] = ()) -> None:
     """Print one table of all jobs of a sweep, as its folder records them.
 
-    `not_begun` are the words of those that a stop has kept from starting.
+    `not_begun` are the overrides of those that a stop has kept from starting.
     """
-    words = [*(job["overrides"] for job in jobs), *not_begun]
-    common = set.intersection(*map(set, words))
+    planned = [*(job["overrides"] for job in jobs), *not_begun]
+    common = set.intersection(*map(set, planned))
     columns = ("run", *(f"{side}\n{what}" for side in ("ours", "paper") for what in SWEEP_COLUMNS))
     notes = ["paper: published for the same net and width, on ImageNet with 1000 classes"]
     for job in jobs:
@@ -143,7 +146,7 @@ def print_sweep(jobs: Sequence[dict[str, Any]], not_begun: Sequence[tuple[str, .
     notes += [f"not compared: {reason}" for reason in sorted(reasons)]
     rows = [(_sweep_label(job["overrides"], common), *_sweep_figures(job)) for job in jobs]
     rows += [(_sweep_label(each, common), "not begun", *["-"] * 5) for each in not_begun]
-    console.table(f"sweep of {plural(len(words), 'run')}", columns, rows, notes)
+    console.table(f"sweep of {plural(len(planned), 'run')}", columns, rows, notes)
 
 
 def _sweep_label(overrides: Sequence[str], common: set[str]) -> str:

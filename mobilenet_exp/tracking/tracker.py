@@ -43,7 +43,7 @@ class Tracker:
 
     `folder` is the run's folder and its name W&B's id, but for `run_id`; W&B's own files
     go to `root/wandb`, the folder's parent by default. `job_type` is train, eval or bench,
-    and `overrides` are the words of its command, None for a job that Python called;
+    and `overrides` are those of its command, None for a job that Python called;
     with `is_start=False` nothing is added to what says how the run was made.
     `mode` is auto, online, offline or disabled: auto is online where there is a key and a
     network, else offline, with the reason in `status`. Raises InputError if `online`
@@ -316,15 +316,15 @@ class Tracker:
         self._init_args = args
         return run
 
-    def _named(self, told: environment.Surroundings) -> dict[str, Any]:
+    def _named(self, surroundings: environment.Surroundings) -> dict[str, Any]:
         """Return the arguments by which W&B files the run, settled."""
         args = self._init_args
         found: dict[str, Any] = {
-            "project": args["project"] or told.project or environment.DEFAULT_PROJECT,
-            "id": told.run_id or args["id"],
-            "name": printable(told.name or args["name"])[:MAX_NAME],
-            "group": told.group or environment.known_group(self.folder, args["group"]),
-            "tags": list(dict.fromkeys((*args["tags"], *told.tags))),
+            "project": args["project"] or surroundings.project or environment.DEFAULT_PROJECT,
+            "id": surroundings.run_id or args["id"],
+            "name": printable(surroundings.name or args["name"])[:MAX_NAME],
+            "group": surroundings.group or environment.known_group(self.folder, args["group"]),
+            "tags": list(dict.fromkeys((*args["tags"], *surroundings.tags))),
             "dir": str(Path(os.environ.get("WANDB_DIR") or args["dir"]).resolve()),
         }
         try:

@@ -193,7 +193,7 @@ def can_use_graphs(state: TrainState, sides: set[int]) -> bool:
         "needs train.accumulate=1": state.config.train.accumulate > 1,
         "needs images of one side: data.progressive_from=null": len(sides) > 1,
     }
-    problem = next((words for words, is_so in problems.items() if is_so), None)
+    problem = next((text for text, is_so in problems.items() if is_so), None)
     if problem and wanted == "true":
         raise InputError("run.cuda_graphs", wanted, problem)
     return problem is None

@@ -74,15 +74,15 @@ def _mean(weights: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return found
 
 
-def main(words: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Average the kept checkpoints of the run whose folder is named."""
-    if len(words) not in (1, 2) or (len(words) == 2 and not words[1].isdecimal()):
+    if len(arguments) not in (1, 2) or (len(arguments) == 2 and not arguments[1].isdecimal()):
         problem = "must be a run's folder, and how many checkpoints to average, if not all"
-        raise InputError("RUN", " ".join(words) or None, problem)
-    run = Path(words[0]).expanduser()
+        raise InputError("RUN", " ".join(arguments) or None, problem)
+    run = Path(arguments[0]).expanduser()
     folder = run if run.name == "checkpoints" else run / "checkpoints"
     if not folder.is_dir():
         raise InputError("RUN", run, "is not the folder of a run: it has no checkpoints/")
-    path = average(folder, int(words[1]) if len(words) == 2 else None)
+    path = average(folder, int(arguments[1]) if len(arguments) == 2 else None)
     epochs = ", ".join(map(str, load_checkpoint(path)["averaged"]))
     console.line(f"{path}: mean of epochs {epochs}; python eval.py checkpoint={path} scores it")

@@ -48,7 +48,7 @@ class WeightFile:
 
 
 def read_file(path: str | Path, *, key: str | None = None) -> WeightFile:
-    """Read `.pth`, `.pt`, `.tar`, `.bin` or `.safetensors`, told apart by content, to the CPU.
+    """Read `.pth`, `.pt`, `.tar`, `.bin` or `.safetensors`, recognised by content, to the CPU.
 
     Takes the tensors out of the dicts they lie in, whatever their names, and `module.` and
     the like off their names. Where a file holds several state dicts, `key` names the one to

@@ -78,7 +78,7 @@ class Weights:
         """Put the weights into `model`, all of them and no others, with their variant.
 
         With `new_classifier` a classifier for a different number of classes stays as the
-        model has it; what was left out is returned in words. Raises InputError naming
+        model has it; returns lines about what was left out. Raises InputError naming
         the first few tensors that are missing, extra or misshapen.
         """
         tensors, left_out = fill_counters(self.tensors, model), []
@@ -193,7 +193,7 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet, *, any_stem: bool
     config: dict[str, Any] | None = file.extras.get("config")
     if config is None:
         return replace(weights, variant=model.variant, stem_stride=model.stem_stride)
-    trained_with = _telling(config["model"])
+    trained_with = _network_of(config["model"])
     trained_with["stem_stride"] = stem_stride = config["model"]["stem_stride"] or 2
     for key, asked in _built_with(model).items():
         if key == "stem_stride" and any_stem:
@@ -220,7 +220,7 @@ def _own(weights: Weights, file: WeightFile, model: MobileNet, *, any_stem: bool
     )
 
 
-def _telling(model: dict[str, Any]) -> dict[str, Any]:
+def _network_of(model: dict[str, Any]) -> dict[str, Any]:
     """Return what tells networks apart that have the same tensors; activations are a variant."""
     options = {key: value for key, value in model["args"].items() if key != "activation"}
     return {
@@ -232,7 +232,7 @@ def _telling(model: dict[str, Any]) -> dict[str, Any]:
 
 def _built_with(model: MobileNet) -> dict[str, Any]:
     described = {"name": model.name, "width_mult": model.width_mult, "args": model.args}
-    return _telling(described) | {"stem_stride": model.stem_stride}
+    return _network_of(described) | {"stem_stride": model.stem_stride}
 
 
 def _trained_variant(config: dict[str, Any], model: MobileNet) -> Variant:
@@ -366,9 +366,9 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
         model = config_model(trained.model, state["num_classes"])
     except InputError as error:
         if error.key == "model.name" and trained.run.imports:
-            words = f"run.imports=[{','.join(trained.run.imports)}]"
+            imports = f"run.imports=[{','.join(trained.run.imports)}]"
             raise InputError(
-                error.key, error.value, f"its run had {words}; give it here too"
+                error.key, error.value, f"its run had {imports}; give it here too"
             ) from None
         raise
     restore_model(model, state, path)

@@ -59,7 +59,7 @@ RELEASED = re.compile(r"-([0-9a-f]{8})\.pth$")
 
 
 @dataclass(frozen=True)
-class Published:
+class Pretrained:
     """One set of published weights: its name, how it is run, how images are prepared."""
 
     name: str
@@ -106,7 +106,7 @@ def _quickly() -> Iterator[None]:
 
 def find_published(
     name: str, model_name: str, width_mult: float = 1.0, *, key: str = "weights"
-) -> Published:
+) -> Pretrained:
     """Look up `torchvision:IMAGENET1K_V2` (of `model_name`) or `timm:ARCH.TAG`.
 
     Raises InputError, under `key`, for an unknown name and for one of another network.
@@ -119,7 +119,7 @@ def find_published(
     raise InputError(key, name, "not known; allowed: torchvision:TAG, timm:ARCH.TAG")
 
 
-def find_released(sha256: str, model_name: str, width_mult: float = 1.0) -> Published | None:
+def find_released(sha256: str, model_name: str, width_mult: float = 1.0) -> Pretrained | None:
     """Find published weights by the content of a file: releases carry its hash in their name."""
     for prefix, name in _released_hashes(model_name).items():
         if sha256.startswith(prefix):
@@ -127,7 +127,7 @@ def find_released(sha256: str, model_name: str, width_mult: float = 1.0) -> Publ
     return None
 
 
-def _torchvision(name: str, tag: str, model_name: str, key: str) -> Published:
+def _torchvision(name: str, tag: str, model_name: str, key: str) -> Pretrained:
     if model_name not in TORCHVISION:
         problem = f"torchvision has {', '.join(TORCHVISION)}; not model={model_name}"
         raise InputError(key, name, problem)
@@ -139,7 +139,7 @@ def _torchvision(name: str, tag: str, model_name: str, key: str) -> Published:
     recipe = weights.transforms()
     with torch.device("meta"):
         net = torchvision.models.get_model(arch, weights=None)
-    return Published(
+    return Pretrained(
         name,
         _variant(net),
         Preprocessing(
@@ -153,7 +153,7 @@ def _torchvision(name: str, tag: str, model_name: str, key: str) -> Published:
     )
 
 
-def _timm(name: str, arch: str, model_name: str, width_mult: float, key: str) -> Published:
+def _timm(name: str, arch: str, model_name: str, width_mult: float, key: str) -> Pretrained:
     known = timm.list_pretrained("*mobilenet*")
     if arch not in known:
         if "." not in arch:
@@ -174,7 +174,7 @@ def _timm(name: str, arch: str, model_name: str, width_mult: float, key: str) ->
     pretrained = timm.get_pretrained_cfg(arch)
     with torch.device("meta"):
         net = timm.create_model(arch, pretrained=False)
-    return Published(
+    return Pretrained(
         name,
         _variant(net),
         _timm_preprocessing(pretrained),

@@ -65,7 +65,7 @@ def _seen(data: bytes, *, upright: bool, boxes: tuple = (None,)) -> list:
         pixels = [image.decode(box).tobytes() for box in boxes]
     except OSError as error:
         return [str(error)]
-    return [image.height, image.width, image.note, image.is_unturned, *pixels]
+    return [image.height, image.width, image.note, image.is_sideways, *pixels]
 
 
 @pytest.fixture

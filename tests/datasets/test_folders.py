@@ -107,7 +107,7 @@ def test_a_photo_on_its_side_is_turned_or_named(tmp_path, orientation):
     turned, stored = (open_file(tmp_path / "p.png", upright=each) for each in (True, False))
     assert (turned.note, stored.note) == ("turned upright", "EXIF orientation ignored")
     assert np.array_equal(turned.decode(None), upright)
-    assert (turned.is_unturned, stored.is_unturned) == (False, True)
+    assert (turned.is_sideways, stored.is_sideways) == (False, True)
 
 
 def test_data_sets_turn_photos_as_asked(tmp_path, compose_config):

@@ -236,9 +236,9 @@ def _check_shards(index: Index, store: Folder, split: str) -> None:
             problem = f"{name} has {found:,} bytes, where the index says {size:,}"
             advice = "it was cut short or changed; fetch or pack it again"
             raise InputError("data.root", store.path, f"{problem}: {advice}")
-    strangers = [each for each in store.names() if is_of(each, split)]
-    strangers = sorted(set(strangers) - {name for name, _ in index.shards})
-    if strangers:
-        problem = f"{strangers[0]} is not in {split}.index, which was packed without it"
+    unknown = [each for each in store.names() if is_of(each, split)]
+    unknown = sorted(set(unknown) - {name for name, _ in index.shards})
+    if unknown:
+        problem = f"{unknown[0]} is not in {split}.index, which was packed without it"
         advice = f"remove {split}.index to use all shards, or move that one away"
         raise InputError("data.root", store.path, f"{problem}; {advice}")

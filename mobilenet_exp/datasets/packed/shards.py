@@ -29,7 +29,7 @@ RAW = ".npy"
 LABEL = ".cls"
 # no checksum is known of an image in a shard from elsewhere
 UNKNOWN = -1
-# words that tell in a shard's name which split it is of
+# parts of a shard's name that say which split it belongs to
 SPLITS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
 PIECE = 1 << 20
 
@@ -117,8 +117,8 @@ def index_path(folder: Path, split: str) -> Path:
 
 def is_of(name: str, split: str) -> bool:
     """Return whether a file is a shard of `train` or `val`, by a word of its name."""
-    words = set(re.split("[^a-z]+", name.lower()))
-    return name.endswith(".tar") and [key for key in SPLITS if words & SPLITS[key]] == [split]
+    parts = set(re.split("[^a-z]+", name.lower()))
+    return name.endswith(".tar") and [key for key in SPLITS if parts & SPLITS[key]] == [split]
 
 
 class ShardStore(Protocol):
