@@ -288,6 +288,11 @@ class DataConfig(ImagesConfig):
     # place and names it
     on_bad_image: str = key(one_of("skip", "fail"), NOT_IDENTITY, FILES, default="fail")
 
+    @property
+    def mixes(self) -> bool:
+        """Whether training batches are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
 
 @dataclass(kw_only=True)
 class TrainConfig:

@@ -32,7 +32,6 @@ from mobilenet_exp.data.augment import (
     TrainTransform,
     side_of_epoch,
 )
-from mobilenet_exp.data.mixing import mixes
 from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.sampler import BatchSampler, EvalSampler, Key
 from mobilenet_exp.datasets import codec
@@ -606,7 +605,7 @@ def build_loaders(
         rank=rank,
         processes=processes,
         accumulate=accumulate,
-        pairs=mixes(data),
+        pairs=data.mixes,
     )
     last = data.train_resolution or data.resolution
     if data.progressive_from and data.progressive_from > last:

@@ -11,12 +11,17 @@ class Mixing:
     """Mixes the images of a batch in pairs, the first with the last, and their labels.
 
     Mixup blends two images, cutmix puts a rectangle of one into the other; both
-    draw for each update from its number and the seed. From update `end` on, counted from 0,
-    nothing is mixed.
+    draw for each update from its number and the seed. In the last `mix_off_epochs` nothing is
+    mixed. Raises InputError where that leaves nothing to mix.
     """
 
-    def __init__(self, data: DataConfig, num_classes: int, seed: int, end: int) -> None:
-        self.seed, self.end = seed, end
+    def __init__(
+        self, data: DataConfig, num_classes: int, seed: int, *, epochs: int, steps_per_epoch: int
+    ) -> None:
+        if data.mix_off_epochs >= epochs:
+            problem = f"leaves no epoch in which anything is mixed: train.epochs={epochs}"
+            raise InputError("data.mix_off_epochs", data.mix_off_epochs, problem)
+        self.seed, self.end = seed, (epochs - data.mix_off_epochs) * steps_per_epoch
         # timm takes most of a second to import
         from timm.data import Mixup
 
@@ -43,23 +48,3 @@ class Mixing:
             return self.mixup(images, labels)
         finally:
             np.random.set_state(state)
-
-
-def build_mixing(
-    data: DataConfig, num_classes: int, seed: int, *, epochs: int, steps_per_epoch: int
-) -> Mixing | None:
-    """Return what mixes the training batches, or None where both are off.
-
-    Raises InputError where `mix_off_epochs` leaves nothing to mix.
-    """
-    if not mixes(data):
-        return None
-    if data.mix_off_epochs >= epochs:
-        problem = f"leaves no epoch in which anything is mixed: train.epochs={epochs}"
-        raise InputError("data.mix_off_epochs", data.mix_off_epochs, problem)
-    return Mixing(data, num_classes, seed, (epochs - data.mix_off_epochs) * steps_per_epoch)
-
-
-def mixes(data: DataConfig) -> bool:
-    """Return whether training batches are mixed."""
-    return data.mixup > 0 or data.cutmix > 0

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.core.libraries import library
 from mobilenet_exp.models.layers import ConvBNAct
 
 LAYERS = (nn.Conv2d, nn.Linear)
@@ -180,6 +179,8 @@ def check_device(device: torch.device) -> None:
 
 
 def _new_ranges(names: list[str], asked_by: tuple[str, str]) -> nn.ModuleDict:
+    from mobilenet_exp.core.libraries import library
+
     pt2e: Any = library("torchao.quantization.pt2e", *asked_by)
     return nn.ModuleDict(
         {

@@ -44,7 +44,6 @@ from mobilenet_exp.tracking.pictures import Throttle, draw_curves
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.training.checkpointing import check_config, check_images
 from mobilenet_exp.training.state import TrainState
-from mobilenet_exp.training.tracing import Tracer
 
 # times that an epoch must be slower than the fastest to be remarked upon
 MUCH_SLOWER = 3
@@ -200,8 +199,10 @@ class Reporter(SilentReporter):
         self._spoke_at = time.monotonic()
         # images/s of the fastest epoch so far
         self._fastest = 0.0
-        self._tracer: Tracer | None = None
+        self._tracer: Any = None
         if config.run.profile:
+            from mobilenet_exp.training.tracing import Tracer
+
             self._tracer = Tracer(config.run.profile, folder, state.compute.device)
         self._curves = Throttle(self._draw_curves) if config.run.pictures else None
         self._steps = StepCurves(state, self.tracker)

@@ -28,7 +28,7 @@ from mobilenet_exp.data.loaders import (
     Loaders,
     build_loaders,
 )
-from mobilenet_exp.data.mixing import build_mixing
+from mobilenet_exp.data.mixing import Mixing
 from mobilenet_exp.datasets.images import name_of
 from mobilenet_exp.evaluation import metrics
 from mobilenet_exp.evaluation.metrics import Predictions
@@ -209,7 +209,15 @@ def build_state(
     if train.quantise:
         check_device(compute.device)
         fake_quantized = FakeQuantized(model, weight_bits=train.int8_weights).to(compute.device)
-    steps_per_epoch = loaders.sampler.num_updates
+    steps_per_epoch, mixing = loaders.sampler.num_updates, None
+    if config.data.mixes:
+        mixing = Mixing(
+            config.data,
+            num_classes,
+            train.seed,
+            epochs=train.epochs,
+            steps_per_epoch=steps_per_epoch,
+        )
     if loaders.others:
         count = plural(len(loaders.others), "file")
         notes = [*notes, f"{count} passed over, no images: {examples(loaders.others)}"]
@@ -230,13 +238,7 @@ def build_state(
             seed=train.seed,
         ),
         loss_fn=LOSSES.get(train.loss)(train.label_smoothing),
-        mixing=build_mixing(
-            config.data,
-            num_classes,
-            train.seed,
-            epochs=train.epochs,
-            steps_per_epoch=steps_per_epoch,
-        ),
+        mixing=mixing,
         teacher=teacher,
         average=average,
         fake_quantized=fake_quantized,

@@ -5,7 +5,7 @@ import torch
 
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.mixing import build_mixing
+from mobilenet_exp.data.mixing import Mixing
 from mobilenet_exp.training.train import build_state
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -26,7 +26,7 @@ def _data(**options) -> DataConfig:
 
 
 def test_mixing_joins_images_and_labels_in_the_same_shares():
-    mixing = build_mixing(_data(mixup=0.5), num_classes=4, seed=0, **LENGTH)
+    mixing = Mixing(_data(mixup=0.5), num_classes=4, seed=0, **LENGTH)
     images = torch.eye(4).view(4, 1, 2, 2).repeat(1, 3, 1, 1)
     labels = torch.arange(4)
     mixed, targets = mixing(images.clone(), labels, step=5)
@@ -41,13 +41,13 @@ def test_mixing_joins_images_and_labels_in_the_same_shares():
 
 
 def test_cutmix_shares_are_areas_and_nothing_is_mixed_unless_asked():
-    assert build_mixing(_data(), 2, 0, **LENGTH) is None
-    mixing = build_mixing(_data(cutmix=1.0), num_classes=2, seed=1, **LENGTH)
+    assert not _data().mixes
+    mixing = Mixing(_data(cutmix=1.0), num_classes=2, seed=1, **LENGTH)
     images = torch.stack([torch.zeros(3, 32, 32), torch.ones(3, 32, 32)])
     mixed, targets = mixing(images, torch.tensor([0, 1]), step=0)
     assert set(mixed.unique().tolist()) <= {0.0, 1.0}
     assert targets[0, 1].item() == pytest.approx(mixed[0].mean().item())
-    never = build_mixing(_data(cutmix=1.0, mix_prob=0.0), num_classes=2, seed=1, **LENGTH)
+    never = Mixing(_data(cutmix=1.0, mix_prob=0.0), num_classes=2, seed=1, **LENGTH)
     assert torch.equal(never(images.clone(), torch.tensor([0, 1]), step=0)[0], images)
 
 
@@ -57,7 +57,7 @@ def test_an_odd_batch_cannot_be_mixed(quick):
 
 
 def test_the_last_epochs_are_not_mixed():
-    mixing = build_mixing(_data(mixup=0.5, mix_off_epochs=1), num_classes=4, seed=0, **LENGTH)
+    mixing = Mixing(_data(mixup=0.5, mix_off_epochs=1), num_classes=4, seed=0, **LENGTH)
     labels = torch.tensor([0, 1, 2, 3])
     assert mixing(torch.randn(4, 3, 8, 8), labels, 9)[1].shape == (4, 4)
     images = torch.randn(4, 3, 8, 8)
@@ -65,4 +65,4 @@ def test_the_last_epochs_are_not_mixed():
     assert torch.equal(found, images)
     assert torch.equal(targets, labels)
     with pytest.raises(InputError, match="data.mix_off_epochs=2: leaves no epoch in which"):
-        build_mixing(_data(mixup=0.5, mix_off_epochs=2), num_classes=4, seed=0, **LENGTH)
+        Mixing(_data(mixup=0.5, mix_off_epochs=2), num_classes=4, seed=0, **LENGTH)

@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from mobilenet_exp.config.schema import DataConfig
-from mobilenet_exp.data.mixing import build_mixing
+from mobilenet_exp.data.mixing import Mixing
 from mobilenet_exp.machine.compute import Compute, Precision
 from mobilenet_exp.models import build_model
 from mobilenet_exp.training import optim
@@ -119,7 +119,7 @@ def test_no_rule_waits(optimizer):
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
 def test_what_recipes_add_does_not_wait(loss, monkeypatch):
     data = DataConfig(name="fake", batch_size=4, resolution=64, mixup=0.2, cutmix=1.0)
-    mixing = build_mixing(data, CLASSES, 0, epochs=1, steps_per_epoch=10)
+    mixing = Mixing(data, CLASSES, 0, epochs=1, steps_per_epoch=10)
     words = ("train.accumulate=2", "train.bn=frozen")
     state = _state(words=words, mixing=mixing, loss_fn=LOSSES.get(loss)(0.1))
     # a generator on the network's device is not to be had
