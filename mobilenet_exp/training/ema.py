@@ -1,7 +1,6 @@
 """A running average of weights and BatchNorm statistics, by timm."""
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 
@@ -14,6 +13,9 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, *, decay: float, every: int, warmup: bool) -> None:
+        # timm takes more than a second to import
+        from timm.utils import ModelEmaV3
+
         self.every = every
         self._ema = ModelEmaV3(model, decay=decay, use_warmup=warmup)
         # the tensors stay the same, whatever is in them

@@ -4,7 +4,6 @@ A builder gets `train.label_smoothing` and returns a loss of `logits` (N, K) and
 probabilities of classes (N, K) where batches are mixed; a mean over the images.
 """
 
-from timm.loss import BinaryCrossEntropy
 from torch import Tensor, nn
 
 from mobilenet_exp.core.registry import Registry
@@ -27,6 +26,9 @@ class SmoothedBinaryCrossEntropy(nn.Module):
     """
 
     def __init__(self, label_smoothing: float) -> None:
+        # timm takes more than a second to import
+        from timm.loss import BinaryCrossEntropy
+
         super().__init__()
         self.label_smoothing = label_smoothing
         self.loss = BinaryCrossEntropy(smoothing=label_smoothing)

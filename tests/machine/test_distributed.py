@@ -1,17 +1,15 @@
 """Several processes do what one does: the same batch, the same steps, every image once."""
 
-import gc
 import json
 import subprocess
 import sys
-import time
-import weakref
 
 import pytest
 import torch
 from hard_run import WORDS, folder_of, is_running, ranks, rows, start, wait_for
 from image_folders import write_classes
 from programs import ROOT, environment
+from rank_jobs import dies, lives_on, refuses
 
 from mobilenet_exp import train
 from mobilenet_exp.core.console import no_progress
@@ -41,20 +39,9 @@ def _steps(config) -> dict:
         return {"losses": losses, "start": start, "model": model, "metrics": metrics}
 
 
-def _lives_on() -> bool:
-    left = []
-    for _ in range(2):
-        with joined(CPU) as world:
-            assert world.gather(world.rank) == [0, 1]
-            left.append(weakref.ref(torch.distributed.group.WORLD))
-    gc.collect()
-    is_kept = all(group() is not None for group in left)
-    return is_kept and not torch.distributed.is_initialized()
-
-
 def test_a_group_that_was_left_is_kept_and_another_one_can_be_joined():
     """Its end waits for threads that may wait for Python: a process never ended, once."""
-    assert launch(_lives_on, (), processes=2, max_restarts=0)
+    assert launch(lives_on, (), processes=2, max_restarts=0)
 
 
 # with mixing, whose pairs stay together, and an average; dropout's masks would differ
@@ -65,20 +52,25 @@ SHARED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("bn", ["sync", "frozen"])
-def test_two_processes_of_half_a_batch_follow_one_of_the_whole(quick, bn):
+def _steps_of_each(configs: list) -> list[dict]:
+    return [_steps(config) for config in configs]
+
+
+def test_two_processes_of_half_a_batch_follow_one_of_the_whole(quick):
     """Step for step, within float32's rounding; SyncBatchNorm here is our own, for the CPU."""
-    config = quick(*SHARED, f"train.bn={bn}")
-    one = _steps(config)
-    two = launch(_steps, (config,), processes=2, max_restarts=0)
-    assert len(one["losses"]) == 6
-    torch.testing.assert_close(two["losses"], one["losses"], rtol=2e-4, atol=1e-5)
-    gap, moved = _largest_gap(two["model"], one["model"]), _largest_gap(one["model"], one["start"])
-    print(f"bn={bn}: after 6 steps weights and statistics moved {moved:.1e}, differ {gap:.1e}")
-    assert gap < 1e-3 * moved
-    # an odd number of images is shared; each counts once
-    assert two["metrics"]["val/num_images"] == 101
-    assert two["metrics"]["val/loss"] == pytest.approx(one["metrics"]["val/loss"], abs=1e-3)
+    configs = [quick(*SHARED, f"train.bn={bn}") for bn in ("sync", "frozen")]
+    both = launch(_steps_of_each, (configs,), processes=2, max_restarts=0)
+    for config, two in zip(configs, both, strict=True):
+        one = _steps(config)
+        assert len(one["losses"]) == 6
+        torch.testing.assert_close(two["losses"], one["losses"], rtol=2e-4, atol=1e-5)
+        gap = _largest_gap(two["model"], one["model"])
+        moved = _largest_gap(one["model"], one["start"])
+        print(f"bn={config.train.bn}: weights and statistics moved {moved:.1e}, differ {gap:.1e}")
+        assert gap < 1e-3 * moved
+        # an odd number of images is shared; each counts once
+        assert two["metrics"]["val/num_images"] == 101
+        assert two["metrics"]["val/loss"] == pytest.approx(one["metrics"]["val/loss"], abs=1e-3)
 
 
 def _largest_gap(ours, theirs) -> float:
@@ -169,20 +161,11 @@ def test_what_fails_in_one_process_ends_all_of_them(tmp_path, where, heard):
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def _dies() -> None:
-    time.sleep(0.1)
-    raise SystemExit(9)
-
-
-def _refuses() -> None:
-    raise InputError("data.root", "nowhere", "no folder")
-
-
 def test_what_a_person_should_read_comes_back_from_the_processes(capfd):
     with pytest.raises(InputError, match="data.root=nowhere: no folder"):
-        launch(_refuses, (), processes=2, max_restarts=2)
+        launch(refuses, (), processes=2, max_restarts=2)
     with pytest.raises(RunError, match=r"process \d of 2 exited with 9 after 1 attempt"):
-        launch(_dies, (), processes=2, max_restarts=0)
+        launch(dies, (), processes=2, max_restarts=0)
 
 
 def test_devices_under_torchrun_are_refused(quick, tmp_path, monkeypatch):
