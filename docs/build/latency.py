@@ -109,7 +109,7 @@ def record_of(found: dict[str, Any]) -> Path:
 def check_conclusions(found: dict[str, Any]) -> None:
     """Raise ValueError for the first statement of the page that the figures contradict.
 
-    Those about 8 bits are made of their figures, whatever these are.
+    Those about int8 are made of their figures, whatever these are.
     """
     rows = timings.by_cell(timings.in_float(found["rows"]))
     runtimes = {runtime for _, runtime, _ in rows}

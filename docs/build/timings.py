@@ -5,7 +5,7 @@ from typing import Any
 from docs.build.pages import filled, markdown_table
 from mobilenet_exp.deploy.by_layer import LayerTime
 
-# how runtimes in 8 bits are called, after the one in float32
+# how int8 runtimes are called, after the one in float32
 INT8 = "_int8"
 # what the networks of mobile phones are compared with, and those that are
 REFERENCE, MOBILE = "resnet18", ("v1", "v2", "v3", "v4")
@@ -62,18 +62,18 @@ def _ms(ms: float | None, slower: float | None = None) -> str:
 
 
 def in_8_bits(rows: list[dict[str, Any]]) -> str:
-    """Return the ms in 8 bits, beside the same runtime's in float32."""
+    """Return the ms in int8, beside the same runtime's in float32."""
     cells = {(row["batch_size"], row["model"], row["runtime"]): row for row in rows}
     runtimes = [each for each in runtimes_of(rows) if each.endswith(INT8)]
     if not runtimes:
         return ""
     titles = [each.removesuffix(INT8) for each in runtimes]
     parts = [
-        "## In 8 bits, ms",
+        "## In int8, ms",
         filled(
-            "Weights and activations in 8 bits, with scales from the images that were timed. In "
-            "brackets: how many times as fast as the same runtime in float32. What 8 bits cost in "
-            "accuracy is said in [Time and export](deploy.md#in-8-bits): the weights here are "
+            "Weights and activations in int8, with scales from the images that were timed. In "
+            "brackets: how many times as fast as the same runtime in float32. What int8 costs in "
+            "accuracy is in [Time and export](deploy.md#in-int8): the weights here are "
             "random, and multiply from layer to layer what rounding changes. Answers differ from "
             f"float32's by up to {_worst(rows):.2f} of the largest answer."
         ),
@@ -103,13 +103,13 @@ def not_timed(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _worst(rows: list[dict[str, Any]]) -> float:
-    """Return the largest difference of an answer in 8 bits, in shares of the largest answer."""
+    """Return the largest difference of an int8 answer, as a fraction of the largest answer."""
     timed = [row for row in rows if row["runtime"].endswith(INT8) and row["latency_ms"]]
     return max((row["difference"] for row in timed if row["difference"] is not None), default=0.0)
 
 
 def _int8_words(rows: list[dict[str, Any]], runtimes: list[str]) -> str:
-    """Say where 8 bits are slower than float32, and which MobileNets then lose to the reference."""
+    """Say where int8 is slower than float32, and which MobileNets then lose to the reference."""
     cells = {(row["batch_size"], row["model"], row["runtime"]): row["latency_ms"] for row in rows}
     parts = []
     for runtime in runtimes:
@@ -117,7 +117,7 @@ def _int8_words(rows: list[dict[str, Any]], runtimes: list[str]) -> str:
         timed = {key: ms for key, ms in own.items() if ms}
         plain = runtime.removesuffix(INT8)
         slower = sum(ms > cells[*key, plain] for key, ms in timed.items())
-        words = f"{plain} is slower in 8 bits in {slower or 'none'} of {len(timed)} cells"
+        words = f"{plain} is slower in int8 in {slower or 'none'} of {len(timed)} cells"
         behind: dict[str, list[str]] = {}
         for (size, model), ms in timed.items():
             reference = own[size, REFERENCE]
@@ -125,9 +125,9 @@ def _int8_words(rows: list[dict[str, Any]], runtimes: list[str]) -> str:
                 behind.setdefault(model, []).append(str(size))
         if behind:
             names = [f"{model} at batch {' and '.join(each)}" for model, each in behind.items()]
-            words += f"; no faster than {REFERENCE} in 8 bits: {', '.join(names)}"
+            words += f"; no faster than {REFERENCE} in int8: {', '.join(names)}"
         parts.append(words + ".")
-    parts.append("The reasons are in [Time and export](deploy.md#in-8-bits).")
+    parts.append("The reasons are in [Time and export](deploy.md#in-int8).")
     return filled(" ".join(parts))
 
 

@@ -100,7 +100,7 @@ def test_8_bits_are_told_as_they_are(found):
     for each in changed["rows"]:
         if each["runtime"] == "executorch_int8":
             each["latency_ms"] = {"v2": 1e6, "resnet18": 1e-5}.get(each["model"], 1e-6)
-    words = "executorch is slower in 8 bits in 2 of 20 cells; no faster than resnet18 in 8 bits: v2"
+    words = "executorch is slower in int8 in 2 of 20 cells; no faster than resnet18 in int8: v2"
     assert words in " ".join(latency.page(changed, []).split())
     refused = copy.deepcopy(found)
     for each in refused["rows"]:
@@ -109,7 +109,7 @@ def test_8_bits_are_told_as_they_are(found):
     assert "- v1, openvino_int8, batch 1: does not take it: reasons" in latency.page(refused, [])
     without = copy.deepcopy(found)
     without["rows"] = timings.in_float(found["rows"])
-    assert "In 8 bits" not in latency.page(without, [])
+    assert "In int8" not in latency.page(without, [])
 
 
 def test_where_a_mobilenet_is_no_faster_is_said(found):
