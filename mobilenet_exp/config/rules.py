@@ -49,9 +49,9 @@ def resolved(config: AnyConfig) -> AnyConfig:
     if distill.teacher is None and distill != DistillConfig():
         raise InputError("distill.teacher", None, "required when another distill.* key is set")
     if config.train.quantise and run.compile:
-        raise InputError("run.compile", True, "is not for train.quantise, which rounds by hooks")
+        raise InputError("run.compile", True, "does not work with train.quantise, which uses hooks")
     if config.train.quantise and run.precision in ("bfloat16", "float16"):
-        raise InputError("run.precision", run.precision, "train.quantise rounds float32 alone")
+        raise InputError("run.precision", run.precision, "train.quantise needs float32")
     if run.smoke:
         config = shrunk(config)
     # weights keep the stride that they were trained with

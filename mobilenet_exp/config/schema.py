@@ -1,7 +1,7 @@
 """The keys of every configuration; the comment above a key is its help text.
 
 The sections `model data optimizer schedule train distill` and `weights` say what is
-learned and give a run its name. `run`, and fields marked as a place, say where and how.
+learned and give a run its name. `run`, and fields marked NOT_IDENTITY, say where and how.
 Each program has a schema of its own, with exactly the keys that it reads.
 """
 
@@ -183,13 +183,13 @@ class ScheduleConfig:
     name: str
     # length of the linear warm-up, in epochs
     warmup_epochs: float = key(FROM_0, default=0.0)
-    # share of lr that the warm-up starts from, in [0, 1)
+    # fraction of lr that the warm-up starts from, in [0, 1)
     warmup_from: float = key(BELOW_1, WARMS_UP, default=0.0)
     # whether the schedule counts epochs from the start, not from the end of the warm-up
     counts_warmup: bool = key(WARMS_UP, default=False)
     # epochs at the end at the rate that the schedule ends with
     cooldown_epochs: float = key(FROM_0, default=0.0)
-    # two shares of the training between which timm's noise is added to each epoch's rate;
+    # two fractions of the training between which timm's noise is added to each epoch's rate;
     # null: no noise
     noise: list[float] | None = key(NOISE, default=None)
     # arguments of the schedule, e.g. gamma
@@ -225,12 +225,12 @@ class ImagesConfig(ImageSource):
     name: str
     # side of the input in pixels, >= 32
     resolution: int = key(SIDE, ALWAYS, default=224)
-    # share of the resized image that evaluation crops from its centre, in (0, 1]
+    # fraction of the resized image that evaluation crops from its centre, in (0, 1]
     crop_pct: float = key(ABOVE_0_TO_1, ALWAYS, default=0.875)
     # method of that resizing: bilinear or bicubic
     interpolation: str = key(one_of("bilinear", "bicubic"), default="bilinear")
-    # how pixels are resized: fast, or exact, which is Pillow's way to the last bit; they
-    # differ by at most 2 of 255, nearly everywhere by 0
+    # how pixels are resized: fast, or exact, which gives Pillow's pixels to the last bit; the
+    # two differ by at most 2 of 255, nearly everywhere by 0
     resize: str = key(one_of("fast", "exact"), default="fast")
     # mean per colour channel, of pixels scaled to [0, 1]
     mean: list[float] = key(MEAN, ALWAYS, factory=lambda: [0.485, 0.456, 0.406])
@@ -239,7 +239,7 @@ class ImagesConfig(ImageSource):
     # photos whose EXIF data say that they lie on their side: apply turns them upright,
     # ignore takes them as they are stored, auto ignores ImageNet's and applies others'
     exif: str = key(one_of("apply", "ignore", "auto"), FILES, default="ignore")
-    # share of each class to hold out where root holds class folders without train/ and
+    # fraction of each class to hold out where root holds class folders without train/ and
     # val/; null: root has both
     val_share: float | None = key(INSIDE_0_1, default=None)
     # seed of that choice
@@ -259,11 +259,11 @@ class DataConfig(ImagesConfig):
     # registry name of training's augmentation: random_resized_crop, inception, pad_crop_flip,
     # affine, none
     augment: str = key(ALWAYS, default="random_resized_crop")
-    # smallest share of the image's area that random_resized_crop and inception crop
+    # smallest fraction of the image's area that random_resized_crop and inception crop
     min_crop_area: float = key(ABOVE_0_TO_1, CROPS, default=0.08)
     # method by which training resizes: bilinear, bicubic, or random: one of both for each image
     train_interpolation: str = key(one_of("bilinear", "bicubic", "random"), default="bilinear")
-    # most by which brightness, contrast and saturation change, in shares; 0: not at all
+    # largest change of brightness, contrast and saturation, as a fraction; 0: none
     color_jitter: float = key(FRACTION, default=0.0)
     # imagenet or cifar10 (AutoAugment), ta_wide (TrivialAugment), or RandAugment in timm's
     # notation, e.g. rand-m9-mstd0.5; null: none
@@ -313,10 +313,10 @@ class TrainConfig:
     clip_grad_norm: float | None = key(ABOVE_0, default=None)
     # parts that a batch is cut into, one after the other; BatchNorm sees each part alone
     accumulate: int = key(up_to(1_000_000), default=1)
-    # which images BatchNorm learns from: batch (each process's own), sync (those of all
+    # which images BatchNorm normalises by: batch (each process's own), sync (those of all
     # processes), frozen (it keeps the statistics it starts from)
     bn: str = key(one_of("batch", "sync", "frozen"), default="batch")
-    # which weights learn: all, or classifier (a linear probe on given weights)
+    # which weights are trained: all, or classifier (a linear probe on given weights)
     trainable: str = key(one_of("all", "classifier"), default="all")
     # decay of an average of weights and BatchNorm statistics, e.g. 0.9999; null: no average
     ema_decay: float | None = key(INSIDE_0_1, default=None)
@@ -324,10 +324,9 @@ class TrainConfig:
     ema_every: int = key(WHOLE, AVERAGES, default=1)
     # whether the decay rises from 0, so that a short run's average forgets its start
     ema_warmup: bool = key(AVERAGES, default=True)
-    # int8: weights and activations are rounded as in 8 bits, so that the network learns to
-    # answer with them; null: they are not
+    # int8: quantisation-aware training, with fake-quantised weights and activations; null: none
     quantise: str | None = key(one_of("int8"), default=None)
-    # bits of the weights that it learns: 7, right on every processor, or 8, for those with VNNI,
+    # bits of its weights: 7, right on every processor, or 8, for those with VNNI,
     # AMX or Arm's dot product
     int8_weights: int = key(BITS, QUANTISES, default=7)
     # what to do when a loss is not finite: stop, skip the update, or rollback to the last
@@ -337,7 +336,7 @@ class TrainConfig:
 
 @dataclass(kw_only=True)
 class DistillConfig:
-    # whose answers to learn from: a checkpoint, a weights file, torchvision:TAG, timm:ARCH.TAG
+    # the teacher network: a checkpoint, a weights file, torchvision:TAG or timm:ARCH.TAG
     teacher: str | None = key(NAMED, PATH, default=None)
     # the teacher's architecture, for a weights file or torchvision's tag
     model: str | None = key(NAMED, default=None)
@@ -401,7 +400,7 @@ class RunConfig(EvalRunConfig):
     # how often they are all restarted from the last checkpoint after one has died
     max_restarts: int = key(COUNT, SEVERAL, default=1)
     # whether other processes are kept from running in the run's folder; false: for a file system
-    # that cannot lock files, with your word that no other job writes there
+    # that cannot lock files, if no other job writes there
     lock: bool = True
     # minutes between two checkpoints within an epoch; 0: every update; null: none
     save_every_minutes: float | None = key(FROM_0, default=10.0)
@@ -457,13 +456,13 @@ class EvalModelConfig(ModelOptions):
 
 @dataclass(kw_only=True)
 class EvalDataConfig(ImageSource):
-    """What an evaluation is asked for; null: as the checkpoint or the weights' source has it."""
+    """The images of an evaluation; null: as the checkpoint or the weights' source has it."""
 
     # registry name; null: the checkpoint's own data
     name: str | None = None
     # side of the input in pixels, >= 32
     resolution: int | None = key(SIDE, default=None)
-    # share of the resized image that is cropped from its centre, in (0, 1]
+    # fraction of the resized image that is cropped from its centre, in (0, 1]
     crop_pct: float | None = key(ABOVE_0_TO_1, default=None)
     # method of that resizing: bilinear or bicubic
     interpolation: str | None = key(one_of("bilinear", "bicubic"), default=None)
@@ -475,7 +474,7 @@ class EvalDataConfig(ImageSource):
     std: list[float] | None = key(STD, default=None)
     # photos whose EXIF data say that they lie on their side: apply, ignore or auto
     exif: str | None = key(one_of("apply", "ignore", "auto"), FILES, default=None)
-    # share of each class that is held out, where root holds class folders without a split
+    # fraction of each class that is held out, where root holds class folders without a split
     val_share: float | None = key(INSIDE_0_1, default=None)
     # seed of that choice
     val_seed: int | None = key(COUNT, SPLIT, default=None)
@@ -490,7 +489,7 @@ class EvalDataConfig(ImageSource):
 
 @dataclass(kw_only=True)
 class EvalImages(ImagesConfig):
-    """What an evaluation scores, once everything is settled; no program's own keys."""
+    """What an evaluation scores, with nothing left open; the keys of no program."""
 
     batch_size: int = key(up_to(1_000_000))
     on_bad_image: str = key(one_of("skip", "fail"), FILES, default="skip")
@@ -501,7 +500,7 @@ class EvalImages(ImagesConfig):
 class WeightsConfig:
     """A network with its weights: one of `checkpoint` and `weights`."""
 
-    # a run's checkpoint; it brings its model, data and preprocessing
+    # a run's checkpoint, with its model, data and preprocessing
     checkpoint: str | None = key(NAMED, PATH, default=None)
     # whether to take a checkpoint's averaged weights, where it has them
     ema: bool = key(HAS_CHECKPOINT, default=True)
@@ -545,8 +544,8 @@ class BenchConfig:
     warmup: int = key(up_to(1_000_000, least=0))
     # interleaved rounds; each network runs once a round in each runtime
     rounds: int = key(up_to(1_000_000))
-    # rounds, or one_call: beside it, what one call in training mode takes that nothing waits
-    # for, as the old V1 repository timed
+    # rounds, or one_call: beside the rounds, one call in training mode without waiting for the
+    # device, as the old V1 repository timed
     method: str = key(one_of("rounds", "one_call"), default="rounds")
     # a network of the table whose layers are timed one by one; null: none
     layers: str | None = key(NAMED, default=None)
@@ -557,7 +556,7 @@ class BenchConfig:
 class PackConfig:
     """What `python -m mobilenet_exp pack` composes."""
 
-    # the images to pack; how they are prepared for a network is not looked at
+    # the images to pack; their preparation for a network has no effect here
     data: ImagesConfig
     # new folder for the shards, or one that was begun with the same images and settings
     out: str = key(PATH)
@@ -584,17 +583,17 @@ class ExportConfig(WeightsConfig):
     out: str | None = key(PATH, default=None)
     # side in pixels of the images that it takes; null: as the network was trained
     resolution: int | None = key(SIDE, default=None)
-    # largest difference of an answer from the network's own, in shares of the largest answer;
-    # null: 1e-4, of a network in 8 bits any
+    # largest difference of an answer from the network's own, as a fraction of the largest
+    # answer; null: 1e-4, for int8 any
     tolerance: float | None = key(ABOVE_0, default=None)
-    # write it in 8 bits, with scales from images of data's training share
+    # write it in int8, with scales from training images
     int8: bool = False
     # bits of its weights: 7, right on every processor, or 8, for those with VNNI, AMX or Arm's
-    # dot product; null: as the network learned (train.int8_weights), else 7, in executorch 8
+    # dot product; null: as the network was trained (train.int8_weights), else 7, in executorch 8
     int8_weights: int | None = key(BITS, CALIBRATES, default=None)
-    # so many of them
+    # number of these images
     calibration_images: int = key(up_to(1_000_000), CALIBRATES, default=300)
-    # the data for it; null: the checkpoint's own
+    # their data set; null: the checkpoint's own
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     run: ExportRunConfig = field(default_factory=ExportRunConfig)
 

@@ -61,7 +61,7 @@ STD = Range(
 )
 NOISE = Range(
     lambda v: len(v) == 2 and 0 <= v[0] <= v[1] <= 1,
-    "must be two shares of the training, as [0.42,0.9]",
+    "must be two fractions of the training, as [0.42,0.9]",
 )
 # YAML's words for truth come capitalised
 AUTO_OR_BOOL = Range(

@@ -136,7 +136,7 @@ def open_item(images: Dataset, index: int) -> tuple[Opened, int]:
 def opened(image: Image.Image | torch.Tensor) -> Opened:
     """Return the image of a data set, Pillow's or a tensor (C, H, W), as if from a file.
 
-    A tensor of floats in [0, 1] is rounded to 8 bits, as all image files are.
+    A tensor of floats in [0, 1] becomes uint8, as all image files are.
     """
     if isinstance(image, Image.Image):
         pixels = np.array(image.convert("RGB"))

@@ -44,7 +44,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     """Write a network into a file of another runtime; print where, how large and how exact.
 
     BatchNorm is folded into the convolutions. The file is opened again, and its answers to real
-    photographs, or to the images that its scales in 8 bits are from, are compared with the
+    photographs, or to the images of its int8 calibration, are compared with the
     network's. Returns what was printed: `path`, `bytes`, `difference`, and `agreement`, the share
     of images whose best answer is the network's. Raises InputError before anything is written,
     and RunError, with nothing written, where answers differ by more than `tolerance`.
@@ -219,7 +219,7 @@ def _fill(
 
 
 def _needs_calibration(config: ExportConfig, loaded: LoadedModel) -> bool:
-    """Return whether scales in 8 bits are wanted that the network has not learned."""
+    """Return whether int8 scales are needed that the network was not trained with."""
     return config.int8 and loaded.fake_quantized is None
 
 
@@ -230,7 +230,7 @@ def _int8(config: ExportConfig, loaded: LoadedModel) -> str:
 
 
 def _in_int8(config: ExportConfig, loaded: LoadedModel, images: Tensor) -> nn.Module:
-    """Return a network in 8 bits: as it learned to be, or with scales from `images`."""
+    """Return the network in int8: as it was trained, or with scales from `images`."""
     if isinstance(loaded.network, FakeQuantized):
         return from_qat(loaded.network, images[:2])
     assert config.int8_weights is not None

@@ -32,7 +32,7 @@ UNCOUNTED = frozenset((
 # of convolutions whose weights were laid out anew, for one kind of processor
 LAID_OUT = "com.microsoft.nchwc"
 
-# inputs that were not learned: statistics, sizes, and what 8 bits stand for
+# inputs that are no parameters: statistics, sizes, scales and zero points
 NOT_LEARNED = {
     "BatchNormalization": (3, 4),
     "ConvInteger": (2, 3),

@@ -17,7 +17,7 @@ from mobilenet_exp.weights.runtime_files import METADATA_KEY
 class Format(NamedTuple):
     """A form of file: its ending, the libraries it needs, and what writes it.
 
-    `write(model, images, path, metadata)` takes a folded network in eval mode, or one in 8 bits
+    `write(model, images, path, metadata)` takes a folded network in eval mode, or an int8 one
     where it `has_int8`, and images (N, 3, H, W) as it will see them.
     """
 
@@ -54,7 +54,7 @@ def to_onnx(model: nn.Module, images: Tensor, metadata: str = "") -> bytes:
 
 
 def _without_sign(content: bytes) -> bytes:
-    """Let what a network in 8 bits rounds be 0 to 255 instead of -128 to 127, but for weights.
+    """Make an int8 network's activations 0 to 255 instead of -128 to 127.
 
     On x86, ONNX Runtime has convolutions for that alone, and computes others in float32.
     """
@@ -62,12 +62,12 @@ def _without_sign(content: bytes) -> bytes:
     network = onnx.load_from_string(content)
     graph, kinds = network.graph, onnx.TensorProto
     signed = {each.name: each for each in graph.initializer if each.data_type == kinds.INT8}
-    rounds = ("QuantizeLinear", "DequantizeLinear")
+    quantises = ("QuantizeLinear", "DequantizeLinear")
     # a layer's weights have a zero for each channel
     names = {
         name
         for node in graph.node
-        if node.op_type in rounds and _is_one(signed.get(node.input[-1]))
+        if node.op_type in quantises and _is_one(signed.get(node.input[-1]))
         for name in (node.input[0], node.input[-1])
     }
     if not names:

@@ -97,7 +97,7 @@ def _build(entry: str | Mapping[str, Any], resolution: int) -> Net:
 def warm_batchnorm(model: nn.Module, side: int) -> None:
     """Give BatchNorm the statistics of its inputs, as training would, for random weights.
 
-    Without, values shrink from layer to layer until 8 bits cannot tell them from zero. So they do
+    Otherwise values shrink from layer to layer until int8 rounds them to zero. So they do
     by V4's layer scales, which start near zero: they become one.
     """
     for each in model.modules():

@@ -1,8 +1,8 @@
-"""A network in 8 bits, as a graph of torch's, of which files for other runtimes are written.
+"""A network in int8, as a graph of torch's, from which files for other runtimes are written.
 
 Its scales are from images of the data that it was trained on, or those that it learned with.
 Weights have a scale for each channel: BatchNorm's, folded in, differ by orders of magnitude from
-one channel of a depthwise convolution to the next. torchao rounds, by the rules of ExecuTorch's
+one channel of a depthwise convolution to the next. torchao quantises, by the rules of ExecuTorch's
 XNNPACK, which suit ONNX Runtime and OpenVINO, too.
 """
 
@@ -35,7 +35,7 @@ LEAST_STEP = 2.0**-20
 # of all images that go through the network layer by layer, together
 PIXELS = 128 * 224 * 224
 
-# a range of 8 bits, and its type, as torch's operators that round want them
+# int8's range and type, as torch's quantise operators take them
 BITS = (QMIN, QMAX, torch.int8)
 
 
@@ -81,7 +81,7 @@ def with_torchao(
 
 @torch.no_grad()
 def from_qat(fake_quantized: FakeQuantized, images: Tensor) -> fx.GraphModule:
-    """Quantise a network, folded, with the ranges that it learned to be rounded in.
+    """Quantise a folded network with the ranges of its quantisation-aware training.
 
     It takes any number of images of this shape.
     """
@@ -112,7 +112,7 @@ def _fine(config: Any, per_channel: bool, weight_bits: int) -> Any:
     """
     pt2e: Any = library("torchao.quantization.pt2e", "int8", True)
     of_weights = pt2e.PerChannelMinMaxObserver if per_channel else pt2e.MinMaxObserver
-    # one for both sides, else what comes out is rounded anew where it goes in
+    # one for both sides, else an output is quantised again where it is an input
     activation = _with_observer(config.input_activation, pt2e.MinMaxObserver)
     return replace(
         config,
@@ -170,7 +170,7 @@ def _rules(xnnpack: type, config: Any) -> Any:
 
 
 class _Quantised(FakeQuantized):
-    """A rounded network whose weights are 8 bits, and whose every rounding is two operators."""
+    """A fake-quantised network with int8 weights, whose every quantisation is two operators."""
 
     def __init__(self, fake_quantized: FakeQuantized) -> None:
         ranges = {name: _Steps(each) for name, each in fake_quantized.ranges.items()}
@@ -186,7 +186,7 @@ class _Quantised(FakeQuantized):
             {name: _Weight(each, self.weight_bits) for name, each in layers.items()}
         )
 
-    def rounded_weights(self) -> dict[str, Tensor]:
+    def quantised_weights(self) -> dict[str, Tensor]:
         found = self.weights.items()
         return {f"{name.replace('/', '.')}.weight": weight() for name, weight in found}
 
@@ -227,7 +227,7 @@ class _Weight(nn.Module):
 
 
 def _give_each_its_own(graph: fx.Graph) -> None:
-    """Put what rounds next to each operator that it is for, where XNNPACK looks for it."""
+    """Put each quantise operator next to the one that it is for, where XNNPACK looks for it."""
     ops = torch.ops.quantized_decomposed
     back = ops.dequantize_per_tensor.default
     for node in graph.find_nodes(

@@ -36,7 +36,7 @@ LIBRARIES = {
 }
 # those that launch kernels as CUDA graphs
 RECORDED = ("cuda_graphs", "compiled_cuda_graphs")
-# how runtimes in 8 bits are called, after the one in float32
+# names of int8 runtimes, after the one in float32
 INT8 = "_int8"
 
 # of torch: what is not compiled yet is an error

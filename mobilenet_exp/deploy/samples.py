@@ -1,4 +1,4 @@
-"""Images that an exported file is compared on, and those that its scales in 8 bits are from."""
+"""Images that an exported file is compared on, and those of its int8 calibration."""
 
 import tempfile
 from dataclasses import replace

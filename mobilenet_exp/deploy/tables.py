@@ -37,7 +37,7 @@ def print_latency(
     )
     differences = f"{_worst(rows, is_int8=False):.0e} of the largest at most"
     if any(row["runtime"].endswith(INT8) for row in rows):
-        differences += f", in 8 bits by {_worst(rows, is_int8=True):.0e}"
+        differences += f", in int8 by {_worst(rows, is_int8=True):.0e}"
     console.line(
         f"peak: a matrix product's {peak:.0f} GMAC/s here; MB: weights and all that a forward "
         f"holds; answers differ from torch's by {differences}"

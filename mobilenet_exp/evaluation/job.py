@@ -106,7 +106,7 @@ def _load(config: EvalConfig, compute: Compute) -> LoadedModel:
         raise InputError(
             "run.precision",
             str(precision),
-            "the network learned with train.quantise, which rounds float32 alone",
+            "the network was trained with train.quantise, which needs float32",
         )
     return loaded
 

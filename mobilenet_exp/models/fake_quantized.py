@@ -17,7 +17,7 @@ from mobilenet_exp.models.layers import ConvBNAct
 LAYERS = (nn.Conv2d, nn.Linear)
 # activations that runtimes compute in one step with the convolution before them
 FUSED = (nn.ReLU, nn.ReLU6, nn.Identity)
-# what 8 bits of an activation can be
+# int8 values of an activation
 QMIN, QMAX = -128, 127
 # torchao's names in the state of a range, after its point's
 LEAST_VALUE = ".activation_post_process.min_val"
@@ -27,9 +27,9 @@ AVERAGING = 0.1
 
 
 class FakeQuantized(nn.Module):
-    """A network rounded to 8 bits (Jacob et al., arXiv:1712.05877, section 3), in float32.
+    """A network with int8 fake quantisation in float32 (Jacob et al., arXiv:1712.05877, section 3).
 
-    Gradients pass as if nothing was rounded. Weights are integers of `weight_bits`, 7 (right on
+    Gradients pass straight through. Weights are integers of `weight_bits`, 7 (right on
     every processor) or 8, and have a scale for each output channel,
     which BatchNorm's later folding does not change: it multiplies both. Rounded are also what
     goes into a layer, what comes out of it (after BatchNorm, and after an activation that
@@ -54,25 +54,25 @@ class FakeQuantized(nn.Module):
         self.ranges = _new_ranges(names, asked_by) if ranges is None else ranges
 
     def around(self, network: nn.Module) -> "FakeQuantized":
-        """Return other weights of the same network, rounded by this one's ranges."""
+        """Return other weights of the same network, fake-quantised with this one's ranges."""
         return FakeQuantized(network, self.ranges, weight_bits=self.weight_bits)
 
     def forward(self, images: Tensor) -> Tensor:
         for each in self.ranges.values():
             each.enable_observer(self.observes and self.training)
-        with self._rounding():
-            return functional_call(self.network, self.rounded_weights(), (images,))
+        with self._quantising():
+            return functional_call(self.network, self.quantised_weights(), (images,))
 
-    def rounded_weights(self) -> dict[str, Tensor]:
-        """Return the weights of all layers, rounded, by name."""
+    def quantised_weights(self) -> dict[str, Tensor]:
+        """Return the fake-quantised weights of all layers, by name."""
         return {
-            f"{name}.weight": _rounded_weight(module.weight, self.weight_bits)
+            f"{name}.weight": _quantised_weight(module.weight, self.weight_bits)
             for name, module in self.network.named_modules()
             if isinstance(module, LAYERS)
         }
 
     @contextmanager
-    def _rounding(self) -> Iterator[None]:
+    def _quantising(self) -> Iterator[None]:
         """Round at all points while this lasts."""
         modules = dict(self.network.named_modules())
         with ExitStack() as hooks:
@@ -86,7 +86,7 @@ class FakeQuantized(nn.Module):
 
 
 def _points(network: nn.Module) -> Iterator[tuple[str, bool]]:
-    """Return where numbers are rounded, as `module:in` or `module:out`, and whether it is `in`."""
+    """Return where activations are quantised, as `module:in` or `module:out`, and if it is `in`."""
     inside = set()
     for name, module in network.named_modules():
         if isinstance(module, ConvBNAct):
@@ -109,18 +109,18 @@ def _is_last(path: str, module: nn.Module) -> bool:
     return (not is_norm and isinstance(module, FUSED)) or hasattr(module, "has_shortcut")
 
 
-def _hook(rounded: nn.Module, is_input: bool, is_last: bool) -> Callable:
+def _hook(fake_quantise: nn.Module, is_input: bool, is_last: bool) -> Callable:
     def before(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
         (features,) = given
         # most layers get what came out of another one
         if getattr(features, "is_int8", False):
             return given
-        features = rounded(features)
+        features = fake_quantise(features)
         features.is_int8 = True
         return (features,)
 
     def after(_: nn.Module, __: Any, features: Tensor) -> Tensor:
-        features = rounded(features)
+        features = fake_quantise(features)
         if is_last:
             features.is_int8 = True
         return features
@@ -128,7 +128,7 @@ def _hook(rounded: nn.Module, is_input: bool, is_last: bool) -> Callable:
     return before if is_input else after
 
 
-def _rounded_weight(weight: Tensor, bits: int) -> Tensor:
+def _quantised_weight(weight: Tensor, bits: int) -> Tensor:
     """Round weights (out, ...) to 255 or 127 steps, from the largest below zero to that above."""
     scale, most = step_of_weight(weight, bits), weight_most(bits)
     zero = torch.zeros_like(scale, dtype=torch.int32)
@@ -148,7 +148,7 @@ def step_of_weight(weight: Tensor, bits: int) -> Tensor:
 
 
 def qparams(least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the size of a step, and the step that is zero, of a range in 8 bits.
+    """Return scale and zero point of an int8 range.
 
     The range is widened to hold zero, which is exact.
     """
@@ -175,7 +175,7 @@ def update_qparams(ranges: dict[str, Tensor]) -> None:
 def check_device(device: torch.device) -> None:
     """Raise InputError for a device for which torch has no kernels that round."""
     if device.type not in ("cpu", "cuda"):
-        raise InputError("run.device", device.type, "cannot round to 8 bits; cpu and cuda can")
+        raise InputError("run.device", device.type, "has no fake quantisation; cpu and cuda have")
 
 
 def _new_ranges(names: list[str], asked_by: tuple[str, str]) -> nn.ModuleDict:

@@ -126,7 +126,7 @@ def joined(features: Tensor, branch: Tensor) -> Tensor:
 def _may_change(features: Tensor, other: Tensor) -> bool:
     if needs_grad(features) or needs_grad(other) or torch.jit.is_tracing():
         return False
-    # what `FakeQuantized` has marked would be taken for rounded after the change, too
+    # a tensor that `FakeQuantized` has marked would count as quantised after the change, too
     return features.dtype is other.dtype and not getattr(features, "is_int8", False)
 
 

@@ -162,7 +162,7 @@ def compare(
     """Find the published row for a network and its images, and say whether it is its own.
 
     `source` is the row's, for weights that someone published; `num_images` how many
-    were scored, where that is known; `is_int8` whether its answers are in 8 bits.
+    were scored, where that is known; `is_int8` whether the network is int8.
     """
     options = nondefault_options(model.args)
     if options.get("activation") in PUBLISHED_ACTIVATIONS:
@@ -170,7 +170,7 @@ def compare(
     row = _find(model, data.resolution, options, source)
     reason = _reason(model, data, options, row, num_classes, num_images)
     if reason is None and is_int8:
-        reason = "its answers are rounded to 8 bits, those of the row are not"
+        reason = "the network is int8, the row's is not"
     row = row or _find(model, 224, options, source)
     if row is None:
         unpublished = _unpublished(model, data, options)

@@ -113,7 +113,7 @@ def train_here(
     checkpoints = folder / "checkpoints"
     # again: a rank that was launched is a new process
     import_modules(config.run.imports)
-    # what is rounded to int8 is not rounded to 16 bits before
+    # fake quantisation needs float32
     half = config.train.quantise is None
     compute, lines = set_up(config.run, half=half, leaves_busy_cores=this_rank().size == 1)
     set_determinism(config.run.deterministic)

@@ -36,7 +36,7 @@ def keep_newest(folder: Path, count: int) -> None:
 def average(folder: Path, count: int | None = None) -> Path:
     """Write the mean of the last `count` kept checkpoints of `folder`; None: of all.
 
-    Weights, BatchNorm's statistics and ranges of 8 bits are averaged in float64, and so is the
+    Weights, BatchNorm's statistics and int8 ranges are averaged in float64, and so is the
     running average of the weights where there is one. Returns the path, `averaged.pt`.
     Raises InputError if fewer are kept, or if one cannot be read.
     """

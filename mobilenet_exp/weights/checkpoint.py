@@ -134,12 +134,12 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def restore_ranges(fake_quantized: FakeQuantized, state: dict[str, Any], path: str | Path) -> None:
-    """Load the ranges of 8 bits that a checkpoint's network learned with, all and no others."""
+    """Load the int8 ranges of a checkpoint's network, all and no others."""
     try:
         fake_quantized.ranges.load_state_dict(state["rounding"])
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        problem = f"its ranges of 8 bits do not fit its model: {reason}"
+        problem = f"its int8 ranges do not fit its model: {reason}"
         raise InputError("checkpoint", path, problem) from error
 
 

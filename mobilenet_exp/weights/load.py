@@ -250,8 +250,8 @@ class LoadedModel:
     `classes` are names by label, None if the weights have none; `source` is the source of
     published weights' rows; `folder` is the folder of the run that trained them, and
     `trained_by` its configuration and `epoch` the epochs completed, None without a run;
-    `notes` say where settings are from; `fake_quantized` has the ranges of 8 bits, of a run that
-    learned to answer in them.
+    `notes` say where settings are from; `fake_quantized` has the int8 ranges of a run with
+    quantisation-aware training.
     """
 
     model: MobileNet | ExportedModel
@@ -269,7 +269,7 @@ class LoadedModel:
 
     @cached_property
     def network(self) -> nn.Module:
-        """Return what answers: the network, rounded as it was when it learned.
+        """Return what answers: the network, fake-quantised as it was in training.
 
         Raises InputError if that needs a library that is missing.
         """
@@ -285,7 +285,7 @@ class LoadedModel:
 
     @property
     def is_int8(self) -> bool:
-        """Return whether it answers in 8 bits."""
+        """Return whether it is int8."""
         if isinstance(self.model, ExportedModel):
             return self.model.metadata.form.startswith("int8")
         return self.fake_quantized is not None
@@ -373,7 +373,7 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
         raise
     restore_model(model, state, path)
     if "rounding" in state:
-        notes.append("rounded as in 8 bits")
+        notes.append("int8 (fake-quantised)")
     folder = Path(path).resolve().parent
     return LoadedModel(
         model.eval(),

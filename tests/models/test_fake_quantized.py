@@ -1,4 +1,4 @@
-"""Networks rounded as in 8 bits: where, how far, and what learns from it."""
+"""Fake quantisation: where, how far, and what trains through it."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from mobilenet_exp.models import build_model
 from mobilenet_exp.models.layers import ConvBNAct
 
 pytest.importorskip("torchao")
-from mobilenet_exp.models.fake_quantized import LAYERS, FakeQuantized, _rounded_weight
+from mobilenet_exp.models.fake_quantized import LAYERS, FakeQuantized, _quantised_weight
 
 # each generation, hard-swish with squeeze-excite, the gate before the activation, attention
 NAMES = ("v1", "v3_small", "kuanwang_v3_small", "v4_hybrid_medium")
@@ -74,13 +74,13 @@ def test_rounded_answers_are_near_the_network_s_own():
 def test_weights_are_rounded_by_channel_whatever_batchnorm_multiplies_them_by(bits, most):
     weight = torch.randn(6, 4, 3, 3) * torch.logspace(-4, 2, 6).view(-1, 1, 1, 1)
     weight[2] = 0
-    found = _rounded_weight(weight, bits)
+    found = _quantised_weight(weight, bits)
     for before, after in zip(weight, found, strict=True):
         step = before.abs().max() / most
         assert (after - before).abs().max() <= step / 2 + 1e-9
         assert after.abs().max() == pytest.approx(before.abs().max().item())
     gamma = torch.tensor([3.0, 1.0, 5.0, 0.1, 7.0, 1e-3]).view(-1, 1, 1, 1)
-    torch.testing.assert_close(_rounded_weight(weight * gamma, bits), found * gamma)
+    torch.testing.assert_close(_quantised_weight(weight * gamma, bits), found * gamma)
 
 
 def test_other_weights_are_rounded_by_the_same_ranges_and_change_none():

@@ -110,6 +110,6 @@ def test_an_ablation_finds_its_row_and_an_8_bit_row_no_gap(compose_config):
 
 def test_answers_in_8_bits_are_not_set_against_a_row_in_float(compose_config):
     found = _compare(compose_config(*IMAGENET, "model=v2"), 1000, is_int8=True)
-    assert found.reason == "its answers are rounded to 8 bits, those of the row are not"
+    assert found.reason == "the network is int8, the row's is not"
     assert found.paper is None
     assert found.row.top1 == 72.0

@@ -46,7 +46,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits_and_is_scored_as_it_learned
     words = (f"checkpoint={folders[0]}/best.pt", "run.device=cpu", "run.wandb=disabled")
     scored = evaluate(compose_config(*words, program="eval"))
     assert scored["top1"] == results["top1"]
-    assert "rounded as in 8 bits" in load_run(str(folders[0] / "best.pt")).notes
+    assert "int8 (fake-quantised)" in load_run(str(folders[0] / "best.pt")).notes
 
 
 def _ranges(config) -> list[dict[str, torch.Tensor]]:
@@ -81,7 +81,7 @@ def test_all_processes_round_by_the_same_ranges(quick):
     [
         (("train.quantise=int4",), "train.quantise=int4: not known; allowed: int8"),
         (("run.compile=true",), "run.compile=True: is not for train.quantise"),
-        (("run.precision=bfloat16",), "run.precision=bfloat16: train.quantise rounds float32"),
+        (("run.precision=bfloat16",), "run.precision=bfloat16: train.quantise needs float32"),
         (("run.cuda_graphs=true",), "run.cuda_graphs=true: needs a CUDA device"),
     ],
 )
@@ -119,7 +119,7 @@ def test_ranges_that_do_not_fit_are_one_line(trained, tmp_path):
     state = load_checkpoint(trained / "best.pt")
     del state["rounding"]["stem:in.scale"], state["format"]
     save_checkpoint(tmp_path / "best.pt", state)
-    with pytest.raises(InputError, match="its ranges of 8 bits do not fit its model") as caught:
+    with pytest.raises(InputError, match="its int8 ranges do not fit its model") as caught:
         _ = load_run(str(tmp_path / "best.pt")).network
     assert "\n" not in str(caught.value)
 
@@ -160,5 +160,5 @@ def test_steps_are_those_that_torchao_computes():
 
 def test_devices_that_cannot_round_are_refused():
     check_device(torch.device("cuda"))
-    with pytest.raises(InputError, match="run.device=mps: cannot round to 8 bits"):
+    with pytest.raises(InputError, match="run.device=mps: has no fake quantisation"):
         check_device(torch.device("mps"))
