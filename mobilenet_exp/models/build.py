@@ -71,7 +71,7 @@ def build_model(
     for key in options.keys() - taken - {"num_classes", "stem_stride", "stochastic_depth"}:
         if options[key] != DEFAULTS[key]:
             raise InputError(f"model.{key}", options[key], f"is not an option of {name}")
-    if "stochastic_depth" not in taken:
+    if stochastic_depth and "stochastic_depth" not in taken:
         set_stochastic_depth(model, name, stochastic_depth)
     model.name, model.width_mult, model.args = name, width_mult, args
     if not hasattr(model, "num_classes"):

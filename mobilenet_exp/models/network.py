@@ -204,8 +204,6 @@ def set_stochastic_depth(model: nn.Module, name: str, peak: float) -> None:
     `peak` (Huang et al., arXiv:1603.09382); counted as timm does. Raises InputError if
     no block has a shortcut.
     """
-    if not peak:
-        return
     blocks = getattr(model, "blocks", ())
     droppable = [hasattr(block, "drop_branch") for block in blocks]
     if not any(droppable):
