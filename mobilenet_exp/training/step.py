@@ -158,8 +158,7 @@ def wrap_model(state: TrainState) -> None:
     """
     run, sampler = state.config.run, state.loaders.sampler
     sides = {sampler.side_at(epoch) for epoch in range(1, state.config.train.epochs + 1)}
-    if run.cuda_graphs.lower() != "false":
-        state.uses_graphs = can_use_graphs(state, sides)
+    state.uses_graphs = can_use_graphs(state, sides)
     if state.world.size > 1:
         # BatchNorm's statistics are shared before they count, not at each forward pass
         # (older torch knows the second name alone)
@@ -183,8 +182,10 @@ def wrap_model(state: TrainState) -> None:
 
 
 def can_use_graphs(state: TrainState, sides: set[int]) -> bool:
-    """Resolve `run.cuda_graphs`, true or auto. Raises InputError where it is true and cannot be."""
+    """Resolve `run.cuda_graphs`. Raises InputError where it is true and cannot be."""
     wanted = state.config.run.cuda_graphs.lower()
+    if wanted == "false":
+        return False
     problems = {
         "needs a CUDA device": state.compute.device.type != "cuda",
         "needs a training in one process": state.world.size > 1,
