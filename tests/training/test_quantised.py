@@ -80,7 +80,7 @@ def test_all_processes_round_by_the_same_ranges(quick):
     ("words", "problem"),
     [
         (("train.quantise=int4",), "train.quantise=int4: not known; allowed: int8"),
-        (("run.compile=true",), "run.compile=True: is not for train.quantise"),
+        (("run.compile=true",), "run.compile=True: does not work with train.quantise"),
         (("run.precision=bfloat16",), "run.precision=bfloat16: train.quantise needs float32"),
         (("run.cuda_graphs=true",), "run.cuda_graphs=true: needs a CUDA device"),
     ],
@@ -103,7 +103,9 @@ def trained(quick_in, tmp_path_factory):
 def test_it_is_scored_in_float32_alone(trained, compose_config):
     words = (f"checkpoint={trained}/best.pt", "run.wandb=disabled", "run.device=cpu")
     config = compose_config(*words, "run.precision=bfloat16", program="eval")
-    with pytest.raises(InputError, match="run.precision=bfloat16: the network learned with train"):
+    with pytest.raises(
+        InputError, match="run.precision=bfloat16: the network was trained with train"
+    ):
         evaluate(config)
 
 
