@@ -18,7 +18,7 @@ from mobilenet_exp.core.errors import RunError, first_line
 from mobilenet_exp.core.streams import discard_output, say
 
 T = TypeVar("T")
-# what a bar is called, looked at again with each batch
+# the text of a progress bar, read again with each batch
 Label = str | Callable[[], str]
 # `show(batches, label, total)` passes batches on and may draw a bar
 Show = Callable[[Iterable[T], Label, int], Iterable[T]]

@@ -23,7 +23,7 @@ class Range(NamedTuple):
 
 
 def up_to(most: int, least: int = 1) -> Range:
-    """Return the range of whole numbers from `least` to one that nobody means to exceed."""
+    """Return a range of whole numbers; beyond `most` a value is taken for a mistake."""
     problem = f"must be a whole number from {least} to {most:,}"
     return Range(lambda v: least <= v <= most, problem)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def discard_output(stream: Any = None) -> None:
-    """Send what is printed from here on nowhere: nobody reads it, or nothing takes it."""
+    """Discard what is printed from here on: its reader is gone, or the disk is full."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, (stream or sys.stdout).fileno())
     os.close(nowhere)

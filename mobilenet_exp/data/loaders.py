@@ -49,7 +49,7 @@ MOST_BESIDE_CPU = 4
 # batches of a worker that are there at once: DataLoader asks each for two ahead, and one is
 # being normalised
 PARTS = 3
-# seconds more than it asked for after which a process was paused meanwhile
+# a wait so many seconds longer than its limit means that the process was paused
 PAUSE = 2.0
 # what torch says when a worker died or could not hand over its batch
 WORKER_DIED = (
@@ -301,7 +301,7 @@ class Loader:
         # no reference to this object: when it is not needed any more, its workers end at once
         self._keys = _Keys()
         self._passes = 0
-        # a pass that was begun before it is asked for, and where
+        # a pass that was begun early, and where
         self._begun: tuple[object, Iterator[Batch]] | None = None
         self._loader: DataLoader = DataLoader(
             images,
@@ -433,14 +433,14 @@ class Loader:
             waiting = following
 
     def _normalised(self, batch: Batch) -> tuple[Tensor, Tensor, Batch]:
-        # whoever takes the batches may only infer; they are tensors like any others
+        # normal tensors, also where the loop is in inference mode
         with torch.inference_mode(False):
             images = self.normaliser(batch.pixels, batch.erasures)
             return images, torch.tensor(batch.labels), batch
 
 
 class _Keys:
-    """What a loader is asked for now, as its DataLoader's batch sampler."""
+    """The keys of the pass under way, as the DataLoader's batch sampler."""
 
     batches: Iterable[list] = ()
 
@@ -492,7 +492,7 @@ class LoaderOptions:
 def num_workers(images: ImageSet, options: LoaderOptions) -> int:
     """Return the loading processes of one process that trains or evaluates.
 
-    As many as are asked for. Else, beside a GPU, the cores that each rank has; on a CPU none
+    `options.workers` if given. Else, beside a GPU, the cores of each rank; on a CPU none
     for data in memory, or half of the cores, where the network computes, too.
     """
     if options.workers is not None:

@@ -13,7 +13,7 @@ from mobilenet_exp.core.errors import InputError
 
 
 class Key(NamedTuple):
-    """What a loader is asked for: an image by its number, its augmentation's seed, its side."""
+    """One training image: its number in the set, its augmentation's seed, its side in pixels."""
 
     image: int
     seed: int

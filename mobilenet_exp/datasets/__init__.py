@@ -1,1 +1,1 @@
-"""Sets of images: what there is, where it lies, and one image of it opened."""
+"""Sets of images: by name, listed, and one image opened."""

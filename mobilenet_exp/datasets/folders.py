@@ -21,7 +21,7 @@ NEEDS_HEIC = "HEIC photos need `pip install pillow-heif`"
 
 
 class Files(NamedTuple):
-    """Image files in order, and every other file with the reason why it is none."""
+    """Image files in order, and every other file with the reason why it is no image."""
 
     images: list[Path]
     others: dict[Path, str]
@@ -70,7 +70,7 @@ def find_classes(root: Path) -> list[str]:
 
 
 def is_meant_as_image(path: Path) -> bool:
-    """Return whether a file's ending promises an image, whoever can read it."""
+    """Return whether a file's extension is one of an image format, readable here or not."""
     kind = mimetypes.guess_type(path.name)[0] or ""
     return path.suffix.lower() in HEIC or kind.startswith("image/")
 

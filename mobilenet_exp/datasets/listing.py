@@ -37,7 +37,7 @@ class Names:
     """Names as one buffer of bytes and where each ends; file names of any bytes are kept.
 
     A list of as many `str` takes five times the memory, and grows in each loading process
-    with every name that is looked at.
+    with every name that is read.
     """
 
     def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
@@ -178,7 +178,7 @@ def _keep(found: Listing, folders: dict[str, int], kept: Path) -> None:
 
 
 def _load(kept: Path) -> Listing | None:
-    """Return the list that is kept, if it is that of the tree as it is now."""
+    """Return the kept list, unless the tree has changed since."""
     try:
         arrays, about = map_arrays(kept)
         texts = json.loads(about["texts"])
@@ -212,7 +212,7 @@ def part_of(path: Path) -> Path:
 
 
 def map_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return arrays that stay on disk until they are looked at, and the texts about them.
+    """Return memory-mapped arrays, and the texts about them.
 
     Raises OSError or ValueError for a file that is not there, damaged, or something else.
     """

@@ -152,7 +152,7 @@ def packed(
     `root` is a folder, or an address that fsspec knows (s3://, gs://, https://), whose
     shards are fetched into `cache` (null: in the user's cache folder), up to `cache_gb`.
     `classes=imagenet` names the classes of shards whose labels are ImageNet's numbers.
-    `verify` looks at each image's checksum when it is read.
+    `verify` verifies each image's checksum when it is read.
     """
     # remote sets need fsspec
     from mobilenet_exp.datasets.packed.images import packed_set

@@ -1,1 +1,1 @@
-"""A network as it is shipped: timed, and later folded, exported, quantised."""
+"""A network in deployment: timed, folded, exported, quantised."""

@@ -97,7 +97,7 @@ def _weight_bits(config: ExportConfig, loaded: LoadedModel) -> int:
 
 
 def _check_calibration(config: ExportConfig, loaded: LoadedModel) -> None:
-    """Raise InputError for images that would not be looked at."""
+    """Raise InputError for calibration images that would have no effect."""
     if _needs_calibration(config, loaded):
         return
     count = config.calibration_images

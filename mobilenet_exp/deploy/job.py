@@ -56,7 +56,7 @@ def bench(config: BenchConfig, *, overrides: tuple[str, ...] | None = None) -> d
 def _measure(
     config: BenchConfig, nets: list[Net], layers_of: Net | None, compute: Compute
 ) -> dict[str, Any]:
-    """Time and print what is asked for; return all that is kept of it."""
+    """Time and print the configured networks; return the content of latency.json."""
     where, peak = _where(compute), peak_of(compute)
     rows = measure_latency(
         nets,

@@ -202,7 +202,7 @@ def _take_turn(cell: Cell, images: Tensor) -> None:
 
 
 def _give_up(cell: Cell, error: Exception) -> None:
-    """Note why a cell has no figures; raise what is nobody's fault but ours."""
+    """Note why a cell has no figures; raise what is a defect of ours."""
     plain = in_plain_words(error)
     if not isinstance(plain, RunError):
         if cell.runtime not in LIBRARIES:

@@ -38,7 +38,7 @@ class Net:
 
     `name` is what it was asked by; `side` is that of its input in pixels; `top1` is what was
     published for it on ImageNet at that side, in percent, None where nothing was;
-    `own_runtime` is the one that an exported file runs in, whatever is asked for; `is_random`
+    `own_runtime` is the one that an exported file runs in, whatever `runtimes` says; `is_random`
     whether its weights are.
     """
 

@@ -83,7 +83,7 @@ def check_compute(key: str, value: str, compute: Compute) -> None:
 def prepare(runtime: str, model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     """Return a network's forward in a runtime, for images of this shape.
 
-    The network itself is left as it is. Raises RunError for one that the runtime does not take.
+    The network itself is not changed. Raises RunError for one that the runtime does not take.
     """
     if isinstance(model, FileModel):
         # it has its own
@@ -262,7 +262,7 @@ def executorch_int8(model: nn.Module, images: Tensor, compute: Compute) -> Forwa
 
 
 def _in_int8(model: nn.Module, images: Tensor, weight_bits: int) -> nn.Module:
-    # its speed is asked for, not its accuracy
+    # its speed counts, not its accuracy
     network = _folded_if_it_can_be(model)
     return with_torchao(network, [images], weight_bits=weight_bits, corrects=False)
 

@@ -1,1 +1,1 @@
-"""Score a network: every image once, whoever shares the work."""
+"""Score a network: every image once, on any number of processes."""

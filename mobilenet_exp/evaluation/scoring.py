@@ -1,4 +1,4 @@
-"""One evaluation: every image scored once, whoever shares the work.
+"""One evaluation: every image scored once, on any number of processes.
 
 Prints nothing and logs nothing.
 """
@@ -46,7 +46,7 @@ class EvalResult:
     others: dict[str, str]
     # files that have a label but are not in the folder
     missing: list[str]
-    # scores against ImageNet-ReaL's labels; None if they were not asked for
+    # scores against ImageNet-ReaL's labels; None without `data.real_labels`
     real: dict[str, float] | None
 
     @cached_property

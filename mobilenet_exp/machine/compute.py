@@ -137,7 +137,7 @@ def select_precision(name: str, device: torch.device, *, half: bool) -> Precisio
 
 
 def set_tf32(precision: Precision) -> None:
-    """Let CUDA round the products of float32 to TF32, or forbid it; by itself torch does in part.
+    """Let CUDA round the products of float32 to TF32, or forbid it; torch's default is in part.
 
     It holds for the process: backward passes follow it, too.
     """

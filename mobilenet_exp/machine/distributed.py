@@ -1,4 +1,4 @@
-"""Processes that share one job, whoever started them: `joined` gives each its `World`.
+"""Processes of one job, by any launcher: `joined` gives each its `World`.
 
 One rule: a rank that fails says why and ends; the launcher ends the others.
 """

@@ -44,7 +44,7 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
     """Run `job(*args)` in new processes on this machine and return the first one's result.
 
     All are started again, up to `max_restarts` times, if one dies. Raises what the job raises
-    for a person as it is; RunError if processes died too often; Preempted if this process was
+    for a person; RunError if processes died too often; Preempted if this process was
     asked to stop, once they have stopped.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-# sysexits' EX_TEMPFAIL: try again. What a scheduler is told to requeue on.
+# sysexits' EX_TEMPFAIL: try again. The code on which a scheduler requeues.
 PREEMPTED = 75
 # of these Slurm does not requeue by itself; Windows has none
 TIME_LIMIT_SIGNALS = tuple(
@@ -170,8 +170,8 @@ def requeue(stop: Preempted) -> str | None:
     """Have the scheduler run this job again; return a line about it, None without one.
 
     A handler that was there before ours, such as submitit's, does it its own way.
-    Otherwise Slurm is asked, where it announced the end of the job's time; after a
-    SIGTERM it requeues by itself, or was told to cancel.
+    Otherwise `scontrol requeue` is run where Slurm announced the end of the job's time; after a
+    SIGTERM Slurm requeues by itself, or the job was cancelled.
     """
     if stop.number in TIME_LIMIT_SIGNALS and callable(stop.earlier):
         stop.earlier(stop.number, None)

@@ -50,7 +50,7 @@ def hardswish(features: Tensor) -> Tensor:
 
 
 def needs_grad(features: Tensor) -> bool:
-    """Return whether gradients will be asked for, so that what was computed must be kept."""
+    """Return whether gradients will be computed, so that activations must be kept."""
     return torch.is_grad_enabled() and features.requires_grad
 
 

@@ -19,7 +19,7 @@ from mobilenet_exp.models import v1, v2, v3, v3_edgetpu, kuanwang_v3, v4, peers 
 # isort: on
 from mobilenet_exp.models.network import MODELS, RANGES, set_stochastic_depth
 
-# What a builder that does not take an option must be asked for.
+# The only values allowed for options that a builder does not take.
 DEFAULTS = {"width_mult": 1.0, "dropout": None, "bn_eps": None, "bn_momentum": None}
 # Options and the values at which they change nothing.
 NEUTRAL = {"activation": None, "width_rule": "paper", "hswish": "table", "head_width": None}
@@ -46,7 +46,7 @@ def build_model(
     `activation="relu6"` for v1, `head_width=1280` for v3_small.
 
     A builder of one's own may return any module; it is given those of these options that it
-    takes, and a `stem_stride` it does not take is not looked at. Raises InputError for an
+    takes; a `stem_stride` that it does not take has no effect. Raises InputError for an
     unknown name or option, for one that the builder does not take, and for a value out of range.
     """
     MODELS.check_options(name, args, "model.args")

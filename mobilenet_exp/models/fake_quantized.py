@@ -48,7 +48,7 @@ class FakeQuantized(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.weight_bits = network, weight_bits
-        # those of another network are looked at, not changed
+        # those of another network are read, not changed
         self.observes = ranges is None
         names = [name.replace(".", "/") for name, _ in _points(network)]
         self.ranges = _new_ranges(names, asked_by) if ranges is None else ranges

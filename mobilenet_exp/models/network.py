@@ -90,7 +90,7 @@ class MobileNet(nn.Module):
     Raises InputError for a value out of range.
     """
 
-    # what `build_model` was asked for
+    # the arguments of `build_model`
     name: str = ""
     width_mult: float = 1.0
     args: dict[str, object] = {}  # noqa: RUF012 - replaced, never changed

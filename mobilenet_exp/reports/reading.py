@@ -280,7 +280,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Pass on the folders of a folder, but hidden ones and what may not be looked at."""
+    """Yield the folders of a folder, except hidden and unreadable ones."""
     try:
         names = sorted(os.listdir(root))
     except OSError:

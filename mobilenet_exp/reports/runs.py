@@ -253,7 +253,7 @@ def print_differences(ours: RunFolder, theirs: RunFolder) -> None:
 def prune(runs: Sequence[RunFolder], *, may_ask: bool) -> None:
     """Remove the folders of runs, after a person has agreed; those in progress stay.
 
-    Raises InputError where nobody can be asked.
+    Raises InputError where there is no terminal to ask on.
     """
     # folders without a mark of ours may be anybody's
     going = [run for run in runs if run.state != "running" and is_own(run.path)]
@@ -274,7 +274,7 @@ def prune(runs: Sequence[RunFolder], *, may_ask: bool) -> None:
 
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise InputError("--yes", "", "is needed where nobody can be asked")
+        raise InputError("--yes", "", "is needed where there is no terminal to ask on")
     try:
         return input(f"{question} [y/N] ").strip().lower() == "y"
     except EOFError:

@@ -85,7 +85,7 @@ def main(args: list[str]) -> None:
 
 
 def _save(entity: str, project: str, *, papers: bool) -> None:
-    """Send workspace, report and, if they are asked for, the papers' rows."""
+    """Send the workspace, the report and, with `--papers`, the papers' rows."""
     if papers:
         rows = published()
         log_figures(rows, project=project, entity=entity, job_type="paper")

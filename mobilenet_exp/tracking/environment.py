@@ -97,11 +97,11 @@ def _refused_as(key: str, value: str | None) -> Iterator[None]:
 
 
 def resolve_mode(asked: str) -> tuple[Mode, str]:
-    """Return online, offline or disabled, and the reason if it is not what was asked for.
+    """Return online, offline or disabled, and the reason if it is not the requested one.
 
     `auto` follows WANDB_MODE or the settings file, else is online where there is a key and
-    a network. Raises InputError for an unknown mode, and where online is asked for and not
-    to be had.
+    a network. Raises InputError for an unknown mode, and where online is requested and not
+    available.
     """
     key, mode = "run.wandb", asked
     if mode == "auto" and (given := os.environ.get("WANDB_MODE")):
@@ -109,7 +109,7 @@ def resolve_mode(asked: str) -> tuple[Mode, str]:
         if mode not in MODES:
             raise InputError(key, given, f"not known; allowed: {', '.join(MODES)}")
     if mode == "disabled":
-        # W&B is not asked for anything, and need not be able to answer
+        # W&B is not used, and need not work
         return "disabled", ""
     if mode == "auto":
         in_file = wandb.setup(settings()).settings.mode

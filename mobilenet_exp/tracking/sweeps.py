@@ -1,4 +1,4 @@
-"""A sweep's folder: one record for each of its jobs, whoever ran it."""
+"""A sweep's folder: one record for each of its jobs, run by any launcher."""
 
 import hashlib
 import json

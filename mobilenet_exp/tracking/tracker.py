@@ -47,7 +47,7 @@ class Tracker:
     with `is_start=False` nothing is added to what says how the run was made.
     `mode` is auto, online, offline or disabled: auto is online where there is a key and a
     network, else offline, with the reason in `status`. Raises InputError if `online`
-    is asked for and not available.
+    is requested and not available.
     """
 
     def __init__(
@@ -306,7 +306,7 @@ class Tracker:
             reason = f"W&B opened no run: {first_line(error)}"
             if self._mode == "online":
                 raise InputError("run.wandb", mode, reason) from error
-            # lets go of the run's id, which the failed init still holds
+            # releases the run's id, which the failed init still holds
             wandb.teardown()
             mode, run = "offline", wandb.init(mode="offline", **args)
         if mode == "online":

@@ -1,4 +1,4 @@
-"""Figures that nobody trained here, as runs in Weights & Biases: rows of papers."""
+"""Rows of papers as runs in Weights & Biases."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -41,5 +41,5 @@ def log_figures(
 
 
 def default_entity() -> str:
-    """Return the account or team that runs go to where nobody names one; asks the server."""
+    """Return the default account or team of runs, from the server."""
     return wandb.Api().default_entity

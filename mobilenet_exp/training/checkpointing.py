@@ -29,7 +29,7 @@ OTHER_ROOT = "choose another run.root to start afresh"
 
 
 class Checkpointer:
-    """Saves a run into `folder` when it is time to, and stops it when it is asked to.
+    """Saves a run into `folder` when a checkpoint is due, and stops it when a signal came.
 
     Every rank has one, and all decide alike; the main one writes, in a thread beside the
     training, which is waited for when the context is left.

@@ -224,7 +224,7 @@ class Reporter(SilentReporter):
             if self._tracer and (traced := self._tracer.close()):
                 console.line(traced)
         finally:
-            # W&B is told how the run ended, whatever the disk does
+            # W&B gets the run's end even where the disk is full
             self.tracker.__exit__(kind, error, trace)
 
     def _announce(self) -> None:
@@ -437,7 +437,7 @@ def load_results(config: Config, folder: Path) -> dict[str, Any] | None:
     if is_in_place and (root is None or "names_sha256" not in images):
         return results
     try:
-        # an address is asked for when its images are read
+        # an address is read when its images are
         ours = None if is_in_place and "://" in str(root) else image_identity(config)
     except InputError:
         if not is_in_place:

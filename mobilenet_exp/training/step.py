@@ -172,7 +172,7 @@ def wrap_model(state: TrainState) -> None:
             **{names[0]: False},
         )
     if run.compile:
-        # or torch would go on without graphs that are asked for
+        # or torch would silently go on without graphs
         is_must = state.uses_graphs and run.cuda_graphs.lower() == "true"
         torch._inductor.config.triton.cudagraph_or_error = is_must
         mode = "reduce-overhead" if state.uses_graphs else "default"
@@ -226,7 +226,7 @@ def compiled(network: Callable, mode: str) -> Callable[[Tensor], Tensor]:
 
 
 class Recorded(nn.Module):
-    """The network as what a graph is recorded of: its own forward stays as it is."""
+    """The network for recording a graph; the network's own forward is not changed."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

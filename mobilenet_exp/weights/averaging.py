@@ -46,9 +46,7 @@ def average(folder: Path, count: int | None = None) -> Path:
         raise InputError("COUNT", count, "must be at least 2")
     if not 2 <= wanted <= len(paths):
         least = max(wanted, 2)
-        problem = (
-            f"holds {plural(len(paths), 'checkpoint')} of best epochs, where {least} are asked"
-        )
+        problem = f"holds {plural(len(paths), 'checkpoint')} of best epochs, {least} are needed"
         raise InputError("RUN", folder.parent, f"{problem}; train with run.keep_best={least}")
     states = [load_checkpoint(path) for path in paths[-wanted:]]
     found: dict[str, Any] = {k: v for k, v in states[-1].items() if k not in LEFT_OUT}

@@ -166,7 +166,7 @@ def _refusal(reason: str) -> str:
         return "not a weight file, or damaged: not a pickle of tensors"
     return (
         f"refused: it would run {asked[1]}; only tensors and plain values load. Where that code "
-        "is at home, torch.save(net.state_dict(), NEW_FILE) writes such a file"
+        "is installed, torch.save(net.state_dict(), NEW_FILE) writes one"
     )
 
 

@@ -49,7 +49,7 @@ class Layout:
         return Variant(bn_eps=self.bn_eps, activation=self.activation, se=self.se)
 
 
-# In this order: a later one is asked only if none before it recognises the keys.
+# In this order: the first one that recognises the keys is used.
 LAYOUTS: dict[str, Layout] = {
     "ours": Layout("this repository", names.own, (), lambda keys: "stem.conv.weight" in keys),
     "timm": Layout(

@@ -348,7 +348,7 @@ def load_model(config: WeightsConfig) -> LoadedModel:
 
 
 def model_from_checkpoint(path: str | Path) -> MobileNet:
-    """Return a run's network from its checkpoint, in eval mode; nothing is asked twice."""
+    """Return a run's network from its checkpoint, in eval mode."""
     return load_run(str(path)).model
 
 
@@ -393,7 +393,7 @@ def load_run(path: str, *, wants_average: bool = True) -> LoadedModel:
 def load_exported(path: str, *, key: str = "weights") -> LoadedModel:
     """Load an exported file, with all that it says of its network.
 
-    Raises InputError, under `key`, for what is none.
+    Raises InputError, under `key`, for any other file.
     """
     forward, metadata = read_exported(path, key=key)
     config, preprocessing = settings_of(metadata)

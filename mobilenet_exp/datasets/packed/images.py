@@ -36,7 +36,7 @@ HEADER_BYTES = 256
 
 @dataclass
 class PackedImages(ImageFiles):
-    """Images in shards. `verify`: whether each one's checksum is looked at when it is read."""
+    """Images in shards. `verify`: whether each one's checksum is verified when it is read."""
 
     index: Index = field(kw_only=True)
     store: ShardStore = field(kw_only=True)
@@ -221,7 +221,7 @@ def _change(index: Index, store: ShardStore, split: str) -> str:
     except (OSError, InputError) as error:
         if isinstance(store, Folder):
             raise
-        console.line(f"{error}; what is in the cache is used as it is")
+        console.line(f"{error}; the cache is used unchanged")
     return ""
 
 

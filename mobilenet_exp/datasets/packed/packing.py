@@ -40,7 +40,7 @@ def pack(config: PackConfig) -> Path:
     """Pack `train` and `val` of a data set into `config.out`; return that folder.
 
     Shards that a call before has finished stay as they are. An image that cannot be decoded
-    is packed as it is, so that whoever reads it hears what is wrong. Raises InputError for a
+    is packed unchanged, so that its reader reports what is wrong. Raises InputError for a
     folder that holds other images.
     """
     out = Path(config.out)
@@ -172,7 +172,7 @@ def _pack_image(images: ImageFiles, index: int, config: PackConfig) -> _Packed:
         try:
             return _encode(_smaller(images.open(index)[0], config.side), config)
         except OSError:
-            # whoever reads it hears why
+            # its reader reports why
             pass
     try:
         content, ending = images.read(index)

@@ -1,7 +1,7 @@
 """Shards at an address (s3, gs, https, ...), read through fsspec and kept in a local cache.
 
 A thread fetches whole shards ahead, as many as the cache may hold; until a shard is there,
-and for those that do not fit, each image's own bytes are asked for. What fails is tried
+and for those that do not fit, each image's own bytes are fetched. What fails is tried
 again, a few times.
 """
 
@@ -87,7 +87,7 @@ class Remote:
     def has_changed(self, name: str) -> bool:
         """Return whether an index that was fetched before is another one now.
 
-        Without the address, what is in the cache is used as it is.
+        Without the address, the cache is used unchanged.
         """
         index, kept = self.cache / name, self.cache / f"{name}.stamp"
         if not index.exists():
@@ -105,7 +105,7 @@ class Remote:
         except Exception as error:
             # each protocol's library has errors of its own
             reason = first_line(error)
-            console.line(f"{self.address} does not answer ({reason}); the cache is used as it is")
+            console.line(f"{self.address} does not answer ({reason}); the cache is used unchanged")
             return False
         return not kept.exists() or stamp != kept.read_text()
 
@@ -140,7 +140,7 @@ class Remote:
         try:
             return self._tried(probe, name)
         except OSError:
-            # it does not answer: whoever reads an image tries again, and says so
+            # it does not answer: the reader of an image tries again, and reports it
             return True
 
     def size(self, name: str) -> int:

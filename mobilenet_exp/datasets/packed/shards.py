@@ -240,7 +240,7 @@ class _Member(NamedTuple):
 
 
 def _read_members(opened: Any) -> tuple[dict[str, _Member], dict[str, str]]:
-    """Return a tar's files by name, links among them, and what is none, with the reason."""
+    """Return a tar's files by name, links included, and its other members with the reason."""
     files: dict[str, _Member] = {}
     others: dict[str, str] = {}
     end = 0
