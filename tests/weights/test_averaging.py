@@ -63,7 +63,7 @@ def test_it_is_scored_and_says_what_it_is(folder):
 
 
 def test_what_cannot_be_averaged_is_one_line(folder, tmp_path, capsys):
-    with pytest.raises(InputError, match=r"RUN=.*holds 3 checkpoints of best epochs, where 4 are"):
+    with pytest.raises(InputError, match=r"RUN=.*holds 3 checkpoints of best epochs, 4 are needed"):
         average(folder, 4)
     kept(folder)[0].write_bytes(b"damaged")
     assert main(["average", str(folder)]) == 2
