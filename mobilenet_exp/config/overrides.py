@@ -101,7 +101,8 @@ def check_overrides(
             if not is_dataclass(annotation_of(name[1:], schema)):
                 raise InputError(argument, "", f"{name[1:]} cannot be removed")
         elif name in groups and value.startswith("["):
-            raise InputError(name, value, "takes one option; several are a sweep, which needs -m")
+            sweep = f"-m {name}={value.strip('[]')}"
+            raise InputError(name, value, f"takes one option; a sweep over several is {sweep}")
         # -1 is a number, and so the value of something
         elif known and re.match(r"-[-a-zA-Z]", name) and not _is_flag(name, known):
             key = name.lstrip("-").replace("-", "_")
