@@ -26,7 +26,7 @@ RESULTS := data=digits,photos train.seed=0,1,2 hydra/launcher=joblib hydra.launc
 help:  ## list what make can do
 	@grep -E '^[a-z_]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-setup: $(SETUP)  ## make the environment in .venv (about 6 GB, once)
+setup: $(SETUP)  ## make the environment in .venv (about 7 GB, once)
 
 .venv/.stamp: requirements.txt
 	python3 -m venv .venv
