@@ -1,4 +1,4 @@
-"""Training and evaluation transforms: an opened image to pixels (side, side, 3) uint8.
+"""From an opened image to the network's input: training and evaluation transforms, normalising.
 
 Random steps are torchvision's and timm's own. They draw from the global generators, which are
 seeded anew for each image, so that its augmentation follows from its seed alone.
@@ -7,7 +7,8 @@ seeded anew for each image, so that its augmentation follows from its seed alone
 import math
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,9 @@ ERASED_ASPECTS = (0.3, 1 / 0.3)
 ERASE_TRIES = 10
 # times that an image may be longer than it is wide before its ends are cut off unseen
 LONGEST = 16
+# values that a CPU normalises at once: torch computes so few in one thread; its other threads
+# would stay awake for a while after each batch, and take their cores from the workers
+AT_ONCE = 32_768
 
 
 class Augment(NamedTuple):
@@ -205,6 +209,49 @@ class EvalTransform:
             needed = Box(part.top + top, part.left + left, part.height, part.width)
         pixels = image.decode(needed)
         middle.put(pixels, out, self.interpolation, exact=self.exact)
+
+
+class Normaliser:
+    """Normalises batches by `mean` and `std`, of pixels scaled to [0, 1]."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self.device = device
+        self._mean, self._std = torch.tensor(mean), torch.tensor(std)
+        # mean and deviation of a row of pixels, by its length
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @cached_property
+    def stream(self) -> torch.cuda.Stream:
+        """Return the one stream of a GPU on which batches are copied and normalised."""
+        return torch.cuda.Stream(self.device)
+
+    def __call__(self, pixels: Tensor, erasures: Mapping[int, Erasure] | None = None) -> Tensor:
+        """Return images (N, 3, H, W) float32 in channels_last from pixels (N, H, W, 3) uint8.
+
+        `erasures` are by the image's number in the batch.
+        """
+        pixels = pixels.to(self.device, non_blocking=self.device.type == "cuda")
+        out = torch.empty(pixels.shape, device=self.device)
+        side = pixels.shape[2]
+        if side not in self._rows:
+            mean, std = (each.repeat(side).to(self.device) for each in (self._mean, self._std))
+            self._rows[side] = mean, std
+        # in whole rows, which vectorise
+        mean, std = self._rows[side]
+        source, rows = pixels.view(-1, len(mean)), out.view(-1, len(mean))
+        few = max(1, AT_ONCE // len(mean)) if self.device.type == "cpu" else max(1, len(rows))
+        for first in range(0, len(rows), few):
+            part = slice(first, first + few)
+            rows[part].copy_(source[part]).mul_(1 / 255).sub_(mean).div_(std)
+        images = out.permute(0, 3, 1, 2)
+        for number, (box, noise) in (erasures or {}).items():
+            part = images[number, :, box.top : box.top + box.height]
+            part = part[:, :, box.left : box.left + box.width]
+            if noise is None:
+                part.zero_()
+            else:
+                part.copy_(torch.from_numpy(noise))
+        return images
 
 
 def side_of_epoch(data: DataConfig, epoch: int, epochs: int) -> int:

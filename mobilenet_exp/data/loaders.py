@@ -29,10 +29,10 @@ from mobilenet_exp.core.errors import InputError, RunError, first_line
 from mobilenet_exp.data.augment import (
     Erasure,
     EvalTransform,
+    Normaliser,
     TrainTransform,
     side_of_epoch,
 )
-from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.sampler import BatchSampler, EvalSampler, Key
 from mobilenet_exp.datasets import codec
 from mobilenet_exp.datasets.images import ImageFiles, name_of, open_item

@@ -9,8 +9,7 @@ import torch
 
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.core.text import as_csv, printable
-from mobilenet_exp.data.augment import EvalTransform
-from mobilenet_exp.data.normalise import Normaliser
+from mobilenet_exp.data.augment import EvalTransform, Normaliser
 from mobilenet_exp.datasets.folders import Files, is_meant_as_image, list_images
 from mobilenet_exp.datasets.images import open_file
 from mobilenet_exp.machine.compute import Precision, autocast

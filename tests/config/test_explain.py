@@ -43,7 +43,10 @@ from mobilenet_exp.core.errors import InputError
         ("+model=v2", "+model=v2: leave out the +"),
         ("hydra.sweeper.foo=1", "hydra.sweeper.foo=1: not a setting of Hydra; --hydra-help"),
         ("model=v2,v3_small", "model=v2,v3_small: several values are a sweep, which needs -m"),
-        ("model=[v2,v3_small]", "model=[v2,v3_small]: takes one option; a sweep over several is -m model=v2,v3_small"),
+        (
+            "model=[v2,v3_small]",
+            "model=[v2,v3_small]: takes one option; a sweep over several is -m model=v2,v3_small",
+        ),
         ("model.width_mult=null", "model.width_mult=null: must be a number"),
         ("model.args=3", "model.args=3: must be a mapping, as {a:1}"),
         ("data.mean=0.5", "data.mean=0.5: must be a list of numbers, as [a,b]"),

@@ -23,10 +23,10 @@ from mobilenet_exp.data import augment
 from mobilenet_exp.data.augment import (
     Augment,
     EvalTransform,
+    Normaliser,
     TrainTransform,
     side_of_epoch,
 )
-from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets.images import open_file, opened
 from mobilenet_exp.weights.pretrained import find_published

@@ -13,8 +13,8 @@ from hard_run import assert_same
 from mobilenet_exp.config.schema import DataConfig
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import RunError
+from mobilenet_exp.data.augment import Normaliser
 from mobilenet_exp.data.loaders import LoaderOptions, build_loaders, num_workers
-from mobilenet_exp.data.normalise import Normaliser
 from mobilenet_exp.data.sampler import Key
 from mobilenet_exp.datasets import images
 from mobilenet_exp.datasets.sets import build_image_set
