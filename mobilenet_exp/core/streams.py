@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 
 def discard_output(stream: Any = None) -> None:
@@ -54,7 +54,12 @@ def silenced() -> Iterator[None]:
         # it is closed
         yield
         return
-    with tempfile.TemporaryFile() as kept:
+    with contextlib.ExitStack() as stack:
+        try:
+            kept: IO = stack.enter_context(tempfile.TemporaryFile())
+        except OSError:
+            # no folder for temporary files can be written
+            kept = stack.enter_context(open(os.devnull, "r+b"))
         os.dup2(kept.fileno(), 2)
         try:
             yield
