@@ -184,6 +184,8 @@ class Program:
         results, problem, code = None, "interrupted", 0
         is_stopped = True
         try:
+            # again: those of a sweep may be from a file
+            check_overrides(overrides, self.schema, self.groups)
             config = to_config(composed, self.schema)
             check_effects(config, overrides, sweep.varied() if sweep else ())
             if isinstance(config, Config | EvalConfig) and READERS.is_met(config):

@@ -133,13 +133,15 @@ class TrainSet(Dataset):
         batch = Batch.empty(len(keys), side)
         # the augmentation seeds the global generators for each image
         states = torch.get_rng_state(), random.getstate(), np.random.get_state()
-        for key, out in zip(keys, batch.pixels.numpy(), strict=True):
-            self._read(key, out, batch)
-            if batch.problem:
-                break
-        torch.set_rng_state(states[0])
-        random.setstate(states[1])
-        np.random.set_state(states[2])
+        try:
+            for key, out in zip(keys, batch.pixels.numpy(), strict=True):
+                self._read(key, out, batch)
+                if batch.problem:
+                    break
+        finally:
+            torch.set_rng_state(states[0])
+            random.setstate(states[1])
+            np.random.set_state(states[2])
         _note_reading(-1)
         return batch
 
@@ -334,8 +336,10 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Batch]]:
         begun, self._begun = self._begun, None
-        is_begun = begun is not None and begun[0] == self.batches.position
-        loaded = begun[1] if begun and is_begun else self._start(self.batches)
+        if begun and begun[0] == self.batches.position:
+            loaded = begun[1]
+        else:
+            loaded = self._start(self.batches)
         return self._on_device(self._read(loaded, self._passes))
 
     def first(self, count: int) -> Iterator[tuple[Tensor, Tensor, Batch]]:

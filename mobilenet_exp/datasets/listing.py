@@ -154,7 +154,7 @@ def wait_for_others(kept: Path, stack: ExitStack) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         stack.enter_context(FileLock(kept.with_suffix(".lock")))
     except (OSError, NotImplementedError):
-        # no path for it, or a file system without locks: each lists for itself
+        # no such folder can be made, or it cannot be locked: each process lists the tree itself
         return
 
 

@@ -250,7 +250,7 @@ def set_determinism(wanted: bool) -> None:
 
 
 class Scalar:
-    """A number on a device: from CUDA it is copied beside the work; elsewhere reading waits."""
+    """A number on a device: from CUDA it is copied beside the work; elsewhere reading may wait."""
 
     def __init__(self, value: Tensor, device: torch.device) -> None:
         self._value, self._copied = value.detach().clone(), None

@@ -201,7 +201,7 @@ def build_state(
         )
     teacher = None
     if config.distill.teacher:
-        # what reads weights of any origin is loaded where a run starts from some
+        # few runs need what reads weights of any origin
         from mobilenet_exp.training.distillation import build_teacher
 
         teacher = build_teacher(config, loaders.classes, num_classes).to(compute.device)
@@ -263,6 +263,7 @@ def build_network(
         return config_model(config.model, num_classes, stem_stride=stem_stride), []
     if not config.weights:
         return config_model(config.model, num_classes), []
+    # few runs need it
     from mobilenet_exp.weights.load import weights_and_model
 
     weights, model = weights_and_model(
