@@ -1,1 +1,1 @@
-"""The ground that everything stands on: errors, ranges, names to builders, the terminal."""
+"""Utilities that all other packages use: errors, ranges, registries, files, the terminal."""

@@ -22,14 +22,14 @@ T = TypeVar("T")
 Label = str | Callable[[], str]
 # `show(batches, label, total)` passes batches on and may draw a bar
 Show = Callable[[Iterable[T], Label, int], Iterable[T]]
-# columns of what is no terminal and does not say how many it has
+# width in columns of an output that is not a terminal and where COLUMNS is not set
 FILE_WIDTH = 120
 # columns of a table's first column, below which its rows are stacked instead
 NAME_WIDTH = 20
 
 
 class _Terminal(Console):
-    """rich's console, which no reader that has gone away (`| head`) and no full disk bring down."""
+    """rich's console, which survives a closed pipe (`| head`) and a full disk."""
 
     def on_broken_pipe(self) -> None:
         discard_output()
@@ -39,7 +39,7 @@ class _Terminal(Console):
             super()._check_buffer()
         except OSError as error:
             discard_output()
-            say(f"standard output cannot be written ({error.strerror}); the rest goes on without")
+            say(f"standard output cannot be written ({error.strerror}); the program continues")
 
 
 @functools.cache
@@ -56,7 +56,7 @@ def _terminal() -> Console:
 
 
 def is_terminal() -> bool:
-    """Return whether a person looks on while it is printed; not so for a file or a pipe."""
+    """Return whether standard output is a terminal, and not a file or a pipe."""
     return _terminal().is_terminal
 
 
@@ -79,7 +79,7 @@ def raw(text: str) -> None:
 
 @contextlib.contextmanager
 def best_effort(what: str) -> Iterator[None]:
-    """Make something that a run can do without: an error costs one line, not the run."""
+    """Run an optional part of the work: an error is printed in one line, not raised."""
     try:
         yield
     except Exception as error:

@@ -12,7 +12,7 @@ class InputError(ValueError):
 
     def __init__(self, key: str, value: object, problem: str) -> None:
         self.key, self.value, self.problem = key, value, problem
-        # a flag of the command line, or a word that is none, has no value of its own
+        # a flag (-), a deletion (~) or a quoted argument (') is shown without a value
         shown = key if key[:1] in "-~'" else f"{key}={'null' if value is None else value}"
         super().__init__(f"{shown}: {problem}")
 

@@ -26,9 +26,9 @@ def write_file(path: Path, content: str | Callable[[Path], Any]) -> None:
 
 
 def check_folder(folder: Path, key: str, value: object) -> None:
-    """Raise InputError, under `key`, unless files can be written into a folder that is to be.
+    """Raise InputError, under `key`, unless `folder` can be created and written to.
 
-    Nothing is left of the attempt.
+    The folders and the file of this check are removed again.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:

@@ -16,7 +16,7 @@ def library(name: str, key: str, value: object) -> Any:
     Raises InputError, under `key`, that says how to install it, or what keeps it from loading.
     """
     try:
-        # some greet
+        # some print a greeting when they are imported
         with silenced():
             return importlib.import_module(name)
     except Exception as error:

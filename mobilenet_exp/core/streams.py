@@ -1,4 +1,4 @@
-"""What standard output can take, and what must not reach it."""
+"""Standard streams: closed ones, characters they cannot encode, output to hide."""
 
 import contextlib
 import io
@@ -25,10 +25,10 @@ def say(text: str) -> None:
 
 
 def prepare_streams() -> None:
-    """Open streams that this process was started without, and let all take any character.
+    """Open the standard streams that are closed, and let all of them print any character.
 
-    Otherwise the next file would take the number of a closed stream. A character that the
-    output's encoding lacks is printed as `\\u732b`.
+    Otherwise the next opened file would get the file descriptor of a closed stream. A character
+    that the output's encoding lacks is printed as `\\u732b`.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

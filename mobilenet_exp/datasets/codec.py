@@ -1,6 +1,6 @@
-"""JPEG files decoded by nvImageCodec, where it is installed: the whole or a region.
+"""Decoding of JPEG files, or of a region, by nvImageCodec on the CPU, where it is installed.
 
-It is loaded here alone, on the CPU.
+No other module imports nvImageCodec.
 """
 
 import os
@@ -52,8 +52,8 @@ _loading = threading.Lock()
 def library() -> Any:
     """Return nvImageCodec, or None where it is not installed or cannot be loaded.
 
-    Best called before threads ask for it: meanwhile standard error is not heard, on which it
-    would say which CUDA libraries are not there.
+    Call it before threads are started: standard error is hidden while it loads, because it
+    prints there which CUDA libraries are missing.
     """
     # it reports each damaged file by itself
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")

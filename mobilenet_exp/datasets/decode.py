@@ -1,7 +1,7 @@
-"""Bytes of an image file to pixels, of the whole or of a region.
+"""Decodes an image file, or a region of it, from bytes to pixels.
 
-JPEG files are decoded by nvImageCodec where it is installed, and then no further than the
-region reaches; everything else by Pillow. Both give the same pixels.
+nvImageCodec, where it is installed, decodes JPEG files, and only as far as the region reaches.
+Pillow decodes all other files. Both give the same pixels.
 """
 
 import io
@@ -34,8 +34,8 @@ class Opened:
     """An image whose header is read; `decode` gives an array (height, width, 3) of uint8.
 
     `note` says what was converted to make it RGB, "" for a plain RGB file. `is_sideways`:
-    its EXIF data ask to turn it, which was not done. `decode` raises OSError with the reason
-    for a damaged file; damage that lies behind the box may go unseen.
+    its EXIF orientation was not applied. `decode` raises OSError with the reason for a damaged
+    file; damage after the box may stay unnoticed.
     """
 
     height: int
@@ -50,8 +50,8 @@ def open_image(data: bytes, ending: str, *, upright: bool = True) -> Opened:
 
     Greyscale, CMYK and palette files become RGB, 16-bit ones are scaled to 8 bits (Pillow
     alone would clip them to white). `upright` turns a photo as its EXIF orientation says;
-    without it the note says that it was not turned. `ending` is the file name's, with its
-    dot: it should be that of the content.
+    without it the note says that it was not turned. `ending` is the file name's
+    extension, with its dot; the note says if it is not that of the content.
     """
     return _open_jpeg(data, ending, upright=upright) or _open_by_pillow(
         data, ending, upright=upright
@@ -59,8 +59,8 @@ def open_image(data: bytes, ending: str, *, upright: bool = True) -> Opened:
 
 
 def _open_jpeg(data: bytes, ending: str, *, upright: bool) -> Opened | None:
-    """Open an ordinary JPEG file for decoding by region; None where Pillow has to look at it."""
-    # a file that was cut short lacks the last mark; Pillow says what is wrong with it
+    """Open an ordinary JPEG file for decoding by region; None for one that Pillow must decode."""
+    # a truncated file lacks the end marker; Pillow reports what is wrong with it
     if data[:3] != b"\xff\xd8\xff" or data.find(b"\xff\xd9", -1024) < 0 or codec.library() is None:
         return None
     has_app1, pixels_from = _read_marks(data)
@@ -141,7 +141,7 @@ def _cut(pixels: np.ndarray, box: Box | None) -> np.ndarray:
 
 
 def _pillow_pixels(data: bytes) -> np.ndarray:
-    """Decode what nvImageCodec could not; Pillow knows the reason, or more tolerance."""
+    """Decode what nvImageCodec could not: Pillow tolerates more, or raises the reason."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image.convert("RGB"))
@@ -170,7 +170,7 @@ _BACK = {
 
 
 def _orientation(image: Image.Image) -> Image.Transpose | None:
-    """Return what turns a photo upright, or None where it lies as it should."""
+    """Return the transpose that turns a photo upright, or None if it is upright."""
     try:
         return _TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:
@@ -220,7 +220,7 @@ def _has_foreign_mark(data: bytes, first: int) -> bool:
 
 
 def _misnamed(ending: str, kind: str) -> str:
-    """Say that a file's ending is not of its content's format; nothing without an ending."""
+    """Return a note if a file has an extension that is not that of its format, or empty text."""
     named = image_endings().get(ending.lower(), ending.lower())
     is_right = not ending or SAME_KINDS.get(named, named) == SAME_KINDS.get(kind, kind)
     return "" if is_right else f"{SAME_KINDS.get(kind, kind)} named {ending}"

@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and which class each belongs to. Decodes none of them.
+"""Lists the images of a folder, by extension or file header, and the folders of classes.
 
 Hidden files and folders, as macOS and Jupyter leave them, are neither images nor classes.
 """
@@ -45,13 +45,13 @@ def _register_heic() -> None:
 
 
 def list_images(folder: Path) -> Files:
-    """Sort out the files that lie directly in a folder, by name."""
+    """Divide the files directly in a folder into images and others, sorted by name."""
     files = [entry for entry in _entries(folder) if not _is_dir(entry)]
     return _sorted_out(Path(entry.path) for entry in files)
 
 
 def walk_images(folder: Path, folders: dict[str, int] | None = None) -> Files:
-    """Sort out the files of a folder at any depth; links to folders are followed once.
+    """Divide the files of a folder, at any depth, into images and others; follow links once.
 
     `folders` gets each folder with the time, in ns, at which it was last changed.
     """
@@ -103,7 +103,7 @@ def _walk(folder: Path, seen: set[str], folders: dict[str, int] | None) -> Itera
         if not _is_dir(entry):
             continue
         real = os.path.realpath(entry.path) if entry.is_symlink() else above + entry.name
-        # a link to a folder around this one, or to one that was visited
+        # not a link to a parent folder, or to a folder that was visited already
         if real not in seen and not above.startswith(real + os.sep):
             seen.add(real)
             yield from _walk(Path(entry.path), seen, folders)
@@ -120,7 +120,7 @@ def _sorted_out(paths: Iterator[Path]) -> Files:
 
 
 def _is_image(path: Path) -> bool:
-    """Look into a file whose name does not tell."""
+    """Return whether Pillow recognises a file by its content."""
     try:
         with Image.open(path) as image:
             return image.format not in STUBS

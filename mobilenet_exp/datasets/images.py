@@ -46,12 +46,12 @@ def open_file(path: str | Path, *, upright: bool = True) -> Opened:
         raise OSError(f"{path} cannot be decoded: {error.strerror or error}") from error
 
 
-# a pipe would let a thread wait for ever; the second flag is Windows' own
+# O_NONBLOCK: opening a pipe must not block a thread for ever; O_BINARY exists on Windows
 _OPENED = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 def read_file(path: str) -> bytes:
-    """Return a regular file's bytes, in few system calls: each gives up Python's lock."""
+    """Return a regular file's bytes, in few system calls, as each one releases the GIL."""
     file = os.open(path, _OPENED)
     try:
         facts = os.fstat(file)

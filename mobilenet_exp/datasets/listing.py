@@ -1,8 +1,8 @@
-"""The images of a tree of class folders, listed once a machine where there are many.
+"""Lists of the images in a tree of class folders, cached on disk where they are large.
 
-The list of a large tree is kept in the user's cache folder, with the time at which each
-folder was changed: other processes and later runs map it into memory, until a folder has
-changed. `Names` and `map_arrays` keep millions of entries in few bytes that processes share.
+The list of a large tree is stored in the user's cache folder, with the modification time of
+each folder; other processes and later runs memory-map it until a folder changes. `Names` and
+`map_arrays` hold millions of entries in little memory, which processes share.
 """
 
 import hashlib
@@ -195,7 +195,7 @@ def _load(kept: Path) -> Listing | None:
 
 
 def save_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, str]) -> None:
-    """Write arrays and texts about them; a reader finds all of them or no file."""
+    """Write arrays and their metadata, whole or not at all."""
     half = part_of(path)
     plain = {key: np.ascontiguousarray(each) for key, each in arrays.items()}
     # as bytes: a file that safetensors makes is for its owner alone
@@ -207,7 +207,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, str]
 
 
 def part_of(path: Path) -> Path:
-    """Return the name of a file until it is whole, which no process on any machine shares."""
+    """Return a temporary name for a file being written, unique among all processes."""
     return path.with_name(f"{path.name}.part-{uuid.uuid4().hex[:12]}")
 
 

@@ -24,7 +24,7 @@ PHOTOS = {
     "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
     "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/rocket.jpg"),
 }
-# each photograph has so many times so many regions, and each of them is a class
+# each photograph is divided into GRID x GRID regions; each region is a class
 GRID = 2
 # images of a class
 COUNTS = {"train": 60, "val": 20}

@@ -66,7 +66,7 @@ def digits(data: ImagesConfig, split: str) -> ImageSet:
 def imagefolder(data: ImagesConfig, split: str) -> ImageSet:
     """Class folders of images under `root/train` and `root/val`.
 
-    With `data.val_share` the class folders lie in `root` itself, and that share of each
+    With `data.val_share` the class folders are in `root` itself, and that fraction of each
     class is held out. To evaluate, `root` may also be the validation set itself.
     """
     folder = _split_folder(data, split)
@@ -95,7 +95,7 @@ def _no_split(folder: Path) -> str:
 def _share_of_tree(data: ImagesConfig, split: str) -> ImageSet:
     """Split each class of one tree in two, by a hash of the files' names and the seed.
 
-    An image that is added later moves one other at most.
+    An image that is added later moves at most one other image to the other split.
     """
     root = Path(str(data.root))
     if not root.is_dir():

@@ -1,6 +1,7 @@
-"""Well-known data sets that torchvision finds in `data.root`, or downloads when asked to.
+"""Well-known data sets that torchvision reads from `data.root`, or downloads.
 
-What lies there as image files is read as such; small sets are held in memory.
+It downloads with `data.download` only. Sets of image files are read file by file; small sets
+are held in memory.
 """
 
 from collections.abc import Callable
@@ -61,7 +62,7 @@ class TorchvisionSet:
             raise InputError("data.root", data.root, problem) from error
         except OSError as error:
             if not data.download:
-                problem = f"{self.title} is not whole there ({error})"
+                problem = f"{self.title} is incomplete there ({error})"
                 raise InputError("data.root", data.root, problem) from error
             problem = f"{self.title} could not be downloaded ({error})"
             raise InputError("data.download", data.download, problem) from error

@@ -81,7 +81,7 @@ def kind_of(module: nn.Module) -> str:
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    """Return the layers that have no layers of their own, but those that do nothing."""
+    """Yield the modules without submodules, except nn.Identity."""
     for each in module.modules():
         if not list(each.children()) and not isinstance(each, nn.Identity):
             yield each

@@ -45,9 +45,9 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
     BatchNorm is folded into the convolutions. The file is opened again, and its answers to real
     photographs, or to the images of its int8 calibration, are compared with the
-    network's. Returns what was printed: `path`, `bytes`, `difference`, and `agreement`, the share
-    of images whose best answer is the network's. Raises InputError before anything is written,
-    and RunError, with nothing written, where answers differ by more than `tolerance`.
+    network's. Returns what was printed: `path`, `bytes`, `difference`, and `agreement`, the
+    fraction of images whose best answer is the network's. Raises InputError before anything is
+    written, and RunError, with nothing written, where answers differ by more than `tolerance`.
     """
     import_modules(config.run.imports)
     form = FORMATS[config.format]
@@ -81,16 +81,16 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
 
 def _weight_bits(config: ExportConfig, loaded: LoadedModel) -> int:
-    """Return the bits of a file's weights. Raises InputError for others than were learned."""
+    """Return the bits of a file's weights. Raises InputError for others than in training."""
     usual = 8 if config.format == "executorch" else 7
     if loaded.trained_by is None or loaded.fake_quantized is None:
         return config.int8_weights or usual
     learned = loaded.trained_by.train.int8_weights
     if config.int8_weights not in (None, learned):
-        problem = f"the network learned with {learned} (train.int8_weights)"
+        problem = f"the network was trained with {learned} (train.int8_weights)"
         raise InputError("int8_weights", config.int8_weights, problem)
     if learned > usual and config.int8_weights is None:
-        problem = f"the network learned weights of {learned} bits, right only where the processor"
+        problem = f"the network has weights of {learned} bits, correct only where the processor"
         way_out = f"has VNNI, AMX or Arm's dot product; int8_weights={learned} says that it does"
         raise InputError("int8_weights", None, f"{problem} {way_out}")
     return learned
@@ -106,7 +106,7 @@ def _check_calibration(config: ExportConfig, loaded: LoadedModel) -> None:
         ("calibration_images", count, ExportConfig.calibration_images),
     ):
         if value != default:
-            problem = "is not used: the network learned its ranges (train.quantise)"
+            problem = "is not used: the ranges come from the training (train.quantise)"
             raise InputError(key, value, problem)
 
 
@@ -132,9 +132,9 @@ def _parts(path: Path) -> list[Path]:
 
 
 class Agreement(NamedTuple):
-    """How far answers are from the network's own, and the share whose best one is the same.
+    """How far answers are from the network's own, and the fraction with the same best one.
 
-    `difference` is the largest one, in shares of the largest answer.
+    `difference` is the largest one, relative to the largest answer.
     """
 
     difference: float
@@ -225,7 +225,7 @@ def _needs_calibration(config: ExportConfig, loaded: LoadedModel) -> bool:
 
 def _int8(config: ExportConfig, loaded: LoadedModel) -> str:
     """Say what an int8 file holds."""
-    learned = "" if _needs_calibration(config, loaded) else " as it learned"
+    learned = "" if _needs_calibration(config, loaded) else " (QAT)"
     return f"int8{learned}, weights of {config.int8_weights} bits"
 
 
@@ -284,7 +284,7 @@ def _print(
         f"{path}: {config.format}{bits}, {size / 1e6:.1f} MB (weights {weights / 1e6:.1f} MB)"
     )
     calibrated = _needs_calibration(config, loaded)
-    what = "images of the training share" if calibrated else "photographs"
+    what = "training images" if calibrated else "photographs"
     console.line(
         f"answers to {count} {what} differ from the network's by {found.difference:.1e} of the "
         f"largest at most; the best answer is the same for {100 * found.agreement:.1f} %"

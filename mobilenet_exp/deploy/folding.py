@@ -14,11 +14,11 @@ from mobilenet_exp.models.layers_v4 import LayerScale, MultiQueryAttention, Univ
 
 @torch.no_grad()
 def folded(model: nn.Module, *, layer_scales: bool = True) -> nn.Module:
-    """Return a copy in eval mode whose convolutions do what BatchNorm did after them.
+    """Return a copy in eval mode with BatchNorm folded into the convolutions before it.
 
-    They do what V4's layer scales did, too, if `layer_scales`. Of networks that are not ours,
-    those that torch.fx can trace, where a plain BatchNorm follows a plain convolution. Raises
-    ValueError where nothing can be folded.
+    With `layer_scales` V4's layer scales are folded, too. A network that is not ours must be
+    traceable by torch.fx; there a plain BatchNorm is folded that follows a plain convolution.
+    Raises ValueError where nothing can be folded.
     """
     model = copy.deepcopy(model).eval()
     blocks = [each for each in model.modules() if isinstance(each, ConvBNAct)]

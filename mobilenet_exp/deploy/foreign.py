@@ -60,7 +60,7 @@ class ForeignModel(FileModel):
         self.side, self.at_once, self.profile = side, at_once, profile
 
     def for_shape(self, shape: torch.Size, threads: int) -> FileModel:
-        """Return it, if it takes so many. Raises RunError if not."""
+        """Return the model itself. Raises RunError for a batch size that it does not take."""
         if self.at_once and shape[0] % self.at_once:
             raise RunError(f"it takes {self.at_once} at once")
         return self
@@ -71,11 +71,11 @@ class ForeignModel(FileModel):
 
 
 def open_foreign(path: str, forward: Forward, asked: int | None, otherwise: int) -> ForeignModel:
-    """Look into a file that `forward` runs, for what it takes and computes.
+    """Return the model of a file that `forward` runs, with its input size and its counts.
 
-    `asked` is the side in pixels that is wanted, `otherwise` that of a file that takes any.
-    Raises InputError for a file that takes something else than images, or multiplies in ways
-    that are not known.
+    `asked` is the requested side in pixels, `otherwise` the side for a file that takes any.
+    Raises InputError for a file whose input is not images, or whose multiplications cannot be
+    counted.
     """
     onnx: Any = library("onnx", "models", path)
     inliner: Any = library("onnx.inliner", "models", path)
@@ -122,7 +122,7 @@ def _input_of(path: str, graph: Any, asked: int | None, otherwise: int) -> tuple
 def _shapes(
     path: str, network: Any, multiplying: list[Any], shape: tuple[int, ...]
 ) -> dict[str, tuple[int, ...]]:
-    """Run it on images of a shape; return those of what is multiplied and comes out."""
+    """Run the file on images of a shape; return the shapes of all factors and products."""
     onnx: Any = library("onnx", "models", path)
     ort: Any = library("onnxruntime", "models", path)
     shapes = {each.name: tuple(each.dims) for each in network.graph.initializer}

@@ -28,7 +28,7 @@ class Format(NamedTuple):
 
 
 def exported(model: nn.Module, images: Tensor, *, any_number: bool) -> torch.export.ExportedProgram:
-    """Return a network as torch.export has it, for so many images of this size, or for any."""
+    """Return torch.export's program of a network, for this batch size or for any."""
     if not any_number:
         return torch.export.export(model, (images,))
     batch = ({0: torch.export.Dim.DYNAMIC},)
@@ -91,9 +91,9 @@ def _two(images: Tensor) -> Tensor:
 
 
 def to_executorch(model: nn.Module, images: Tensor, metadata: str = "") -> bytes:
-    """Return a network in eval mode as ExecuTorch's .pte, for so many images at once.
+    """Return a network in eval mode as ExecuTorch's .pte, for the batch size of `images`.
 
-    XNNPACK's kernels compute it.
+    It runs on XNNPACK's kernels.
     """
     with silenced():
         exir: Any = library("executorch.exir", "format", "executorch")

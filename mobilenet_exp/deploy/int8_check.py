@@ -1,4 +1,4 @@
-"""Whether a runtime answers as the integers of a network in int8 say, and if not, why."""
+"""Checks that a runtime's answers are those of an int8 network's integers; if not, says why."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,9 @@ from mobilenet_exp.core.errors import RunError
 from mobilenet_exp.deploy.formats import to_onnx
 from mobilenet_exp.weights.runtime_files import open_onnx
 
-# Two runtimes of the same integers round a few numbers otherwise, and from layer to layer one
-# number that falls on the other side moves others: after some layers they are as far from each
-# other as int8 is from float32. Sums that overflow change answers by several times that.
+# Two runtimes round a few values of the same integers differently, and each such difference
+# causes others in the next layers: after some layers the runtimes are as far from each other as
+# int8 is from float32. Sums that overflow change answers by several times that.
 TIMES_NOISE = 2.0
 # a part of the answers' size that is never refused
 LEAST_NOISE = 0.05

@@ -1,4 +1,4 @@
-"""A benchmark from its configuration to its table: where the parts meet."""
+"""Runs a benchmark, from its configuration to its tables and files."""
 
 import csv
 import io

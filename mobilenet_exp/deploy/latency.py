@@ -1,4 +1,4 @@
-"""The time of one forward of networks in runtimes, side by side. Prints nothing.
+"""Measures the time of one forward, of several networks in several runtimes.
 
 A cell is one network in one runtime. Its answers are compared with torch's own before it is
 timed: a fast wrong answer is no result.
@@ -34,12 +34,12 @@ from mobilenet_exp.machine.memory import (
     most_since,
 )
 
-# largest difference of an answer, in shares of the largest answer
+# largest allowed difference of an answer, relative to the largest answer
 TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.TF32: 2e-2}
 TOLERANCE_OF_HALF = 1e-1
-# of a matrix product that shows what the machine can do
+# side and number of the matrix products that measure the machine's peak
 SIDE_OF_PRODUCT, PRODUCTS = {"cpu": 2048, "mps": 4096, "cuda": 8192}, 7
-# a cell is warm once a forward takes this much more or less than its fastest so far, or nearer
+# a cell is warm once a forward is within this factor of its fastest so far
 STABLE, MOST_WARMUPS = 1.1, 10
 # of a cell's turn: seconds of rest before it, milliseconds that its forwards take at least
 REST, TURN_MS = 0.02, 50.0
@@ -73,7 +73,7 @@ def measure_latency(
     """Time one forward of each network in each runtime, on images of noise.
 
     All cells take turns in every round, so a slow minute of the machine hits them alike.
-    `peak` are the multiply-adds a second that the machine can do, in thousand millions. Returns
+    `peak` is the machine's peak in GMAC/s. Returns
     a row for each batch size, network and runtime: see `row_of`. Raises InputError for a
     runtime that is not known or not installed.
     """
@@ -109,9 +109,9 @@ def row_of(cell: Cell, batch_size: int, peak: float) -> dict[str, Any]:
 
     `latency_ms` is the median of a batch, `lower_ms` and `upper_ms` are its quartiles;
     `madds` are of one image, `gmacs_per_s` achieved, `peak_share` is their part of the `peak`;
-    `memory_mb` is what the cell needs, weights included, None where it cannot be told from
-    memory that was kept before; `difference` is the largest one of an answer from torch's own,
-    in shares of the largest answer; an exported file has neither. `top1` was published. Where
+    `memory_mb` is what the cell needs, weights included, None where it cannot be separated from
+    memory held before; `difference` is the largest one of an answer from torch's own, relative
+    to the largest answer; an exported file has neither. `top1` was published. Where
     there is a `problem`, times and speeds are None.
     """
     row: dict[str, Any] = {
@@ -149,7 +149,7 @@ def quartiles(times: Sequence[float]) -> tuple[float, float]:
 
 
 def peak_of(compute: Compute) -> float:
-    """Return the multiply-adds a second of a large matrix product, in thousand millions."""
+    """Return the speed of a large matrix product in GMAC/s."""
     side, dtype = SIDE_OF_PRODUCT[compute.device.type], compute.precision.dtype
     left, right = (torch.randn(side, side, device=compute.device, dtype=dtype) for _ in "lr")
     pixels = left.view(1, 32, side // 32, side).permute(0, 3, 1, 2)
@@ -169,7 +169,7 @@ def _noise(batch_size: int, side: int, compute: Compute) -> Tensor:
 
 
 def _prepare(cell: Cell, images: Tensor, warmup: int, compute: Compute) -> None:
-    """Get a cell ready: built, compared with torch's answers, warm; or with its problem."""
+    """Build a cell, compare it with torch's answers and warm it up, or note its problem."""
     try:
         before = held_memory(compute.device)
         forward = prepare(cell.runtime, cell.net.model, images, compute)
@@ -216,7 +216,7 @@ def _give_up(cell: Cell, error: Exception) -> None:
 def _needed_memory(
     forward: Forward, images: Tensor, before: float | None, net: Net
 ) -> float | None:
-    """Return what a prepared forward has added to `before`, at its most, in MB."""
+    """Return the peak memory of a prepared forward above `before`, in MB."""
     _time(forward, images)
     # what preparing alone needed is gone
     held_memory(images.device)
@@ -237,7 +237,7 @@ def _difference(forward: Forward, net: Net, images: Tensor, compute: Compute) ->
 
 
 def _warm_up(forward: Forward, images: Tensor, least: int) -> None:
-    """Run until the time of a forward has settled."""
+    """Run until the time of a forward is stable."""
     fastest = float("inf")
     for number in range(max(least, 1) + MOST_WARMUPS):
         elapsed = _time(forward, images)

@@ -36,8 +36,8 @@ OPTIONS = tuple(entry.name for entry in fields(ModelConfig) if entry.name != "na
 class Net:
     """A network in eval mode on the CPU, with random weights unless a run's.
 
-    `name` is what it was asked by; `side` is that of its input in pixels; `top1` is what was
-    published for it on ImageNet at that side, in percent, None where nothing was;
+    `name` is its entry in `models`; `side` is that of its input in pixels; `top1` is its
+    published ImageNet top-1 at that side, in percent, None where there is none;
     `own_runtime` is the one that an exported file runs in, whatever `runtimes` says; `is_random`
     whether its weights are.
     """
@@ -97,8 +97,8 @@ def _build(entry: str | Mapping[str, Any], resolution: int) -> Net:
 def warm_batchnorm(model: nn.Module, side: int) -> None:
     """Give BatchNorm the statistics of its inputs, as training would, for random weights.
 
-    Otherwise values shrink from layer to layer until int8 rounds them to zero. So they do
-    by V4's layer scales, which start near zero: they become one.
+    Otherwise values shrink from layer to layer until int8 rounds them to zero. V4's layer
+    scales, which start near zero, have the same effect and are set to one.
     """
     for each in model.modules():
         if isinstance(each, LayerScale):

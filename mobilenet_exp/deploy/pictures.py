@@ -1,4 +1,4 @@
-"""A benchmark's pictures. Reads plain rows; measures nothing."""
+"""Draws the pictures of a benchmark from its rows."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from mobilenet_exp.deploy.by_layer import BETWEEN, KINDS, LayerTime
 
 # of runtimes, and of kinds of layers
 COLOURS = ("#4c566a", "#2f6fb0", "#2e7d4f", "#b8860b", "#bf3f3f", "#7d4f9e", "#8a8a8a")
-# of a dot, where its name may stand: points to the right and up, and the side that is near
+# positions of a name beside its dot: points to the right and up, horizontal alignment
 BESIDE = ((5, 3, "left"), (5, -9, "left"), (-5, 3, "right"), (-5, -9, "right"),
           (5, -18, "left"), (-5, -18, "right"), (5, 12, "left"), (-5, 12, "right"))  # fmt: skip
 # pixels around a name in which a dot would be taken for its own
@@ -86,7 +86,7 @@ def pareto_front(points: Sequence[tuple[float, float, str]]) -> list[tuple[float
 
 
 def draw_layers(layers: Sequence[LayerTime], title: str, path: Path, about: str = "") -> None:
-    """Draw the share of time of each block, by kind of layer, above that of multiply-adds."""
+    """Draw the percentage of time of each block, by kind of layer, above that of multiply-adds."""
     blocks = [each for each in dict.fromkeys(one.block for one in layers) if each != BETWEEN]
     with _panels(path, 2, about, stacked=True) as panels:
         for axes, of, label in ((panels[0], "ms", "time, %"), (panels[1], "madds", "madds, %")):

@@ -1,10 +1,10 @@
-"""What keeps a network's answers when it is calibrated for int8, before and after its rounding.
+"""Corrections of post-training int8 quantisation, before and after the weights are rounded.
 
-Channels that are added up in one shortcut get values of like size (cross-layer equalisation,
-Nagel et al., arXiv:1906.04721, section 4.1). Weights are rounded one input after the other,
-the error of each made up for by those to come (GPTQ, Frantar et al., arXiv:2210.17323), and
-biases take up what is left of the mean error (arXiv:1906.04721, section 4.2). All of it needs
-images alone, no labels and no training.
+Channels that are added by one shortcut are rescaled to similar sizes (cross-layer equalisation,
+Nagel et al., arXiv:1906.04721, section 4.1). Weights are rounded one input at a time, and the
+inputs that follow compensate its error (GPTQ, Frantar et al., arXiv:2210.17323). Biases
+compensate the mean error that remains (arXiv:1906.04721, section 4.2). All of it needs only
+images, no labels and no training.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ ADDS = (ATEN.add.Tensor, ATEN.add_.Tensor)
 # 0 to 6
 CAPS = (ATEN.relu6.default, ATEN.relu6_.default, ATEN.hardtanh.default, ATEN.hardtanh_.default)
 CLAMPS = (ATEN.relu.default, ATEN.relu_.default, *CAPS)
-# part of a difference between channels that is evened out: the rest stays with the weights
-# that read them, which have a step for each output, not for each input
+# exponent of the equalisation, 1 for equal channels: the rest of the difference stays in the
+# weights that read them, which have one scale per output, not per input
 EVENED = 0.5
 # of the largest channel: those below are enlarged no further, as other images may wake them
 SMALLEST = 0.03
-# parts of the least and the greatest value that a range of activations may end at
+# factors of minimum and maximum at which a range of activations may be clipped
 CLIPPED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4)
-# share of the mean square of inputs that is added to each, for inputs that are never there
+# fraction of the mean square of all inputs that is added to each one's, as some are always 0
 DAMPING = 0.05
 # inputs whose errors reach those after them together
 BLOCK = 64
@@ -41,10 +41,10 @@ AT_ONCE = 16
 def equalise(graph: fx.GraphModule, batches: list[Tensor]) -> None:
     """Rescale channels, in place, so that the network's answers stay and int8 fits them better.
 
-    `graph` is torch.export's of a folded network, `batches` are images (N, 3, H, W). Changed
-    are convolutions, and sums of them, that nothing but convolutions, ReLU and ReLU6 reads.
-    These images' answers stay; of others, ReLU6 may cut off values that are larger than any of
-    these in a channel that was enlarged.
+    `graph` is torch.export's of a folded network, `batches` are images (N, 3, H, W). It changes
+    convolutions, and sums of them, whose outputs only convolutions, ReLU and ReLU6 read. The
+    answers to these images stay; for other images ReLU6 may clip values that are larger than
+    any of these in a channel that was enlarged.
     """
     streams = list(_streams(graph.graph))
     largest = _Largest(graph, streams)
@@ -134,10 +134,10 @@ class _Largest(fx.Interpreter):
 
 
 class Ranges(fx.Interpreter):
-    """Fits the ranges of activations: those of least mean square error, of a few that clip.
+    """Chooses how far to clip each range of activations, by the least mean square error.
 
-    `prepared` is a graph of prepare_pt2e whose observers have seen the least and the greatest
-    values of all images; `fit` changes them by what it sees of some.
+    `prepared` is a graph of prepare_pt2e whose observers hold the minimum and the maximum over
+    all images; `fit` scales these by the factor in CLIPPED that is best on some images.
     """
 
     def __init__(self, prepared: fx.GraphModule) -> None:
@@ -195,7 +195,7 @@ class Reconstruction(fx.Interpreter):
     """Rounds a network's weights anew, and corrects its biases, layer by layer, as it runs.
 
     `graph` is the network in int8 after convert_pt2e, changed in place while it runs on the
-    images that `layers` ran on. Each layer sees what the layers before it, rounded, give it.
+    images that `layers` ran on. Each layer gets the outputs of the quantised layers before.
     """
 
     def __init__(self, graph: fx.GraphModule, layers: FloatLayers) -> None:
@@ -223,10 +223,10 @@ class Reconstruction(fx.Interpreter):
 
 
 def round_weights(weight: Tensor, step: Tensor, products: Tensor, most: int) -> Tensor:
-    """Return weights (out, in, ...) as whole numbers of steps (out,), from -most to most.
+    """Round weights (out, in, ...) to integers times `step` (out,), from -most to most.
 
-    `products` (groups, K, K) are the mean products of each two of the K inputs that a group's
-    outputs have. An input's rounding error is made up for by the inputs that come after it.
+    `products` (groups, K, K) are the mean products of each two of the K inputs of a group.
+    The inputs that follow compensate the rounding error of an input.
     """
     groups, count = products.shape[:2]
     left = weight.reshape(groups, -1, count).double()

@@ -1,8 +1,8 @@
-"""A network in int8, as a graph of torch's, from which files for other runtimes are written.
+"""int8 networks as torch graphs, from which files for other runtimes are written.
 
-Its scales are from images of the data that it was trained on, or those that it learned with.
-Weights have a scale for each channel: BatchNorm's, folded in, differ by orders of magnitude from
-one channel of a depthwise convolution to the next. torchao quantises, by the rules of ExecuTorch's
+The scales come from images of the training data, or from quantisation-aware training. Weights
+have one scale per channel, because BatchNorm's folded scales differ by orders of magnitude
+between the channels of a depthwise convolution. torchao quantises, by the rules of ExecuTorch's
 XNNPACK, which suit ONNX Runtime and OpenVINO, too.
 """
 
@@ -50,9 +50,9 @@ def with_torchao(
 ) -> fx.GraphModule:
     """Quantise a folded network, with scales from `batches` of images (N, 3, H, W) of one size.
 
-    It takes any number of such images. Weights are integers of 7 or 8 bits, kept in 8; without
-    `per_channel` a layer's share one scale. What rounding changes is made up for unless told
-    not to (`corrects`).
+    The result takes any batch size. Weights are integers of 7 or 8 bits, stored in 8; without
+    `per_channel` all weights of a layer have one scale. `corrects` applies the corrections of
+    `deploy.ptq`.
     """
     pt2e: Any = library("torchao.quantization.pt2e.quantize_pt2e", "int8", True)
     rules: Any = library("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "int8", True)
@@ -106,9 +106,9 @@ def _some(batches: list[Tensor]) -> Tensor:
 
 
 def _fine(config: Any, per_channel: bool, weight_bits: int) -> Any:
-    """Return XNNPACK's settings with steps as small as weights and activations ask for.
+    """Return XNNPACK's settings with scales as small as weights and activations need.
 
-    Its own are never below 2^-12: a channel with weights below 0.03 gets too few.
+    Its own scales are never below 2^-12: a channel with weights below 0.03 gets too few levels.
     """
     pt2e: Any = library("torchao.quantization.pt2e", "int8", True)
     of_weights = pt2e.PerChannelMinMaxObserver if per_channel else pt2e.MinMaxObserver
@@ -131,11 +131,11 @@ def _with_observer(spec: Any, observer: Any) -> Any:
 
 
 def _rules(xnnpack: type, config: Any) -> Any:
-    """Return XNNPACK's rules, but for ReLU6 and for means over an image.
+    """Return XNNPACK's rules, changed for ReLU6 and for means over an image.
 
-    ReLU6 belongs to the convolution before it, as ReLU does: by XNNPACK's own rules each output
-    is rounded before and after, two steps more for ONNX Runtime. And a mean has a range of its
-    own, not that of its input, which is several times as wide.
+    ReLU6 is fused with the convolution before it, as ReLU is: XNNPACK's own rules quantise each
+    output before and after ReLU6, two more steps for ONNX Runtime. And a mean has its own
+    range, not that of its input, which is several times as wide.
     """
     known: Any = library("torchao.quantization.pt2e.quantizer.quantizer", "int8", True)
     name = "executorch.backends.xnnpack.quantizer.xnnpack_quantizer_utils"
@@ -170,11 +170,11 @@ def _rules(xnnpack: type, config: Any) -> Any:
 
 
 class _Quantised(FakeQuantized):
-    """A fake-quantised network with int8 weights, whose every quantisation is two operators."""
+    """An int8 network in which each fake quantisation is a quantise and a dequantise operator."""
 
     def __init__(self, fake_quantized: FakeQuantized) -> None:
         ranges = {name: _Steps(each) for name, each in fake_quantized.ranges.items()}
-        # what is rounded is what layer scales are given
+        # the training quantised the inputs of the layer scales, so these are not folded
         network = folded(fake_quantized.network, layer_scales=False)
         super().__init__(network, nn.ModuleDict(ranges), weight_bits=fake_quantized.weight_bits)
         layers = {
@@ -192,14 +192,14 @@ class _Quantised(FakeQuantized):
 
 
 class _Steps(nn.Module):
-    """Rounds to the steps of a learned range."""
+    """Quantises and dequantises with the scale and zero point of a trained range."""
 
     def __init__(self, learned: Any) -> None:
         super().__init__()
         self.range = (learned.scale.item(), learned.zero_point.item(), *BITS)
 
     def enable_observer(self, _: bool) -> None:
-        """Do nothing: it learns no more."""
+        """Do nothing: the range is fixed."""
 
     def forward(self, features: Tensor) -> Tensor:
         ops = torch.ops.quantized_decomposed
@@ -209,7 +209,7 @@ class _Steps(nn.Module):
 
 
 class _Weight(nn.Module):
-    """The weights of a layer, which loses them."""
+    """The int8 weights of a layer; they are removed from the layer itself."""
 
     def __init__(self, layer: nn.Module, bits: int) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class _Weight(nn.Module):
 
 
 def _give_each_its_own(graph: fx.Graph) -> None:
-    """Put each quantise operator next to the one that it is for, where XNNPACK looks for it."""
+    """Give each operator its own dequantise operator, next to it, where XNNPACK looks for it."""
     ops = torch.ops.quantized_decomposed
     back = ops.dequantize_per_tensor.default
     for node in graph.find_nodes(

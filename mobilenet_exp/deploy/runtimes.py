@@ -50,7 +50,7 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class InInt8:
-    """A forward in int8, and the same integers as torch computes them, one by one."""
+    """An int8 forward, and the same int8 network in torch, run operator by operator."""
 
     forward: Forward
     exact: nn.Module
@@ -113,9 +113,9 @@ def _opened(model: FileModel, images: Tensor, compute: Compute) -> Forward:
 def layered(
     runtimes: list[str], model: nn.Module, images: Tensor, compute: Compute
 ) -> tuple[nn.Module, Tensor, str]:
-    """Return a network whose layers torch runs one by one, images for it, and what it is.
+    """Return the network to time layer by layer, images for it, and a description.
 
-    It is folded, in channels_last, where that is among the runtimes and can be.
+    It is folded, in channels_last, if `folded` is among the runtimes and possible.
     """
     model = copy.deepcopy(model).to(compute.device).eval()
     if "folded" not in runtimes:
@@ -163,7 +163,7 @@ def _compiled(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     forward = torch.compile(_folded(model), dynamic=False)
     run = _in_precision(forward, compute, torch.channels_last, caches_weights=False)
-    # networks of one class share a limit, past which torch would go on without
+    # networks of one class share a limit, beyond which torch would run without compiling
     limits = {"recompile_limit": MOST_COMPILED, "fail_on_recompile_limit_hit": True}
     # as an option of torch.compile, weights stay what they are: torch looks while it traces, too
     constant = {"freezing": True, "cpp_wrapper": compute.device.type == "cpu"}
@@ -180,7 +180,7 @@ def _compiled(model: nn.Module, images: Tensor, compute: Compute) -> Forward:
         raise RunError(f"cannot be compiled: {first_line(error)}") from error
 
     def as_compiled(images: Tensor) -> Tensor:
-        # or torch would compile anew, and weights would be none of its constants
+        # otherwise torch would recompile, without the weights as constants
         with torch.compiler.set_stance(NO_OTHER):
             try:
                 return run(images)

@@ -40,7 +40,7 @@ def real_images(prepared: Preprocessing) -> Tensor:
 
 
 def calibration_images(config: ExportConfig, loaded: LoadedModel) -> list[Tensor]:
-    """Return images of the training share, one by one, from all over it, as inputs.
+    """Return training images, spread over the whole set, as inputs (1, 3, H, W).
 
     They are prepared as for an evaluation. Raises InputError where no data is known.
     """

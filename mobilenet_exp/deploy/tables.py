@@ -1,4 +1,4 @@
-"""What a benchmark prints. Reads plain rows; measures nothing."""
+"""Prints the tables of a benchmark."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -101,7 +101,7 @@ def print_one_call(calls: Sequence[OneCall], rows: Sequence[dict[str, Any]], whe
 
 
 def print_layers(layers: Sequence[LayerTime], title: str) -> None:
-    """Print the layers that take longest, and each kind of work's share of time and madds."""
+    """Print the slowest layers, and the percentage of time and madds of each kind of layer."""
     ms, madds = sum(each.ms for each in layers), sum(each.madds for each in layers)
     slowest = sorted(layers, key=lambda each: -each.ms)[:MOST_LAYERS]
     kinds = {

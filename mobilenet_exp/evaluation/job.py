@@ -1,4 +1,4 @@
-"""An evaluation from its configuration to its results: where the parts meet."""
+"""Runs an evaluation, from its configuration to its results."""
 
 import json
 from dataclasses import asdict, fields, replace
@@ -50,7 +50,7 @@ def evaluate(config: EvalConfig, *, overrides: tuple[str, ...] | None = None) ->
     for name in config.run.metrics:
         METRICS.get(name)
     compute, _ = set_up(config.run, half=False, leaves_busy_cores=this_rank().size == 1)
-    # of these the evaluation's name and results say what was used
+    # name and results of the evaluation need the values that are used, not `auto`
     resolved = {"precision": compute.precision.value, "device": compute.device.type}
     config = replace(config, run=replace(config.run, **resolved))
     if config.image is not None:
@@ -90,7 +90,7 @@ def _root_key(config: EvalConfig) -> tuple[str, str]:
 def _load(config: EvalConfig, compute: Compute) -> LoadedModel:
     precision = compute.precision
     loaded = load_model(config)
-    # how images are prepared is the network's, unless the command says otherwise
+    # the preprocessing is the network's, except for what the command sets
     keys = [entry.name for entry in fields(Preprocessing)]
     given: dict[str, Any] = {
         key: value for key in keys if (value := getattr(config.data, key)) is not None
@@ -119,7 +119,7 @@ def _announce(loaded: LoadedModel, device: str) -> None:
 def _classify(
     loaded: LoadedModel, image: str, config: EvalConfig, compute: Compute
 ) -> dict[str, Any]:
-    """Print what the network sees on photos; for a folder, write it down, too."""
+    """Print the network's answers to photos; for a folder, also write them to a file."""
     if config.data.name is not None:
         raise InputError("data", config.data.name, "cannot be combined with image=")
     folder = Path(config.run.root) / photos_name(loaded, image)

@@ -117,7 +117,7 @@ def mean_class_top1(answers: Predictions) -> float:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often which class was answered for which; only pairs that happened are kept.
+    """A sparse confusion matrix: only pairs (label, answer) that occur are stored.
 
     Row i of `label`, `answer` and `images` (M,) is such a pair and its number of images.
     """

@@ -17,7 +17,7 @@ from mobilenet_exp.datasets.images import name_of, open_item
 # how many are shown, and their longest side in pixels
 MOST, SIDE = 24, 160
 COLUMNS = 6
-# of the sheet, in pixels: a cell, the text in it, the head; and its pixels an inch
+# of the sheet, in pixels: width of a cell, height of its text and of the title; dots per inch
 WIDE, TEXT, HEAD, DPI = 176, 44, 28, 110
 TALL = SIDE + TEXT + 8
 # characters of a class name or file name above a picture

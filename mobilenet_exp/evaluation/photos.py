@@ -1,7 +1,4 @@
-"""What a network sees on a photo: the best names and their probabilities.
-
-Prints nothing.
-"""
+"""Classifies photos: the five best names and their probabilities."""
 
 from pathlib import Path
 

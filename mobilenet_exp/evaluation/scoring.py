@@ -1,7 +1,4 @@
-"""One evaluation: every image scored once, on any number of processes.
-
-Prints nothing and logs nothing.
-"""
+"""One evaluation: every image scored once, on any number of processes."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -51,7 +48,7 @@ class EvalResult:
 
     @cached_property
     def confusion(self) -> metrics.Confusion:
-        """Return which classes were confused; only who writes it down needs it."""
+        """Return the sparse confusion matrix; computed on first use."""
         return metrics.Confusion.of(self.answers, self.num_classes)
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation prints. Reads plain results; builds and measures nothing."""
+"""Prints the results of an evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,6 @@
-"""The activations of the networks, none of which copies a map that it need not copy.
+"""The activations of the networks, without needless copies of feature maps.
 
-Torch's own, where they work in place and their gradient looks at what they were given, copy
-that first.
+Torch's own in-place activations first copy their input where the gradient is computed from it.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 
 class ReLU6(nn.ReLU6):
-    """`nn.ReLU6` in place, whose gradient looks at its result: 0 and 6 let nothing through."""
+    """`nn.ReLU6` in place; its gradient is computed from the output: zero where that is 0 or 6."""
 
     def __init__(self) -> None:
         super().__init__(inplace=True)
@@ -25,7 +24,7 @@ class ReLU6(nn.ReLU6):
 
 
 class Hardswish(nn.Hardswish):
-    """`nn.Hardswish`, in place where nothing is learned: its gradient needs its input."""
+    """`nn.Hardswish`, in place only where no gradient is computed: the gradient needs the input."""
 
     def __init__(self) -> None:
         super().__init__(inplace=True)
@@ -45,7 +44,7 @@ def relu6_(features: Tensor) -> Tensor:
 @torch.fx.wrap
 def hardswish(features: Tensor) -> Tensor:
     """Return x * relu6(x + 3) / 6; `features` may be changed."""
-    # what is traced must not depend on who traces
+    # a traced graph must be the same with and without gradients
     return F.hardswish(features, inplace=not needs_grad(features) and not torch.jit.is_tracing())
 
 

@@ -1,9 +1,8 @@
-"""What a row of a paper's table can be: a block at width 1.0, and how it is built.
+"""Block specifications: one row of a paper's table at width 1.0, and how to build it.
 
-Knows the blocks; does not know which paper it is building. `Bottleneck`s that give a
-`ratio` multiply the block's input *as already rounded*, as in the authors' code; an
-`expanded` width follows `width_mult` by itself, as in some ports, which gives other
-nets at every width but 1.0.
+A `Bottleneck` with a `ratio` multiplies its input channels *after* they were rounded, as in
+the authors' code. One with `expanded` channels scales these by `width_mult` on their own, as
+in some ports; at widths other than 1.0 this gives another network.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +24,7 @@ from mobilenet_exp.models.layers import (
 )
 from mobilenet_exp.models.layers_v4 import MultiQueryAttention, UniversalBottleneck
 
-# channels of the table, scaled by width_mult and rounded
+# scales channels of the table by width_mult and rounds them
 Scaled = Callable[[float], int]
 
 
@@ -69,8 +68,8 @@ class Separable(BlockSpec):
 class Bottleneck(BlockSpec):
     """An inverted residual with linear bottleneck (V2, V3).
 
-    Give the exact expansion as `ratio` or as `expanded` channels. It has no convolution
-    of its own where it changes nothing, but with `always_expands`. `se` is none, conv
+    The expansion is given as an exact `ratio` or as `expanded` channels. One that keeps the
+    number of channels has no convolution, unless `always_expands`. `se` is none, conv
     (the papers') or linear (kuan-wang's, before the activation).
     """
 

@@ -45,8 +45,8 @@ def build_model(
     of dropping its branch in training. `args` are the family's own options, e.g.
     `activation="relu6"` for v1, `head_width=1280` for v3_small.
 
-    A builder of one's own may return any module; it is given those of these options that it
-    takes; a `stem_stride` that it does not take has no effect. Raises InputError for an
+    A user's own builder may return any module. It gets those of these options that are among
+    its parameters; `stem_stride` has no effect if it is not. Raises InputError for an
     unknown name or option, for one that the builder does not take, and for a value out of range.
     """
     MODELS.check_options(name, args, "model.args")
@@ -96,7 +96,7 @@ def list_models() -> list[str]:
 
 
 def nondefault_options(args: dict[str, object]) -> dict[str, object]:
-    """Return the options that make it another network than the one without options."""
+    """Return the options that change the network; those at a neutral value are left out."""
     return {
         key: value for key, value in args.items() if key not in NEUTRAL or NEUTRAL[key] != value
     }

@@ -1,7 +1,8 @@
-"""A depthwise convolution whose weights learn quickly on maps smaller than its kernel.
+"""A depthwise convolution with a fast weight gradient on maps smaller than its kernel.
 
-On a CPU, oneDNN has no fast gradient for the weights there: for 576 channels of 1x1 pixels
-and a 5x5 kernel, batch 128, it takes 45 ms, the sum below 0.1 (`benchmarks/step.py`).
+On a CPU, oneDNN has no fast weight gradient for such maps: for 576 channels of 1x1 pixels and
+a 5x5 kernel, batch 128, it takes 45 ms, `weight_gradient` at most 0.1 ms
+(`benchmarks/step.py`).
 """
 
 import torch
@@ -67,9 +68,9 @@ class _Depthwise(torch.autograd.Function):
 def weight_gradient(features: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
     """Return the gradient (C, 1, kernel, kernel) of a depthwise convolution's weights.
 
-    `features` (N, C, H, W) went in, padded by half the kernel; `gradient` belongs to what
-    came out. Each weight's is a sum over the pixels that it was multiplied with: few on a
-    small map, and none where the kernel lies outside it.
+    `features` (N, C, H, W) are the input, padded by half the kernel; `gradient` is that of the
+    output. The gradient of one weight is a sum over the pixels that it was multiplied by: few
+    on a small map, and none if it lies outside the map at every position.
     """
     found = features.new_zeros(kernel, kernel, features.shape[1])
     # a pixel's channels lie together in channels_last
@@ -85,7 +86,7 @@ def weight_gradient(features: Tensor, gradient: Tensor, kernel: int, stride: int
 
 
 def _meeting(offset: int, stride: int, size: int, out_size: int) -> tuple[slice, slice] | None:
-    """Return which inputs a kernel's element meets, and the outputs that it meets them for."""
+    """Return the inputs that a kernel element is multiplied by, and the outputs they add to."""
     first = max(0, -(offset // stride))
     last = min(out_size - 1, (size - 1 - offset) // stride)
     if first > last:

@@ -22,20 +22,20 @@ QMIN, QMAX = -128, 127
 # torchao's names in the state of a range, after its point's
 LEAST_VALUE = ".activation_post_process.min_val"
 GREATEST_VALUE = ".activation_post_process.max_val"
-# share that a batch has in a range: it follows a network that learns within tens of updates
+# weight of a batch in the moving average of a range, which adapts within tens of updates
 AVERAGING = 0.1
 
 
 class FakeQuantized(nn.Module):
     """A network with int8 fake quantisation in float32 (Jacob et al., arXiv:1712.05877, section 3).
 
-    Gradients pass straight through. Weights are integers of `weight_bits`, 7 (right on
-    every processor) or 8, and have a scale for each output channel,
-    which BatchNorm's later folding does not change: it multiplies both. Rounded are also what
-    goes into a layer, what comes out of it (after BatchNorm, and after an activation that
-    runtimes fuse), and the sums of shortcuts: each with a range of its own, a moving average of
-    the least and the greatest value of the batches that it learned from. The network itself
-    stays as it is. Raises InputError, under the key `asked_by`, if torchao is missing.
+    Gradients pass straight through the rounding. Weights are integers of `weight_bits`, 7
+    (correct on every processor) or 8, with one scale per output channel. Folding BatchNorm
+    later multiplies a channel's weights and its scale alike, so the integers stay. The input
+    of each layer, its output (after BatchNorm, and after an activation that runtimes fuse) and
+    the sums of shortcuts are fake-quantised, too, each with its own range: a moving average of
+    the minimum and the maximum of the training batches. The network itself is not changed.
+    Raises InputError, under the key `asked_by`, if torchao is missing.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class FakeQuantized(nn.Module):
 
     @contextmanager
     def _quantising(self) -> Iterator[None]:
-        """Round at all points while this lasts."""
+        """Fake-quantise at all points of the network inside this context."""
         modules = dict(self.network.named_modules())
         with ExitStack() as hooks:
             for name, is_input in _points(self.network):
@@ -103,8 +103,8 @@ def _points(network: nn.Module) -> Iterator[tuple[str, bool]]:
 
 
 def _is_last(path: str, module: nn.Module) -> bool:
-    """Return whether nothing may change in place what comes out of a module."""
-    # after a BatchNorm, folded away or not, an activation is to come
+    """Return whether a module's output is final: no activation changes it in place later."""
+    # a BatchNorm, folded away or not, is followed by an activation
     is_norm = path.rpartition(".")[2] == "bn"
     return (not is_norm and isinstance(module, FUSED)) or hasattr(module, "has_shortcut")
 
@@ -129,7 +129,7 @@ def _hook(fake_quantise: nn.Module, is_input: bool, is_last: bool) -> Callable:
 
 
 def _quantised_weight(weight: Tensor, bits: int) -> Tensor:
-    """Round weights (out, ...) to 255 or 127 steps, from the largest below zero to that above."""
+    """Fake-quantise weights (out, ...) to 255 or 127 levels, symmetric around zero."""
     scale, most = step_of_weight(weight, bits), weight_most(bits)
     zero = torch.zeros_like(scale, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -most, most)
@@ -142,7 +142,7 @@ def weight_most(bits: int) -> int:
 
 @torch.no_grad()
 def step_of_weight(weight: Tensor, bits: int) -> Tensor:
-    """Return the size of a step of each output channel of weights (out, ...)."""
+    """Return the scale of each output channel of weights (out, ...)."""
     scale = weight.abs().flatten(1).amax(1) / weight_most(bits)
     return scale.clamp_(min=torch.finfo(torch.float32).eps)
 
@@ -160,7 +160,7 @@ def qparams(least: Tensor, greatest: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def update_qparams(ranges: dict[str, Tensor]) -> None:
-    """Fit the steps of ranges to their least and greatest values, which were changed.
+    """Recompute scale and zero point of ranges whose minimum or maximum has changed.
 
     `ranges` is the state of `FakeQuantized.ranges`, whose tensors are changed in place.
     """
@@ -173,7 +173,7 @@ def update_qparams(ranges: dict[str, Tensor]) -> None:
 
 
 def check_device(device: torch.device) -> None:
-    """Raise InputError for a device for which torch has no kernels that round."""
+    """Raise InputError for a device on which torch has no fake-quantisation kernels."""
     if device.type not in ("cpu", "cuda"):
         raise InputError("run.device", device.type, "has no fake quantisation; cpu and cuda have")
 

@@ -98,8 +98,8 @@ def _pad_like_tf(images: Tensor, conv: nn.Conv2d) -> Tensor:
 def global_mean(features: Tensor) -> Tensor:
     """Return the means (N, C, 1, 1) over height and width.
 
-    Where a CPU is to learn they are sums, divided: the gradient of a mean would be written out
-    for every pixel, and in NCHW, which slows what comes after it.
+    In training on a CPU they are computed as sums, then divided: the gradient of a mean would be
+    written out for every pixel, and in NCHW, which slows the rest of the backward pass.
     """
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if not is_traced and features.device.type == "cpu" and torch.is_grad_enabled():
@@ -110,16 +110,16 @@ def global_mean(features: Tensor) -> Tensor:
 
 @torch.fx.wrap
 def gated(features: Tensor, gate: Tensor) -> Tensor:
-    """Return features * gate, in place of `features` where nothing is learned.
+    """Return features * gate, written into `features` where no gradient is needed.
 
-    A hook that keeps a map from inside a block must then clone it.
+    A hook that keeps a feature map from inside a block must then clone it.
     """
     return features.mul_(gate) if _may_change(features, gate) else features * gate
 
 
 @torch.fx.wrap
 def joined(features: Tensor, branch: Tensor) -> Tensor:
-    """Return features + branch, in place of `branch` where nothing is learned, as in `gated`."""
+    """Return features + branch, written into `branch` where no gradient is needed, as `gated`."""
     return branch.add_(features) if _may_change(branch, features) else features + branch
 
 
@@ -159,7 +159,7 @@ class SqueezeExcite(nn.Module):
 
 
 class LinearSqueezeExcite(SqueezeExcite):
-    """The same by linear layers without bias, the squeeze not rounded (kuan-wang's V3)."""
+    """Squeeze-excite by linear layers without bias; the squeeze is not rounded (kuan-wang's V3)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -191,8 +191,8 @@ class InvertedResidual(nn.Module):
     """Expand 1x1, depthwise, squeeze-excite, project 1x1 linear (V2, V3).
 
     `expanded=None`: no expansion convolution. `se` gates the activated features, or
-    with `se_before_act` those before the depthwise activation. The shortcut joins
-    blocks of stride 1 that keep their channels, if it is wanted.
+    with `se_before_act` those before the depthwise activation. Blocks of
+    stride 1 that keep their channels have a shortcut, unless `wants_shortcut=False`.
     """
 
     def __init__(

@@ -30,9 +30,9 @@ class LayerScale(nn.Module):
 class UniversalBottleneck(nn.Module):
     """Optional depthwise, expand 1x1, optional depthwise, project 1x1 linear.
 
-    A kernel of 0 leaves its depthwise convolution out: both are there in ExtraDW, the
-    second in IB, the first in ConvNext, none in FFN. The first has no activation; the
-    stride sits on the second where it is there.
+    A kernel of 0 leaves its depthwise convolution out: ExtraDW has both, IB the second,
+    ConvNext the first, FFN none. The first has no activation; the stride is the second's, or
+    the first's if there is no second.
     """
 
     def __init__(

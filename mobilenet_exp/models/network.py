@@ -1,4 +1,4 @@
-"""Rows into a network: the one place where `width_mult` is applied."""
+"""`MobileNet`, built from block specifications. Only this module applies `width_mult`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -27,10 +27,10 @@ RANGES = {
 
 @dataclass(frozen=True)
 class WidthRule:
-    """What follows `width_mult`, and how channels are rounded.
+    """Which parts `width_mult` scales, and how channels are rounded.
 
-    A part `follows` it, `grows` (follows above 1.0, keeps its width below) or is
-    `fixed`. The blocks always follow.
+    A part `follows` (is always scaled), `grows` (is scaled only above 1.0) or is `fixed`.
+    The blocks are always scaled.
     """
 
     stem: str = "follows"
@@ -200,9 +200,9 @@ def init_weights(model: MobileNet) -> None:
 def set_stochastic_depth(model: nn.Module, name: str, peak: float) -> None:
     """Drop whole branches of shortcut blocks in training, image by image.
 
-    The probability rises linearly with a block's place, from 0 at the first towards
-    `peak` (Huang et al., arXiv:1603.09382); counted as timm does. Raises InputError if
-    no block has a shortcut.
+    The probability rises linearly with a block's index, from 0 for the first towards
+    `peak` (Huang et al., arXiv:1603.09382); blocks are counted as timm does. Raises
+    InputError if no block has a shortcut.
     """
     blocks = getattr(model, "blocks", ())
     droppable = [hasattr(block, "drop_branch") for block in blocks]

@@ -81,7 +81,7 @@ class LayerCost(NamedTuple):
 def profile_layers(model: nn.Module, resolution: int) -> list[LayerCost]:
     """Count each layer that costs anything by the papers' convention, in the order of the network.
 
-    A module counts what it does itself, not what its parts do: together they cost what
+    A module's own operations count, not those of its submodules; the sum is what
     `profile_model` counts.
     """
     ghost = _ghost(model)
@@ -121,7 +121,7 @@ def sum_blocks(model: nn.Module, layers: list[LayerCost]) -> list[BlockCost]:
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the parts that a network is made of, by name; those of lists one by one."""
+    """Return the top-level modules of a network by name; the modules of a list one by one."""
     found: dict[str, nn.Module] = {}
     for name, child in model.named_children():
         # of a list, a traced network has a module that only holds the parts
@@ -147,7 +147,7 @@ def _ghost(model: nn.Module) -> nn.Module:
     return ghost
 
 
-# The counter halves what these give, as it does torch's own floating-point operations.
+# These return twice the count, as torch's own formulas do; the total is halved.
 
 
 def _kuanwang_convolution(images, weight, bias, *_, out_shape, **__) -> int:

@@ -3,7 +3,8 @@
 Every layer follows `width_mult`, the stem and the last 1024 included, and is cut to an
 integer with no divisor. The table prints stride 2 for the last block, but its sizes
 (7 to 7) and all code say 1. BN 0.001 / decay 0.9997 and dropout keep 0.999 are slim's.
-With it two nets of the paper's ablations: full convolutions (Table 4), shallow (Table 5).
+Two networks of the paper's ablations are here, too: full convolutions (Table 4), shallow
+(Table 5).
 """
 
 from functools import partial

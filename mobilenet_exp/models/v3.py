@@ -2,8 +2,8 @@
 
 The tables changed between versions of the paper; these are the final ones. Table 2
 ticks squeeze-excite on the last 576 convolution, but no code has it and the printed
-2.5 M parameters exclude it. The last convolution follows `width_mult`, the 1280 / 1024
-head after the pooling does not below 1.0. BN eps 0.001 is slim's, momentum 0.01 the
+2.5 M parameters exclude it. `width_mult` scales the last convolution, but the 1280 / 1024
+head after the pooling only above 1.0. BN eps 0.001 is slim's, momentum 0.01 the
 paper's "average decay 0.99", dropout 0.2 its "dropout of 0.8" (kept).
 """
 

@@ -1,7 +1,7 @@
 """MobileNet V3 EdgeTPU: slim mobilenet_v3.py, `V3_EDGETPU`; in the papers' README only.
 
 V3's relative for accelerators: ReLU, no squeeze-excite, full 3x3 expansions in the first
-stages. Every layer follows `width_mult`, the last 1280 does not below 1.0. BN eps 0.001
+stages. `width_mult` scales every layer, but the last 1280 only above 1.0. BN eps 0.001
 and momentum 0.01 as V3; dropout 0.2.
 """
 

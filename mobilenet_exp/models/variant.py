@@ -1,7 +1,7 @@
-"""How the same weights are run: what differs between codes without showing in any tensor.
+"""Variants: differences between code bases that no tensor of a checkpoint shows.
 
-A network starts in its paper's variant and keeps it in `MobileNet.variant`; weights from
-elsewhere bring their own.
+A network is built in its paper's variant, `MobileNet.variant`; loading weights from another
+code base sets theirs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Variant:
-    """BatchNorm's epsilon, and what else a code does in its own way.
+    """BatchNorm's epsilon, activation, order of squeeze-excite, and padding of a code base.
 
     `activation` is that of nets which exist with several (V1: relu or relu6), None for
     others. `se` says where squeeze-excite gates: `after_act`, after the depthwise
@@ -50,7 +50,7 @@ class Variant:
 
 
 def describe_variant(model: nn.Module) -> str:
-    """Say how a network's weights are run; nothing of one that has no variants."""
+    """Return a network's variant and stem stride as text, empty if it has no variants."""
     variant = getattr(model, "variant", None)
     return f"{variant.describe()}, stem stride {model.stem_stride}" if variant else ""
 
@@ -76,7 +76,7 @@ def apply_variant(model: MobileNet, variant: Variant) -> MobileNet:
 
 
 def apply_config(model: MobileNet, config: ModelConfig) -> None:
-    """Let a BN eps or an activation that the config gives win over the weights' own."""
+    """Replace the weights' BN eps and activation by those that the config gives."""
     own = model.variant
     bn_eps = config.bn_eps or own.bn_eps
     activation = config.args.get("activation") or own.activation

@@ -1,4 +1,4 @@
-"""Sets a run beside its published row, like with like only.
+"""Compares a run with its published row, where the two are comparable.
 
 Counts are compared for the net as published (224 px, 1000 classes); an accuracy only
 if the run repeats the row's setting on ImageNet.
@@ -19,7 +19,7 @@ PUBLISHED_ACTIVATIONS = ("relu", "relu6")
 
 @dataclass(frozen=True)
 class NoPaperRow:
-    """Stands for a comparison where nothing was published for the net; `reason` says so."""
+    """The comparison of a network without a published row; `reason` says why it has none."""
 
     reason: str
 
@@ -54,15 +54,15 @@ class Comparison:
 
     @property
     def paper(self) -> PaperRow | None:
-        """The row that the run's own accuracy answers to, or None."""
+        """The row that the run's accuracy is comparable with, or None."""
         return None if self.reason else self.row
 
     def summary(self, top1: float | None = None, top5: float | None = None) -> dict[str, object]:
         """Return the flat keys for a dashboard; accuracies in percent, None while unknown.
 
-        `delta/*` is ours minus the printed figure `paper/*`: for counts, `published/*`, which
-        are those of the net as published, counted here as its source counts; for accuracies
-        the run's own, only where it answers to the row.
+        `delta/*` is ours minus the printed figure `paper/*`. For counts, ours is `published/*`:
+        the net as published, counted here by its source's convention. For accuracies it is the
+        run's own, only if the run repeats the row's experiment.
         """
         summary: dict[str, object] = {
             "paper/comparable": self.reason is None,
@@ -159,9 +159,9 @@ def compare(
     num_images: int | None = None,
     is_int8: bool = False,
 ) -> Comparison | NoPaperRow:
-    """Find the published row for a network and its images, and say whether it is its own.
+    """Return the comparison of a network and its images with the published row.
 
-    `source` is the row's, for weights that someone published; `num_images` how many
+    `source` is that of published weights, whose row is then preferred; `num_images` is how many
     were scored, where that is known; `is_int8` whether the network is int8.
     """
     options = nondefault_options(model.args)
@@ -203,7 +203,7 @@ def _reason(
     if row is None:
         return _unpublished(model, data, options)
     if row.is_quantised:
-        return "published for its 8-bit form only"
+        return "published for the int8 network only"
     if num_images not in (None, NUM_IMAGES):
         return f"{num_images:,} images scored, ImageNet's validation set has {NUM_IMAGES:,}"
     return None

@@ -1,8 +1,8 @@
 """The published result rows, read from `paper_rows.csv`.
 
 A row is what a source prints for one network on ImageNet, and beside it the exact
-counts of the network that its tables describe. Where a print cannot be reached by any
-reading of the tables, `unreached` says so.
+counts of the network that its tables describe. Where no reading of the tables gives a
+printed figure, `unreached` says so.
 
 Sources: `paper`, the network's own, last version (`paper_early` before V3's v5,
 `paper_appendix`, `paper_ablation:*`, `paper_distilled`, `paper_int8`); `slim`, the
@@ -46,8 +46,8 @@ class PaperRow:
     `top1`, `top5` in percent; `madds_m`, `params_m` in millions, as printed; `madds`,
     `params` exact integers of the table's net with 1000 classes; `madds_as_printed` the
     exact count by the source's own convention, where that is not ours; `options` the
-    `build_model` arguments that build it, beyond name and width; `crop_pct` the share of
-    the image that the source evaluated on, where it says so.
+    `build_model` arguments that build it, beyond name and width; `crop_pct` the fraction
+    of the image that the source evaluated on, where it says so.
     """
 
     model: str
@@ -74,13 +74,13 @@ class PaperRow:
 
     @property
     def is_quantised(self) -> bool:
-        """Whether the accuracy was measured on an 8-bit form of the net."""
+        """Whether the accuracy was measured on an int8 network."""
         return self.source.endswith("int8")
 
     def reaches(self, kind: str) -> bool:
-        """Return whether the exact `madds` or `params` round to what is printed.
+        """Return whether the exact `madds` or `params` agree with the printed figure.
 
-        Within one unit of the last printed place; true where nothing is printed.
+        That is, within one unit of the last printed digit; true where nothing is printed.
         """
         printed = getattr(self, f"{kind}_m")
         if printed is None:

@@ -1,1 +1,1 @@
-"""Reads what runs and rows say, and shows it: generated pages and pictures."""
+"""Reports on runs and published rows: lists, an HTML page, a workspace in W&B."""

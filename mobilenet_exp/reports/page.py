@@ -1,7 +1,7 @@
 """`python -m mobilenet_exp page`: a folder of runs as one HTML file that needs no server.
 
-The file holds all it shows, the library that draws included, and asks nothing of any other
-host. `assets/` has its frame, style and script; here is what they are filled with.
+The file contains all its data and the plotting library, and loads nothing from other hosts.
+`assets/` has its HTML frame, style and script; this module fills in the data.
 """
 
 import base64
@@ -107,7 +107,7 @@ def _plotly() -> str:
 
 
 def _packed(content: str) -> str:
-    """Return a text compressed, as characters that HTML leaves alone."""
+    """Return a text compressed by gzip, in base64, which is safe inside HTML."""
     return base64.b64encode(gzip.compress(content.encode(), mtime=0)).decode()
 
 
@@ -294,7 +294,7 @@ def _confusions(path: Path) -> list[tuple[int, int, int]]:
 
 
 def _picture(path: Path) -> str | None:
-    """Return a picture as an address that holds it, or None where there is none to read."""
+    """Return a picture as a data URL, or None if it cannot be read."""
     try:
         with Image.open(path) as image:
             small = image.convert("RGB")

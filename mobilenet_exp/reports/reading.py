@@ -1,7 +1,7 @@
-"""What the folders of a `runs/` say, whole or half-written, of this version or another.
+"""Reads the run folders of a `runs/`, complete or not, of this version or another.
 
-Reads only, and takes nothing for granted: a value of another kind than expected counts as
-missing. Every other report starts from what is read here.
+A value of an unexpected type counts as missing. Every other report starts from what is read
+here.
 """
 
 import csv
@@ -28,7 +28,7 @@ KINDS = ("train", "eval", "bench")
 OTHER_FOLDERS = ("sweeps", "wandb")
 # sections of a run's configuration
 SECTIONS = {"model", "data", "run"}
-# what tells when a run was last written to; a lock is taken by who looks, too
+# files whose times say when a run was last written; readers take the lock, too
 WRITTEN = (
     "config.yaml", "metrics.jsonl", "provenance.json", "wandb.json", "results.json", "latency.json",
     "error.txt", "checkpoints", "best",
@@ -192,7 +192,7 @@ def read_run(path: Path, sweep: str = "") -> RunFolder:
 
 
 def _kind(path: Path) -> str:
-    """Return what a folder is of: as its first start says, or by its name."""
+    """Return the kind of a run, from its first start or from its name."""
     if path.parent.name == "eval":
         return "eval"
     starts = _starts(path)

@@ -27,7 +27,7 @@ from mobilenet_exp.reports.reading import (
 )
 
 ROOT = "runs"
-# what a list can be sorted by; the first of each is the default direction's first
+# what a list can be sorted by: the smallest key first, with --reverse the largest
 SORTS: dict[str, Callable[[RunFolder], Any]] = {
     "age": age,
     "name": lambda run: run.name,

@@ -1,6 +1,6 @@
-"""What the surroundings say about W&B: its variables, its settings file, `wandb agent`.
+"""W&B's settings outside the configuration: variables, settings file, `wandb agent`.
 
-All of it is taken where the configuration does not say otherwise.
+They apply where the configuration sets no value.
 """
 
 import json

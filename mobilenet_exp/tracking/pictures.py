@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# the share of a run's time that may be spent on its pictures before the last one
+# the fraction of a run's time that may be spent on its pictures before the last one
 SHARE = 0.005
 # points of a line that are marked one by one
 FEW = 30
@@ -25,7 +25,7 @@ ACCURACIES = (
 
 
 class Throttle:
-    """Does a task again and again, but only as often as costs SHARE of the time at most."""
+    """Runs a task so seldom that it takes at most SHARE of the wall time."""
 
     def __init__(self, task: Callable[[], None]) -> None:
         self._task = task

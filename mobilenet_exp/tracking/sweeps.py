@@ -34,16 +34,16 @@ class Sweep:
 
     @classmethod
     def named_by(cls, overrides: tuple[str, ...], folder: Path) -> "Sweep":
-        """Put a sweep beside `folder`, named by the overrides that say what its runs learn.
+        """Return the sweep beside `folder` named by the overrides that define its runs.
 
         The same overrides give the same folder, so repeating a sweep finds its records.
         """
         return cls(folder.parent / file_name(overrides))
 
     def begin(self, group: str, planned: list[tuple[str, ...]]) -> None:
-        """Forget the records of an earlier sweep in this folder, and note what is to run.
+        """Remove the records of an earlier sweep in this folder, and write the planned jobs.
 
-        `planned` are the overrides of each job, none where a search finds them.
+        `planned` are the overrides of each job; empty for a search, which chooses them itself.
         """
         self._made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         for path in self.folder.glob("job-*.json"):
@@ -86,7 +86,7 @@ class Sweep:
         is_bad_input: bool = False,
         is_stopped: bool = False,
     ) -> None:
-        """Keep what became of job `number`: its results, or the line that says why none."""
+        """Write the record of job `number`: its results, or one line on why there are none."""
         job = {
             "number": number,
             "overrides": overrides,

@@ -1,7 +1,4 @@
-"""What a training prints: its opening, a line per epoch, and the tables at the end.
-
-Reads plain results; builds and measures nothing.
-"""
+"""The text that a training prints: a line per epoch, notes, and the tables at the end."""
 
 import re
 from collections.abc import Mapping, Sequence

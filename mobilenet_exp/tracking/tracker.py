@@ -44,7 +44,7 @@ class Tracker:
     `folder` is the run's folder and its name W&B's id, but for `run_id`; W&B's own files
     go to `root/wandb`, the folder's parent by default. `job_type` is train, eval or bench,
     and `overrides` are those of its command, None for a job that Python called;
-    with `is_start=False` nothing is added to what says how the run was made.
+    with `is_start=False` no entry is added to provenance.json.
     `mode` is auto, online, offline or disabled: auto is online where there is a key and a
     network, else offline, with the reason in `status`. Raises InputError if `online`
     is requested and not available.
@@ -149,7 +149,7 @@ class Tracker:
             self._guard(lambda run: run.finish(exit_code=code))
 
     def _decorate(self, name: str, action: Callable[["wandb.Run"], Any]) -> None:
-        """Do something with W&B's run whose failure costs this one thing, not the curves."""
+        """Make an optional call of W&B: a failure loses only `name`, not the curves."""
         if self._run is None:
             return
         try:
@@ -158,7 +158,7 @@ class Tracker:
             console.line(f"W&B did not take {name} ({first_line(error)}); the run continues")
 
     def _guard(self, action: Callable[["wandb.Run"], Any]) -> None:
-        """Do something with W&B's run; after the first time that fails, do without W&B.
+        """Make a call of W&B; after the first one that fails, continue without W&B.
 
         The files in the folder are the durable record; a training must not end because
         its dashboard did.
@@ -209,11 +209,11 @@ class Tracker:
         self._guard(lambda run: [run.log(row) for row in rows])
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Record the figures of a completed epoch, counted from 1, in both places."""
+        """Record the figures of a completed epoch, counted from 1, in the file and in W&B."""
         self._append({"epoch": epoch, **metrics}, is_durable=True)
 
     def log_step(self, step: int, figures: dict[str, float]) -> None:
-        """Record a point of the curves by step, in both places, unless it is there already.
+        """Record a point of the curves by step, in the file and in W&B, unless it is there already.
 
         `figures` has some of STEP_KEYS, `step` is the number of updates made.
         """
@@ -222,7 +222,7 @@ class Tracker:
             self._append({"step": step, **figures}, is_durable=False)
 
     def _append(self, row: dict[str, Any], *, is_durable: bool) -> None:
-        """Add a row to the file, on the disk itself where it is to outlast a power cut."""
+        """Append a row to the file; with `is_durable` flush it to disk, against a power cut."""
         line = json.dumps(row, allow_nan=False) + "\n"
         path = self.folder / "metrics.jsonl"
         with writing(path):
@@ -264,7 +264,7 @@ class Tracker:
     def confusion_matrix(
         self, name: str, labels: list[int], answers: list[int], classes: list[str]
     ) -> None:
-        """Show in W&B how often each class was taken for each other one."""
+        """Show a confusion matrix in W&B."""
 
         def show(run: "wandb.Run") -> None:
             # a chart can only be logged as a step
@@ -317,7 +317,7 @@ class Tracker:
         return run
 
     def _named(self, surroundings: environment.Surroundings) -> dict[str, Any]:
-        """Return the arguments by which W&B files the run, settled."""
+        """Return wandb.init's arguments with project, id, name, group, tags and folder resolved."""
         args = self._init_args
         found: dict[str, Any] = {
             "project": args["project"] or surroundings.project or environment.DEFAULT_PROJECT,

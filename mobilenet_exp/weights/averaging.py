@@ -28,7 +28,7 @@ def kept(folder: Path) -> list[Path]:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove the oldest of them; best.pt is not among these."""
+    """Remove all kept checkpoints but the newest `count`; best.pt is none of them."""
     for path in kept(folder)[::-1][count:]:
         path.unlink(missing_ok=True)
 

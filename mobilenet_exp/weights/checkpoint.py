@@ -22,15 +22,15 @@ def save_checkpoint(
 ) -> None:
     """Write `state` to a file beside `path` first, then rename it to `path`.
 
-    What was at `path` before becomes `previous`, if that is given. At every moment one of
-    the two is whole. `also` are further names of the same file, or copies where the file
-    system has no such names. Raises RunError if it cannot be written; each of them then is
-    what it was or whole.
+    The file that was at `path` becomes `previous`, if that is given. At every moment one of
+    the two is complete. `also` are hard links to the same file, or copies where the file
+    system has no hard links. Raises RunError if it cannot be written; each of these files is
+    then unchanged or complete.
     """
     partial = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # one that was left behind may be the best's file under a second name
+        # a leftover may be a hard link to the best checkpoint, which must not be overwritten
         partial.unlink(missing_ok=True)
         with partial.open("wb") as file:
             torch.save({"format": FORMAT, **state}, file)
@@ -51,7 +51,7 @@ def save_checkpoint(
 
 
 def _name_also(path: Path, also: Path) -> None:
-    """Give a file a second name in the same folder, in the place of what has that name."""
+    """Hard-link a file to a second name in the same folder, or copy it; replace what is there."""
     new = also.with_suffix(".tmp")
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -73,7 +73,7 @@ def _first_cause(error: BaseException) -> str:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the renaming itself outlast a power cut, where folders can be flushed."""
+    """Flush a folder, where that is possible, so that a rename survives a power cut."""
     with contextlib.suppress(OSError):
         _flush(folder)
 

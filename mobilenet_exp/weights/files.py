@@ -34,8 +34,8 @@ MAX_DEPTH = 3
 class WeightFile:
     """A file's tensors without wrappers.
 
-    `extras` is what stood beside them; `notes` say what was taken off; `prefix` is the rest
-    of the key that was asked for, a part of the names; `sha256` is of the whole file.
+    `extras` are the file's other entries; `notes` say which wrappers were removed; `prefix` is
+    the rest of the requested key, a prefix of the names; `sha256` is that of the whole file.
     """
 
     tensors: dict[str, Tensor]
@@ -50,10 +50,10 @@ class WeightFile:
 def read_file(path: str | Path, *, key: str | None = None) -> WeightFile:
     """Read `.pth`, `.pt`, `.tar`, `.bin` or `.safetensors`, recognised by content, to the CPU.
 
-    Takes the tensors out of the dicts they lie in, whatever their names, and `module.` and
-    the like off their names. Where a file holds several state dicts, `key` names the one to
+    Finds the tensors in nested dicts of any name, and removes `module.` and other prefixes of
+    wrappers from their names. Where a file holds several state dicts, `key` names the one to
     take; without it averaged weights come first. Raises InputError for a file that is
-    missing, damaged, without tensors, or that asks to run code.
+    missing, damaged, without tensors, or that would run code.
     """
     path = Path(path)
     try:

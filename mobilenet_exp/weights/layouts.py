@@ -143,10 +143,10 @@ def take_net(
 ) -> tuple[Tensors, list[str]]:
     """Return the tensors of the network among those of a larger module, and notes.
 
-    Trainers keep a network as `model.` or `net.` beside others; `asked` is such a prefix, and
-    `name` where the tensors lay in the file.
-    Tensors of no known layout come back as they are. Raises InputError if there are several
-    networks and none was asked for, or if there is none under `asked`.
+    Trainers store a network under `model.` or `net.`, beside other modules. `asked` is such a
+    prefix; `name` is the key of the tensors in the file. Tensors of no known layout are
+    returned unchanged. Raises InputError if there are several networks and no `asked`, or if
+    there is none under `asked`.
     """
     if not asked and _layout_of(set(tensors)):
         return tensors, []
@@ -202,7 +202,7 @@ def to_ours(tensors: Tensors, model: MobileNet, layout: Layout, path: str) -> Te
 
 
 def _as_shaped(tensor: Tensor, like: Tensor) -> Tensor:
-    """A 1x1 convolution and a linear layer hold the same numbers; float8 is for storage alone."""
+    """Reshape between a linear layer and a 1x1 convolution; convert float8 to float32."""
     if tensor.is_floating_point() and tensor.itemsize == 1:
         tensor = tensor.float()
     if {tensor.ndim, like.ndim} == {2, 4} and tensor.numel() == like.numel():

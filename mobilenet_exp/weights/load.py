@@ -269,7 +269,7 @@ class LoadedModel:
 
     @cached_property
     def network(self) -> nn.Module:
-        """Return what answers: the network, fake-quantised as it was in training.
+        """Return the network to run, fake-quantised if it was so in training.
 
         Raises InputError if that needs a library that is missing.
         """
@@ -442,10 +442,10 @@ def weights_and_model(
     like: str | None = None,
     key: str | None = None,
 ) -> tuple[Weights, MobileNet]:
-    """Read weights, and build the network for them with random ones.
+    """Read weights, and build a randomly initialised network for them.
 
-    The stem has the stride that the weights were trained with, unless the config says
-    otherwise; so has the classifier as many classes, where `num_classes` is None.
+    Its stem stride is that of the weights, unless the config gives one; its number of classes
+    is that of the weights, where `num_classes` is None.
     """
     model = config_model(config, num_classes or 1000)
     any_stem = config.stem_stride is None

@@ -1,7 +1,6 @@
 """Weights that torchvision and timm publish: fetched by name, and how each is evaluated.
 
-Only `fetch` downloads. What the libraries know about their weights, they know without a
-network connection.
+Only `fetch` downloads; the settings of the weights come from the installed libraries.
 """
 
 import difflib
@@ -78,7 +77,7 @@ class Pretrained:
 
 @contextmanager
 def _fetching(name: str, key: str) -> Iterator[None]:
-    """Turn whatever a download raises into an InputError, and raise it soon."""
+    """Raise an InputError for any error of a download, without a long wait."""
     try:
         with _quickly():
             yield
@@ -89,7 +88,7 @@ def _fetching(name: str, key: str) -> Iterator[None]:
 
 @contextmanager
 def _quickly() -> Iterator[None]:
-    """Use the cache alone where the hub cannot be reached: it would be tried for a minute."""
+    """Use only the cache if the hub cannot be reached; else the hub is tried for a minute."""
     hub = urlsplit(constants.ENDPOINT)
     kept = constants.HF_HUB_OFFLINE
     try:

@@ -1,6 +1,6 @@
-"""Networks in the files of other runtimes, run as torch runs its own.
+"""Exported files of other runtimes, opened as torch modules.
 
-`python -m mobilenet_exp export` writes them; each describes its network in its metadata.
+`python -m mobilenet_exp export` writes the files; each describes its network in its metadata.
 """
 
 import json
@@ -24,18 +24,18 @@ from mobilenet_exp.models.variant import Variant
 # name of the description in a file's own metadata
 METADATA_KEY = "mobilenet_exp"
 
-# gives the answers (N, classes) float32 to images (N, 3, side, side) float32 on the CPU
+# maps images (N, 3, side, side) to answers (N, classes), both float32 on the CPU
 Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class ExportMetadata:
-    """What an exported file says of its network; all of it can be written as JSON.
+    """The metadata of an exported file; all of it can be written as JSON.
 
-    `classes` are names by label, None if the weights have none, and `names` what an answer is
-    called, whether or not they have; `origin` and `digest` tell
-    the weights that it was made of; `source` is the source of published weights' rows;
-    `form` says what was done to it, as `int8`, and `made_by` with what.
+    `classes` are names by label, None if the weights have none; `names` are the names of the
+    outputs, which always exist; `origin` and `digest` identify the weights of the file;
+    `source` is the source of published weights' rows; `form` says how the network was
+    converted, as `int8`; `made_by` has the commit and the versions that wrote the file.
     """
 
     model: dict[str, Any]
@@ -76,9 +76,9 @@ class FileModel(nn.Module):
 
 
 class ExportedModel(FileModel):
-    """A file that was made of a network of ours.
+    """An exported file of one of our networks.
 
-    `like` is that network, without weights: it tells counts and answers.
+    `like` is that network without weights, used to count it.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ExportedModel(FileModel):
         super().__init__(forward, path)
         self.metadata = metadata
         self.variant = Variant(**metadata.dialect) if metadata.dialect else None
-        # not a part of this module, which has no weights to move
+        # in a tuple, so that it is not a submodule: it has no weights to move to a device
         self._like = (like,)
 
     @property
@@ -163,9 +163,9 @@ def open_onnx(
 def open_openvino(
     file: Any, key: str, threads: int | None, shape: torch.Size | None = None
 ) -> tuple[Forward, str]:
-    """Open OpenVINO's .xml, the content of an ONNX file, or a network of its own that was read.
+    """Open OpenVINO's .xml, the content of an ONNX file, or a network that OpenVINO has read.
 
-    Returns its metadata, too. It is faster for images of one `shape` alone.
+    Returns its metadata, too. A fixed `shape` of the images makes it faster.
     """
     openvino = library("openvino", key, file if isinstance(file, str) else "openvino")
     core = openvino.Core()
@@ -186,7 +186,8 @@ def open_openvino(
 def open_executorch(file: str | bytes, key: str, threads: int | None) -> tuple[Forward, str]:
     """Open ExecuTorch's .pte, or its content; return its metadata, too.
 
-    It takes as many images at once as it was made for, an export one; others go one by one.
+    A larger batch is split into batches of the size that the file was written for; an exported
+    file's is 1.
     """
     # it prints what it finds out about the processor
     with silenced():
@@ -206,7 +207,7 @@ def open_executorch(file: str | bytes, key: str, threads: int | None) -> tuple[F
 
     def forward(images: Tensor, held: Any = held) -> Tensor:
         parts = images.split(at_once)
-        # its memory is used again
+        # the next call overwrites the output
         return torch.cat([network.execute([part])[0].clone() for part in parts])
 
     return forward, text

@@ -33,6 +33,6 @@ def test_a_full_standard_output_costs_one_line(tmp_path):
     done = _run(tmp_path, ">/dev/full")
     assert done.returncode == 0
     assert done.stderr == (
-        "standard output cannot be written (No space left on device); the rest goes on without\n"
+        "standard output cannot be written (No space left on device); the program continues\n"
         "a word\n"
     )

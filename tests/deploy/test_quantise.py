@@ -80,16 +80,13 @@ def test_a_network_that_learned_to_be_rounded_is_written_as_it_learned(
     # no data is needed for it
     words = (f"checkpoint={learned}", f"format={name}", "int8=true", f"out={path}")
     for more, key in (("calibration_images=8",) * 2, ("data=digits",) * 2):
-        with pytest.raises(InputError, match=f"{key}: is not used: the network learned its range"):
+        with pytest.raises(InputError, match=f"{key}: is not used: the ranges come from"):
             export(compose(*words, more, program="export"))
     found = export(compose(*words, program="export"))
     out = capsys.readouterr().out
-    assert f"{name} in int8 as it learned, weights of 7 bits, " in out
+    assert f"{name} in int8 (QAT), weights of 7 bits, " in out
     assert "answers to 6 photographs differ from the network's" in out
-    assert (
-        read_exported(str(path))[1].form
-        == "int8 as it learned, weights of 7 bits, BatchNorm folded"
-    )
+    assert read_exported(str(path))[1].form == "int8 (QAT), weights of 7 bits, BatchNorm folded"
     assert found["difference"] < 0.1
     common = ("run.device=cpu", "run.wandb=disabled", f"run.root={tmp_path}")
     top1 = [
@@ -383,7 +380,7 @@ def test_rounding_makes_up_for_its_errors():
 
 def test_bits_of_weights_are_said_and_must_be_those_that_were_learned(run, learned, tmp_path):
     words = (f"checkpoint={learned}", "int8=true", f"out={tmp_path}/x.onnx")
-    with pytest.raises(InputError, match=r"int8_weights=8: the network learned with 7 \(train"):
+    with pytest.raises(InputError, match=r"int8_weights=8: the network was trained with 7 \(train"):
         export(compose(*words, "int8_weights=8", program="export"))
     loaded = load_run(str(learned))
     assert loaded.network.weight_bits == 7
@@ -394,5 +391,5 @@ def test_bits_of_weights_are_said_and_must_be_those_that_were_learned(run, learn
     torch.save(state, old)
     assert load_run(str(old)).network.weight_bits == 8
     words = (f"checkpoint={old}", "int8=true", f"out={tmp_path}/x.onnx")
-    with pytest.raises(InputError, match=r"int8_weights=null: the network learned weights of 8"):
+    with pytest.raises(InputError, match=r"int8_weights=null: the network has weights of 8"):
         export(compose(*words, program="export"))

@@ -104,7 +104,7 @@ def test_an_ablation_finds_its_row_and_an_8_bit_row_no_gap(compose_config):
     config = compose_config(*IMAGENET, "model=v3_large", "+model.args.hswish='112'")
     assert _compare(config, 1000).paper.top1 == 75.0
     found = _compare(compose_config(*IMAGENET, "model=v3_edgetpu"), 1000)
-    assert found.reason == "published for its 8-bit form only"
+    assert found.reason == "published for the int8 network only"
     assert found.summary(70.0, 90.0)["delta/madds_m"] == pytest.approx(0.669184)
 
 

@@ -1,4 +1,4 @@
-"""Training for 8 bits: resumed to the bit, alike in several processes, scored as it learned."""
+"""Quantisation-aware training: resumed to the bit, alike in several processes, evaluated."""
 
 import sys
 

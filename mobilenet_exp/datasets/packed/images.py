@@ -132,8 +132,9 @@ def packed_images(
 ) -> tuple[PackedImages, list[str]]:
     """Return a split's images and its class names; shards without an index get one.
 
-    `kept` is the folder of the index. One that was made of other shards than are there now is
-    made anew. Raises InputError for shards that are missing, or not as a packed set's index says.
+    `kept` is the folder of the index. An index of other shards than the present ones is made
+    again. Raises InputError for shards that are missing, or that differ from the index of a
+    packed set.
     """
     path = index_path(kept, split)
     with ExitStack() as stack:
@@ -161,14 +162,14 @@ def packed_images(
 
 
 def _index_of(store: ShardStore, path: Path, split: str, classes: str | None) -> Index:
-    """Return the index that is kept, or one made anew where it is not that of the shards."""
+    """Return the stored index, or a new one if it does not describe the present shards."""
     if isinstance(store, Remote) and store.has_changed(path.name):
         console.line(f"{store.address}: {path.name} has changed there; all is fetched anew")
         store.forget(split)
     if not path.exists():
         return _make_index(store, path, split, classes)
     index = Index.load(path)
-    # a set that was packed here has checksums, which move with it; shards from elsewhere do not
+    # sets packed here may move and have checksums; other shards are compared with the index
     if UNKNOWN in index.checksum[:1] and (change := _change(index, store, split)):
         console.line(f"{path}: made anew, as {change}")
         if isinstance(store, Remote):
@@ -207,7 +208,7 @@ def _make_index(store: ShardStore, path: Path, split: str, classes: str | None) 
 
 
 def _change(index: Index, store: ShardStore, split: str) -> str:
-    """Say in which way shards are not those that an index was made of; nothing if they are."""
+    """Return how the shards differ from those that an index was made of, empty if they do not."""
     known = [name for name, _ in index.shards]
     try:
         found = [name for name in store.names() if is_of(name, split)]

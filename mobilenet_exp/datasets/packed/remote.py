@@ -81,7 +81,7 @@ class Remote:
         return self.address
 
     def stamp(self, name: str) -> str:
-        """Return what changes with a file: its length, and its checksum or time."""
+        """Return a fingerprint of a file: its length, and its checksum or modification time."""
         return _stamp(self._tried(lambda files: files.info(f"{self._path}/{name}"), name))
 
     def has_changed(self, name: str) -> bool:
@@ -151,7 +151,7 @@ class Remote:
         return int(size)
 
     def open(self, name: str) -> Any:
-        """Open a file for reading here and there."""
+        """Open a file for reading at any position."""
         return self._tried(lambda files: files.open(f"{self._path}/{name}", "rb"), name)
 
     def read(self, shard: str, first: int, size: int) -> bytes:
@@ -174,16 +174,16 @@ class Remote:
         try:
             size, wanted = self._tried(download, name), self.size(name)
             if size != wanted:
-                raise OSError(f"{name}: {size:,} bytes came of {wanted:,}")
+                raise OSError(f"{name}: received {size:,} of {wanted:,} bytes")
             half.replace(there)
         finally:
             half.unlink(missing_ok=True)
         return there
 
     def fetch_ahead(self, index: Index) -> threading.Thread:
-        """Begin to fetch an index's shards, one after the other.
+        """Fetch an index's shards in a thread, one after the other.
 
-        Of a server that gives no parts of files, all are fetched at once, before any is read.
+        From a server without range requests all are fetched before this returns.
         Raises InputError where the cache does not hold them.
         """
         is_here = all(self._has(name, size) for name, size in index.shards)
@@ -234,7 +234,7 @@ class Remote:
         return there.exists() and there.stat().st_size == size
 
     def _tried(self, action: Callable[[Any], T], what: str) -> T:
-        """Do something at the address, again after a while if it fails."""
+        """Run `action` on the file system, and repeat it after a pause if it fails."""
         for wait in (*WAITS, None):
             try:
                 return action(self._connect())

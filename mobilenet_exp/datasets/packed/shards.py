@@ -36,11 +36,11 @@ PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Index:
-    """Where each image lies: its shard, the first byte there, its length, label and checksum.
+    """The position of each image: its shard, first byte and length; its label and checksum.
 
-    `shards` are names with lengths in bytes; `endings` are those of the images' files, by
-    number in `kind`. Of shards from elsewhere, `stamps` tell whether each is what it was,
-    and `others` are files in them that belong to no image, with the reason.
+    `shards` are names with lengths in bytes; `endings` are the images' extensions, by number
+    in `kind`. For shards that were not packed here, `stamps` are fingerprints that show a
+    change, and `others` are files in them that belong to no image, with the reason.
     """
 
     shards: list[tuple[str, int]]
@@ -135,10 +135,10 @@ class ShardStore(Protocol):
         """Return a file's length in bytes."""
 
     def stamp(self, name: str) -> str:
-        """Return what changes with a file: its length, and its time or checksum."""
+        """Return a fingerprint of a file: its length, and its modification time or checksum."""
 
     def open(self, name: str) -> Any:
-        """Open a file for reading here and there."""
+        """Open a file for reading at any position."""
 
     def read(self, shard: str, first: int, size: int) -> bytes:
         """Return bytes of a shard; raises OSError where they cannot be had."""
@@ -324,7 +324,7 @@ def _group(name: str) -> str:
 
 
 def _check_end(opened: Any, end: int) -> None:
-    """See that a tar file ends where its reader stopped, which takes damage for the end."""
+    """Check that a tar file ends where its reader stopped: the reader stops at damage, too."""
     opened.seek(end)
     size = 0
     while piece := opened.read(PIECE):
