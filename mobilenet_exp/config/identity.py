@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,20 @@ def identity(config: Config) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for section in fields(config):
         values = getattr(config, section.name)
-        if is_dataclass(values) and section.name != "run":
-            named[section.name] = {
-                entry.name: getattr(values, entry.name)
-                for entry in fields(values)
-                if NOT_IDENTITY not in entry.metadata and _is_named(section.name, entry, values)
-            }
+        if not is_dataclass(values) or section.name == "run":
+            continue
+        changed: dict[str, Any] = {}
+        for entry in fields(values):
+            value, default = getattr(values, entry.name), entry.default
+            if entry.default_factory is not MISSING:
+                default = entry.default_factory()
+            differs = value not in (default, ALSO_DEFAULT.get((section.name, entry.name), MISSING))
+            if entry.name == "int8_weights":
+                # 8 is what was learned before there was a choice
+                differs = config.train.quantise is not None and value != 8
+            if NOT_IDENTITY not in entry.metadata and (differs or ALWAYS in entry.metadata):
+                changed[entry.name] = value
+        named[section.name] = changed
     if not named["distill"]:
         del named["distill"]
     if config.distill.teacher:
@@ -73,22 +81,6 @@ def identity(config: Config) -> dict[str, Any]:
         # a folder of images has no other name than its own; where it lies does not matter
         named["data"]["folder"] = Path(config.data.root).resolve().name
     return named
-
-
-def _is_named(section: str, entry: Field, values: Any) -> bool:
-    """Return whether a value enters the identity."""
-    if ALWAYS in entry.metadata:
-        return True
-    value = getattr(values, entry.name)
-    if entry.name == "int8_weights":
-        # 8 is what was learned before there was a choice
-        return values.quantise is not None and value != 8
-    if value == ALSO_DEFAULT.get((section, entry.name), MISSING):
-        return False
-    default = entry.default
-    if entry.default_factory is not MISSING:
-        default = entry.default_factory()
-    return default is MISSING or value != default
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:

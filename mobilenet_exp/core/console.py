@@ -88,11 +88,12 @@ def best_effort(what: str) -> Iterator[None]:
 
 def progress(batches: Iterable[T], label: Label, total: int) -> Iterable[T]:
     """Pass `batches` on, with a bar that goes away at the end; no bar in a file or pipe."""
-    if not is_terminal():
+    terminal = _terminal()
+    if not terminal.is_terminal:
         yield from batches
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_terminal(), transient=True) as bar:
+    with Progress(*columns, console=terminal, transient=True) as bar:
         task = bar.add_task(_words(label), total=total)
         for batch in batches:
             yield batch

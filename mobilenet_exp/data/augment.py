@@ -107,7 +107,8 @@ class TrainTransform:
         self.steps, self.crops = AUGMENTS.get(data.augment)(side)
         if jitter := data.color_jitter:
             self.steps = [*self.steps, v2.ColorJitter(jitter, jitter, jitter)]
-        self.steps = [*self.steps, *_auto_augment(data)]
+        if data.auto_augment:
+            self.steps = [*self.steps, *_auto_augment(data.auto_augment, data.mean)]
 
     def __call__(self, image: Opened, seed: int, out: np.ndarray) -> Erasure | None:
         """Write an input into `out` (side, side, 3) uint8; return what is erased of it later.
@@ -154,17 +155,14 @@ class TrainTransform:
         return None
 
 
-def _auto_augment(data: DataConfig) -> list[Callable]:
+def _auto_augment(name: str, mean: Sequence[float]) -> list[Callable]:
     """Return the policy by name: AutoAugment, TrivialAugment, or RandAugment as timm has it."""
-    name = data.auto_augment
-    if name is None:
-        return []
     if name in ("imagenet", "cifar10"):
         return [v2.AutoAugment(v2.AutoAugmentPolicy(name))]
     if name == "ta_wide":
         return [v2.TrivialAugmentWide()]
     # the area that a shift uncovers is filled with the mean colour
-    colour = tuple(round(255 * value) for value in data.mean)
+    colour = tuple(round(255 * value) for value in mean)
     try:
         if not RAND_AUGMENT.fullmatch(name):
             # timm ignores what it does not know

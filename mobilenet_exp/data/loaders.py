@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any, NamedTuple, Protocol
 
@@ -126,7 +126,7 @@ class TrainSet(Dataset):
         # by side; a bad description is refused here
         self.transforms = {self.side: TrainTransform(data, self.side)}
 
-    def __getitems__(self, keys: list[Key]) -> Batch:
+    def __getitem__(self, keys: list[Key]) -> Batch:
         side = keys[0].side
         if side not in self.transforms:
             self.transforms[side] = TrainTransform(self.data, side)
@@ -180,7 +180,7 @@ class EvalSet(Dataset):
         self.images, self.side = images, data.resolution
         self.transform = EvalTransform(data, exact=data.resize == "exact")
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitem__(self, indices: list[int]) -> Batch:
         batch = Batch.empty(len(indices), self.side)
         for index, out in zip(indices, batch.pixels.numpy(), strict=True):
             _note_reading(index)
@@ -290,7 +290,7 @@ class Loader:
         workers: int,
         timeout: float | None,
     ) -> None:
-        _end_workers_at_exit()
+        Finalize(None, _kill_workers, exitpriority=100)
         self.images, self.batches, self.normaliser = images, batches, normaliser
         self.workers, self._timeout = workers, timeout or 0
         shared = multiprocessing.RawArray
@@ -307,8 +307,9 @@ class Loader:
         self._begun: tuple[object, Iterator[Batch]] | None = None
         self._loader: DataLoader = DataLoader(
             images,
-            batch_sampler=self._keys,
-            collate_fn=_unchanged,
+            # it yields the keys of whole batches
+            sampler=self._keys,
+            batch_size=None,
             num_workers=workers,
             worker_init_fn=partial(_begin_worker, self._slots, self._shared),
             persistent_workers=workers > 0,
@@ -444,7 +445,7 @@ class Loader:
 
 
 class _Keys:
-    """The keys of the pass under way, as the DataLoader's batch sampler."""
+    """The keys of the pass under way, as the DataLoader's sampler."""
 
     batches: Iterable[list] = ()
 
@@ -452,20 +453,11 @@ class _Keys:
         return iter(self.batches)
 
 
-def _unchanged(batch: Batch) -> Batch:
-    return batch
-
-
-@cache
-def _end_workers_at_exit() -> None:
-    """Kill workers when this process ends, however it ends in Python.
+def _kill_workers() -> None:
+    """End the workers with this process, however it ends in Python.
 
     They ignore SIGTERM, by which multiprocessing would end them before it waits for them.
     """
-    Finalize(None, _kill_workers, exitpriority=100)
-
-
-def _kill_workers() -> None:
     if threading.current_thread() is threading.main_thread():
         # torch's handler raises for a worker that was killed
         _forget_children()
@@ -626,6 +618,12 @@ def build_loaders(
     # an evaluation takes a quarter of the time, beside the next epoch's first images
     eval_workers = min(workers, max(1, workers // 4))
     normaliser = Normaliser(data.mean, data.std, options.device)
+    others: dict[str, str] = {}
+    for images in (train.images, val.images):
+        if isinstance(images, ImageFiles):
+            # one tree that was split has them once
+            folder = "" if train.images.root == val.images.root else f"{images.root.name}/"
+            others |= {f"{folder}{name}": why for name, why in images.others.items()}
     return Loaders(
         train=Loader(
             TrainSet(train.images, data),
@@ -643,7 +641,7 @@ def build_loaders(
             timeout=timeout,
         ),
         classes=classes,
-        others=_others(train.images, val.images),
+        others=others,
     )
 
 
@@ -675,19 +673,6 @@ def build_eval_loader(
         timeout=options.image_timeout,
     )
     return loader, images
-
-
-def _others(train: Dataset, val: Dataset) -> dict[str, str]:
-    """Return the files of both splits that are no images; one tree that was split has them once."""
-    if not isinstance(train, ImageFiles) or not isinstance(val, ImageFiles):
-        return {}
-    if train.root == val.root:
-        return train.others
-    return {
-        f"{images.root.name}/{name}": why
-        for images in (train, val)
-        for name, why in images.others.items()
-    }
 
 
 def _check_classes(data: DataConfig, train: ImageSet, val: ImageSet) -> list[str]:

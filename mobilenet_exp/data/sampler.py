@@ -47,24 +47,16 @@ class BatchSampler:
     ) -> None:
         self.size, self.seed, self.side_at, self.repeats = size, seed, side_at, repeats
         self.rank, self.accumulate = rank, accumulate
-        self.parts = processes * accumulate
-        unit = self.parts * (2 if pairs else 1)
+        parts = processes * accumulate
+        unit = parts * (2 if pairs else 1)
         self.batch_size = batch_size if size >= batch_size else size // unit * unit
         if self.batch_size < unit or batch_size % unit:
             cut = ("processes x accumulate" if processes > 1 else "accumulate") + pairs * " x pairs"
             problem = f"must be divisible by {unit} ({cut}) and not exceed the training set"
             raise InputError("data.batch_size", batch_size, problem)
+        # updates of a whole epoch, images of one part
+        self.num_updates, self.part_size = size // self.batch_size, self.batch_size // parts
         self.epoch, self.first_update = 1, 0
-
-    @property
-    def num_updates(self) -> int:
-        """Return the updates of a whole epoch."""
-        return self.size // self.batch_size
-
-    @property
-    def part_size(self) -> int:
-        """Return the images of one part."""
-        return self.batch_size // self.parts
 
     def set_position(self, epoch: int, first_update: int = 0) -> None:
         """Begin at an update, counted from 0, of an epoch, counted from 1."""
@@ -107,11 +99,8 @@ class EvalSampler:
 
     def __init__(self, indices: Sequence[int], batch_size: int) -> None:
         self.indices, self.batch_size = indices, batch_size
-
-    @property
-    def part_size(self) -> int:
-        """Return the images of the largest batch."""
-        return min(self.batch_size, len(self.indices))
+        # images of the largest batch
+        self.part_size = min(batch_size, len(indices))
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)

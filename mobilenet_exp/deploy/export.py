@@ -24,7 +24,7 @@ from mobilenet_exp.deploy.int8_check import check_answers
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
 from mobilenet_exp.deploy.quantise import from_qat, with_torchao
 from mobilenet_exp.deploy.samples import calibration_images, real_images
-from mobilenet_exp.machine.provenance import git_commit, installed, versions
+from mobilenet_exp.machine.provenance import git_commit, versions
 from mobilenet_exp.models.fake_quantized import FakeQuantized
 from mobilenet_exp.weights.load import LoadedModel, load_model
 from mobilenet_exp.weights.runtime_files import (
@@ -262,8 +262,7 @@ def _metadata(config: ExportConfig, loaded: LoadedModel) -> ExportMetadata:
         form=f"{bits}, BatchNorm folded",
         made_by={
             "git_commit": git_commit(),
-            "versions": versions()
-            | installed(("onnx", "onnxscript", "openvino", "executorch", "torchao")),
+            "versions": versions("onnx", "onnxscript", "openvino", "executorch", "torchao"),
         },
     )
 

@@ -23,7 +23,7 @@ from mobilenet_exp.deploy.one_call import OneCall, measure_one_call
 from mobilenet_exp.deploy.runtimes import check_compute, check_runtimes, layered
 from mobilenet_exp.machine.compute import Compute, keeping_threads, set_up
 from mobilenet_exp.machine.lock import locked
-from mobilenet_exp.machine.provenance import installed, processor_name, versions
+from mobilenet_exp.machine.provenance import processor_name, versions
 from mobilenet_exp.tracking.tracker import Tracker
 
 RUNTIME_LIBRARIES = ("onnxruntime", "openvino", "executorch", "onnx", "onnxscript")
@@ -138,7 +138,7 @@ def _machine(compute: Compute) -> dict[str, Any]:
         "where": _where(compute),
         "threads": compute.threads,
         "precision": str(compute.precision),
-        "versions": versions() | installed(RUNTIME_LIBRARIES),
+        "versions": versions(*RUNTIME_LIBRARIES),
         "date": time.strftime("%Y-%m-%d"),
     }
 

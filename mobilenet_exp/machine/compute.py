@@ -72,12 +72,16 @@ def select_compute(run: Any, *, half: bool) -> Compute:
     Raises InputError for a device that is not there, or a precision that it does not have.
     """
     device = select_device(run.device)
+    # a benchmark's runtimes each have a format of their own
+    layout = getattr(run, "memory_format", "auto")
+    if layout == "auto":
+        # on MPS BatchNorm's backward pass fails with channels_last in some versions of torch
+        layout = "contiguous" if device.type == "mps" else "channels_last"
     return Compute(
         device,
         select_precision(run.precision, device, half=half),
         select_precision(run.precision, device, half=False),
-        # a benchmark's runtimes each have a format of their own
-        memory_format(getattr(run, "memory_format", "auto"), device),
+        torch.channels_last if layout == "channels_last" else torch.contiguous_format,
         torch.get_num_threads(),
     )
 
@@ -143,16 +147,6 @@ def set_tf32(precision: Precision) -> None:
     """
     torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
     torch.backends.cuda.matmul.allow_tf32 = precision is Precision.TF32
-
-
-def memory_format(name: str, device: torch.device) -> torch.memory_format:
-    """Resolve `run.memory_format`: auto is channels_last, but contiguous on MPS.
-
-    There BatchNorm's backward pass fails with channels_last in some versions of torch.
-    """
-    if name == "auto":
-        name = "contiguous" if device.type == "mps" else "channels_last"
-    return torch.channels_last if name == "channels_last" else torch.contiguous_format
 
 
 def keep_freed_memory() -> bool:

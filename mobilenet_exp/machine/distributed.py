@@ -19,7 +19,7 @@ from torch import nn
 
 from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, first_line
 from mobilenet_exp.machine.launch_env import Rank, ranks_on_machine, this_rank
-from mobilenet_exp.machine.preemption import HANG_UP, STOP_SIGNALS, Preempted, ignores_hang_up
+from mobilenet_exp.machine.preemption import STOP_SIGNALS, Preempted
 
 T = TypeVar("T")
 # how long ranks wait for each other at the start
@@ -190,8 +190,8 @@ def _meet(device: torch.device, here: Rank) -> None:
 def _ended_by_signals() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end this process at once while it waits; there is nothing to save."""
     is_main = threading.current_thread() is threading.main_thread()
-    noted = [each for each in STOP_SIGNALS if each != HANG_UP or not ignores_hang_up()]
-    kept = {each: signal.signal(each, signal.SIG_DFL) for each in (noted if is_main else ())}
+    signals = STOP_SIGNALS if is_main else ()
+    kept = {each: signal.signal(each, signal.SIG_DFL) for each in signals}
     try:
         yield
     finally:

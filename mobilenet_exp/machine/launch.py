@@ -20,12 +20,12 @@ from mobilenet_exp.core.errors import InputError, LostPeerError, RunError, in_pl
 from mobilenet_exp.core.streams import prepare_streams
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.machine.preemption import (
+    HANG_UP,
     PREEMPTED,
     STOP_SIGNALS,
     TIME_LIMIT_SIGNALS,
     Preempted,
     end_on_signals,
-    ignores_hang_up,
 )
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def launch(job: Callable[..., T], args: tuple, *, processes: int, max_restarts: 
     )
     if hasattr(config, "shutdown_timeout"):
         config.shutdown_timeout = SAVE_WITHIN
-    if ignores_hang_up():
+    if HANG_UP is None:
         # the agent would take the signal all the same, and end processes that ignore it
         config.signals_to_handle = "SIGTERM,SIGINT,SIGQUIT"
     # it tells of each signal and each exit code

@@ -24,6 +24,9 @@ TIME_LIMIT_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 HANG_UP = getattr(signal, "SIGHUP", None)
+if HANG_UP and signal.getsignal(HANG_UP) == signal.SIG_IGN:
+    # this process was started to outlive its terminal, as nohup does
+    HANG_UP = None
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *TIME_LIMIT_SIGNALS, *([HANG_UP] if HANG_UP else []))
 
 
@@ -104,7 +107,7 @@ def end_on_signals() -> None:
     later, unless another one has come through.
     """
     signal.signal(signal.SIGTERM, _signals.end)
-    if HANG_UP and not ignores_hang_up():
+    if HANG_UP:
         signal.signal(HANG_UP, _signals.end)
     # a shell's background job ignores it
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -142,11 +145,6 @@ class Stop:
         return Preempted(number, saved, self.earlier.get(number))
 
 
-def ignores_hang_up() -> bool:
-    """Return whether this process was started to outlive its terminal, as nohup does."""
-    return HANG_UP is not None and signal.getsignal(HANG_UP) == signal.SIG_IGN
-
-
 @contextmanager
 def listening() -> Iterator[Stop]:
     """Note signals that ask to stop, instead of what they did before.
@@ -156,8 +154,6 @@ def listening() -> Iterator[Stop]:
     stop = Stop()
     is_main = threading.current_thread() is threading.main_thread()
     for each in STOP_SIGNALS if is_main else ():
-        if each == HANG_UP and ignores_hang_up():
-            continue
         stop.earlier[each] = signal.signal(each, stop._ask)
     try:
         yield stop

@@ -4,25 +4,20 @@ import contextlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-VERSIONS_OF = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb")
+LIBRARIES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "wandb")
 
 
-def versions() -> dict[str, str]:
-    """Return the installed versions of the libraries that decide a result."""
-    return {name: version(name) for name in VERSIONS_OF}
-
-
-def installed(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those libraries that are installed."""
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions of the libraries that decide a result, and of `more` if installed."""
     versions = {}
-    for name in names:
+    for name in (*LIBRARIES, *more):
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
@@ -48,11 +43,6 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def command_line(program: str, overrides: Sequence[str]) -> str:
-    """Return a command as it can be copied into a shell: `python train.py model=v2`."""
-    return " ".join(["python", program, *map(quote, overrides)])
-
-
 def processor_name() -> str:
     """Return what the CPU calls itself, as `AMD EPYC`; its architecture where it does not say."""
     try:
@@ -62,8 +52,15 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def provenance(command: str | None) -> dict[str, Any]:
-    """Return what makes a result, for a file beside it; `started` is UTC in ISO format."""
+def provenance(program: str, overrides: Sequence[str] | None) -> dict[str, Any]:
+    """Return what makes a result, for a file beside it; `started` is UTC in ISO format.
+
+    `command` can be copied into a shell, as `python train.py model=v2`. It is None for a job
+    that Python called, which has no `overrides`.
+    """
+    command = None
+    if overrides is not None:
+        command = " ".join(["python", program, *map(quote, overrides)])
     return {
         "command": command,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

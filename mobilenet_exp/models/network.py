@@ -40,7 +40,7 @@ class WidthRule:
     # the last convolution as a multiple of the last block's output, not by itself
     last_conv_ratio: int | None = None
 
-    def apply(self, channels: float, part: str, width_mult: float) -> int:
+    def apply(self, width_mult: float, channels: float, part: str = "follows") -> int:
         if part == "fixed":
             return int(channels)
         width_mult = max(width_mult, 1) if part == "grows" else width_mult
@@ -116,13 +116,11 @@ class MobileNet(nn.Module):
         eps = design.bn_eps if bn_eps is None else bn_eps
         momentum = design.bn_momentum if bn_momentum is None else bn_momentum
         norm = partial(nn.BatchNorm2d, eps=eps, momentum=momentum)
+        self.stem_stride = stem_stride
         activation = design.act if design.exists_with_other_act else None
         self.variant = Variant(bn_eps=eps, activation=activation, se=design.se_place)
         rule = design.width_rule
-
-        def scaled(channels: float, part: str = "follows") -> int:
-            return rule.apply(channels, part, width_mult)
-
+        scaled = partial(rule.apply, width_mult)
         channels = scaled(design.stem, rule.stem)
         self.stem = ConvBNAct(3, channels, 3, stride=stem_stride, act=design.act, norm=norm)
         self.blocks = nn.Sequential()
@@ -157,10 +155,6 @@ class MobileNet(nn.Module):
     @property
     def num_classes(self) -> int:
         return self.classifier.out_features
-
-    @property
-    def stem_stride(self) -> int:
-        return self.stem.conv.stride[0]
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.stem(images)

@@ -85,23 +85,16 @@ def profile_layers(model: nn.Module, resolution: int) -> list[LayerCost]:
     `profile_model` counts.
     """
     ghost = _ghost(model)
-    modules = dict(ghost.named_modules())
     counter = FlopCounterMode(display=False, custom_mapping=CONVENTIONS["paper"])
-    # of a module and all that is within it
-    flops = dict.fromkeys(modules, 0)
-
-    def add(name: str, sign: int) -> None:
-        flops[name] += sign * counter.get_total_flops()
-
-    for name, module in modules.items():
-        module.register_forward_pre_hook(lambda *_, name=name: add(name, -1))
-        module.register_forward_hook(lambda *_, name=name: add(name, 1))
     with torch.no_grad(), counter:
         ghost(torch.empty(1, 3, resolution, resolution, device="meta"))
+    # of a module and all that is within it, by `Net.blocks.0`
+    flops = {name: sum(by_op.values()) for name, by_op in counter.get_flop_counts().items()}
     found = []
-    for name, module in modules.items():
-        parts = [f"{name}.{part}".lstrip(".") for part, _ in module.named_children()]
-        madds = (flops[name] - sum(flops[part] for part in parts)) // 2
+    for name, module in ghost.named_modules():
+        path = ".".join(filter(None, (type(ghost).__name__, name)))
+        inner = sum(flops.get(f"{path}.{part}", 0) for part, _ in module.named_children())
+        madds = (flops.get(path, 0) - inner) // 2
         params = sum(each.numel() for each in module.parameters(recurse=False))
         if madds or params:
             found.append(LayerCost(name, type(module).__name__, madds, params))

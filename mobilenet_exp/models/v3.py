@@ -111,12 +111,15 @@ def _build(
         problem = "not known; allowed: table, none, or channels as text, e.g. '112'"
         raise InputError("model.args.hswish", hswish, problem)
     table, last_conv, hidden, act = NETS[name]
+    if hswish != "table":
+        start = int(hswish) if hswish != "none" else float("inf")
+        table = tuple(row._replace(nl=HS if row.out >= start else RE) for row in table)
     rule = WIDTH_RULES[width_rule]
     if width_rule == "timm" and options["width_mult"] < 0.75:
         rule = replace(rule, stem="fixed")
     design = Design(
         stem=STEM,
-        rows=bottlenecks(_with_hswish(table, hswish), absolute=width_rule == "torchvision"),
+        rows=bottlenecks(table, absolute=width_rule == "torchvision"),
         act=RE if hswish == "none" else act,
         last_conv=last_conv,
         hidden=head_width or hidden,
@@ -143,13 +146,6 @@ def bottlenecks(table: tuple[V3Block, ...], *, absolute: bool = False) -> tuple[
         )
         for row, channels in zip(table, in_channels, strict=False)
     )
-
-
-def _with_hswish(table: tuple[V3Block, ...], hswish: str) -> tuple[V3Block, ...]:
-    if hswish == "table":
-        return table
-    start = int(hswish) if hswish != "none" else float("inf")
-    return tuple(row._replace(nl=HS if row.out >= start else RE) for row in table)
 
 
 for _name in NETS:

@@ -93,8 +93,34 @@ class PaperRow:
 @cache
 def paper_rows() -> tuple[PaperRow, ...]:
     """Return every row, by model and source; each (model, width, resolution, source) once."""
+    found = []
     with (Path(__file__).parent / "paper_rows.csv").open(newline="") as file:
-        return tuple(map(_parse, csv.DictReader(file)))
+        for row in csv.DictReader(file):
+            printed = {
+                key: float(row[key]) if row[key] else None
+                for key in ("top1", "top5", "madds_m", "params_m", "crop_pct")
+            }
+            # head_width=1280 is a number, hswish='16' text
+            options = dict(text.split("=") for text in row["options"].split(";") if text)
+            paper_row = PaperRow(
+                model=row["model"],
+                width_mult=float(row["width_mult"]),
+                resolution=int(row["resolution"]),
+                source=row["source"],
+                madds=int(row["madds"]),
+                params=int(row["params"]),
+                madds_as_printed=int(row["madds_as_printed"] or row["madds"]),
+                options={
+                    key: int(value) if value.isdecimal() else value.strip("'")
+                    for key, value in options.items()
+                },
+                citation=row["citation"],
+                unreached=row["unreached"],
+                note=row["note"],
+                **printed,
+            )
+            found.append(paper_row)
+    return tuple(found)
 
 
 def paper_row(
@@ -121,29 +147,3 @@ def published_side(model: str) -> int:
     """Return the side in pixels of the network's first row by its authors; 224 without one."""
     sides = (row.resolution for row in paper_rows() if row.model == model and row.source in AUTHORS)
     return next(sides, 224)
-
-
-def _parse(row: dict[str, str]) -> PaperRow:
-    printed = {
-        key: float(row[key]) if row[key] else None
-        for key in ("top1", "top5", "madds_m", "params_m", "crop_pct")
-    }
-    # head_width=1280 is a number, hswish='16' text
-    options = dict(text.split("=") for text in row["options"].split(";") if text)
-    return PaperRow(
-        model=row["model"],
-        width_mult=float(row["width_mult"]),
-        resolution=int(row["resolution"]),
-        source=row["source"],
-        madds=int(row["madds"]),
-        params=int(row["params"]),
-        madds_as_printed=int(row["madds_as_printed"] or row["madds"]),
-        options={
-            key: int(value) if value.isdecimal() else value.strip("'")
-            for key, value in options.items()
-        },
-        citation=row["citation"],
-        unreached=row["unreached"],
-        note=row["note"],
-        **printed,
-    )

@@ -19,7 +19,7 @@ from mobilenet_exp.core.errors import InputError, RunError, first_line
 from mobilenet_exp.core.files import from_here, write_file, writing
 from mobilenet_exp.core.text import printable
 from mobilenet_exp.machine.preemption import Preempted
-from mobilenet_exp.machine.provenance import command_line, provenance
+from mobilenet_exp.machine.provenance import provenance
 from mobilenet_exp.tracking import environment
 from mobilenet_exp.tracking.environment import Mode
 
@@ -73,8 +73,7 @@ class Tracker:
         self.status = ""
         self._last_step = 0
         self._mode = mode
-        command = None if overrides is None else command_line(f"{job_type}.py", overrides)
-        self._provenance = {"job_type": job_type, **provenance(command)}
+        self._provenance = {"job_type": job_type, **provenance(f"{job_type}.py", overrides)}
         self._is_start = is_start
         self._own_id = run_id or folder.name
         self._init_args: dict[str, Any] = {
@@ -183,6 +182,8 @@ class Tracker:
 
         Those of steps stay, and are not logged again by the run that repeats them.
         """
+        if not (self.folder / "metrics.jsonl").exists():
+            return
         kept = [row for row in self.rows("epoch", "step") if row.get("epoch", 0) <= epoch]
         self._close()
         self._last_step = max((row.get("step", 0) for row in kept), default=0)

@@ -64,7 +64,7 @@ class Progress:
 
 @dataclass
 class TrainMeter:
-    """Sums over the updates of an epoch, of this process's images; on the CPU or device."""
+    """Sums over the updates of an epoch, of this process's images."""
 
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
     correct: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.long))
@@ -84,9 +84,6 @@ class TrainMeter:
         """Keep which images of a batch could not be read, and how many were left on their side."""
         self.left_out |= left_out
         self.num_unturned += num_unturned
-
-    def to(self, device: torch.device) -> None:
-        self.loss_sum, self.correct = self.loss_sum.to(device), self.correct.to(device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums on the CPU, for other processes and files."""

@@ -61,8 +61,9 @@ def update(state: TrainState, parts: tuple) -> None:
         if state.average:
             state.average.update(step)
         meter.skipped_in_a_row = 0
-        meter.loss_sum += loss_sum
-        meter.correct += correct
+        # from the CPU, where an epoch's sums begin, to the device
+        meter.loss_sum = meter.loss_sum + loss_sum
+        meter.correct = meter.correct + correct
         meter.num_images += sum(len(labels) for _, labels in parts)
         return
     for buffer, before in kept:

@@ -332,7 +332,6 @@ def make_updates(state: TrainState, show: Show) -> Iterator[None]:
     """
     progress, sampler = state.progress, state.loaders.sampler
     sampler.set_position(progress.epoch + 1, progress.update)
-    state.meter.to(state.compute.device)
     step.set_training_mode(state)
     state.pace = Pace(closing=state.pace.closing)
 

@@ -112,7 +112,7 @@ def test_loading_leaves_the_global_generator_alone(folder):
         torch.manual_seed(5)
         expected = torch.rand(3)
         torch.manual_seed(5)
-        images.__getitems__([Key(0, 99, 32)])
+        images[[Key(0, 99, 32)]]
         assert torch.equal(torch.rand(3), expected)
 
 

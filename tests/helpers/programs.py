@@ -183,8 +183,6 @@ def _serve(path: str) -> None:
 
 def _become(order: dict, handles: list[int]) -> None:
     """Be the program that was asked for; returns when it has ended, or raises SystemExit."""
-    # the tests may run under nohup, which these programs do not
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if order["session"]:
         os.setsid()
     for handle, number in zip(handles, (1, 2), strict=True):
@@ -205,6 +203,8 @@ def _become(order: dict, handles: list[int]) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(1, str(ROOT))
+    # the tests may run under nohup, which these programs do not
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     from wandb.sdk.data_types._private import MEDIA_TMP
 
     import mobilenet_exp.deploy.job

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from mobilenet_exp.config.schema import RunConfig
 from mobilenet_exp.core.errors import InputError
+from mobilenet_exp.machine import compute
 from mobilenet_exp.machine.compute import (
     Compute,
     Precision,
     autocast,
-    memory_format,
+    select_compute,
     select_device,
     select_precision,
     set_tf32,
@@ -61,11 +63,20 @@ def test_autocast_computes_in_the_precision(precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == precision.dtype
 
 
-def test_memory_is_channels_last_but_on_mps():
-    assert memory_format("auto", CUDA) is memory_format("auto", CPU) is torch.channels_last
-    assert memory_format("auto", MPS) is torch.contiguous_format
-    assert memory_format("channels_last", MPS) is torch.channels_last
-    assert memory_format("contiguous", CPU) is torch.contiguous_format
+@pytest.mark.parametrize(
+    ("asked", "device", "expected"),
+    [
+        ("auto", CUDA, torch.channels_last),
+        ("auto", CPU, torch.channels_last),
+        ("auto", MPS, torch.contiguous_format),
+        ("channels_last", MPS, torch.channels_last),
+        ("contiguous", CPU, torch.contiguous_format),
+    ],
+)
+def test_memory_is_channels_last_but_on_mps(monkeypatch, asked, device, expected):
+    monkeypatch.setattr(compute, "select_device", lambda name: device)
+    run = RunConfig(memory_format=asked)
+    assert select_compute(run, half=False).memory_format is expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
