@@ -110,7 +110,6 @@ def _ours(cell: Cell, task: Task) -> Updates:
         fed = _for_ever(session)
         return lambda count: [next(fed) for _ in range(count)] and None
     images, labels = _noise(task, session.compute.memory_format)
-    session.meter.to(task.device)
 
     def update(count: int) -> None:
         for number in range(count):

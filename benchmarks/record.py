@@ -21,6 +21,7 @@ from typing import Any
 
 from mobilenet_exp import compose, train
 from mobilenet_exp.core import console
+from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.training.reporting import Reporter
 
 SIDES = {
@@ -48,17 +49,20 @@ class Spent:
 def measure(words: list[str]) -> Spent:
     """Train once, and return what the record took."""
     spent = Spent()
-    kept = {name: getattr(Reporter, name) for name in ("epoch", "close", "__init__", "__enter__")}
+    kept: list[tuple[type, str, Callable]] = []
 
-    def timed(name: str, add: Callable[[float], None]) -> None:
+    def timed(kind: type, name: str, add: Callable[[float], None]) -> None:
+        method = getattr(kind, name)
+        kept.append((kind, name, method))
+
         def call(*given: Any) -> Any:
             started = time.perf_counter()
             try:
-                return kept[name](*given)
+                return method(*given)
             finally:
                 add(time.perf_counter() - started)
 
-        setattr(Reporter, name, call)
+        setattr(kind, name, call)
 
     def add_opening(seconds: float) -> None:
         spent.opening += seconds
@@ -70,16 +74,17 @@ def measure(words: list[str]) -> Spent:
     def add_closing(seconds: float) -> None:
         spent.closing += seconds
 
-    timed("epoch", add_epoch)
-    timed("close", add_closing)
-    timed("__init__", add_opening)
-    timed("__enter__", add_opening)
+    timed(Reporter, "epoch", add_epoch)
+    timed(Reporter, "close", add_closing)
+    timed(Reporter, "__init__", add_opening)
+    timed(Tracker, "__enter__", add_opening)
+    timed(Reporter, "announce", add_opening)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             train(compose(*words))
     finally:
-        for name, method in kept.items():
-            setattr(Reporter, name, method)
+        for kind, name, method in kept:
+            setattr(kind, name, method)
     return spent
 
 

@@ -327,8 +327,7 @@ class Loader:
 
         Best before this process holds memory: what it changes later is copied for each.
         """
-        if self.workers:
-            self._start([])
+        self._start([])
 
     def begin(self) -> None:
         """Let workers read the first batches of the next pass now, while other things are done."""
@@ -364,7 +363,7 @@ class Loader:
             if refusal := self._refusal(error):
                 raise refusal from error
             raise
-        if threading.current_thread() is threading.main_thread():
+        if self.workers and threading.current_thread() is threading.main_thread():
             # torch's handler raises wherever this process is; a dead worker is noticed later
             _forget_children()
         return loaded

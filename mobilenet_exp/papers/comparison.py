@@ -139,8 +139,8 @@ class Comparison:
         return {
             "madds_m": self.as_printed.madds / 1e6,
             "params_m": self.published.params / 1e6,
-            "top1": top1 if self.paper else None,
-            "top5": top5 if self.paper else None,
+            "top1": None if self.reason else top1,
+            "top5": None if self.reason else top5,
         }
 
 

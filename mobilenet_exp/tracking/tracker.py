@@ -104,8 +104,8 @@ class Tracker:
             self.status = "W&B: disabled"
         else:
             self._run = self._start(mode, reason)
-            self._guard(lambda run: run.define_metric("*", step_metric="epoch"))
-            self._guard(
+            self._call(lambda run: run.define_metric("*", step_metric="epoch"))
+            self._call(
                 lambda run: [run.define_metric(key, step_metric="step") for key in STEP_KEYS]
             )
         try:
@@ -126,7 +126,7 @@ class Tracker:
                 self.write(PROVENANCE, text + "\n")
             (self.folder / "error.txt").unlink(missing_ok=True)
         except BaseException:
-            self._guard(lambda run: run.finish(exit_code=1))
+            self._call(lambda run: run.finish(exit_code=1))
             raise
         return self
 
@@ -139,25 +139,16 @@ class Tracker:
                 if error.number == signal.SIGINT:
                     code = KILLED
                 else:
-                    self._guard(lambda run: run.mark_preempting())
+                    self._call(lambda run: run.mark_preempting())
             elif error is not None:
                 # a full disk must not hide the error itself
                 with contextlib.suppress(RunError):
                     self.write("error.txt", "".join(traceback.format_exception(error)))
         finally:
-            self._guard(lambda run: run.finish(exit_code=code))
+            self._call(lambda run: run.finish(exit_code=code))
 
-    def _decorate(self, name: str, action: Callable[["wandb.Run"], Any]) -> None:
-        """Make an optional call of W&B: a failure loses only `name`, not the curves."""
-        if self._run is None:
-            return
-        try:
-            action(self._run)
-        except Exception as error:
-            console.line(f"W&B did not take {name} ({first_line(error)}); the run continues")
-
-    def _guard(self, action: Callable[["wandb.Run"], Any]) -> None:
-        """Make a call of W&B; after the first one that fails, continue without W&B.
+    def _call(self, action: Callable[["wandb.Run"], Any], what: str = "") -> None:
+        """Make a call of W&B: a failure loses `what`, or all of W&B if `what` is empty.
 
         The files in the folder are the durable record; a training must not end because
         its dashboard did.
@@ -168,9 +159,13 @@ class Tracker:
             action(self._run)
         except Exception as error:
             # W&B's own, broken pipes, whatever its service died of
+            reason = first_line(error)
+            if what:
+                console.line(f"W&B did not take {what} ({reason}); the run continues")
+                return
             console.line(
-                f"W&B stopped responding ({first_line(error)}); the run continues and its local "
-                "files stay complete"
+                f"W&B stopped responding ({reason}); the run continues and its local files stay "
+                "complete"
             )
             self._run = None
             # a next run starts a service of its own
@@ -207,7 +202,7 @@ class Tracker:
     def repeat(self) -> None:
         """Show in W&B the rows that the folder has from an earlier run."""
         rows = [*self.rows("step"), *self.rows("epoch")]
-        self._guard(lambda run: [run.log(row) for row in rows])
+        self._call(lambda run: [run.log(row) for row in rows])
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         """Record the figures of a completed epoch, counted from 1, in the file and in W&B."""
@@ -233,7 +228,7 @@ class Tracker:
             self._metrics.flush()
             if is_durable:
                 os.fsync(self._metrics.fileno())
-        self._guard(lambda run: run.log(row))
+        self._call(lambda run: run.log(row))
 
     def _close(self) -> None:
         if self._metrics is not None:
@@ -245,13 +240,13 @@ class Tracker:
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table in W&B; the folder keeps such things as files of their own."""
         # in the summary: beside the figures, not as a step
-        self._decorate(
-            name, lambda run: run.summary.update({name: wandb.Table(columns=columns, data=rows)})
+        self._call(
+            lambda run: run.summary.update({name: wandb.Table(columns=columns, data=rows)}), name
         )
 
     def picture(self, name: str, path: Path) -> None:
         """Show a PNG of the folder in W&B."""
-        self._decorate(name, lambda run: run.summary.update({name: wandb.Image(str(path))}))
+        self._call(lambda run: run.summary.update({name: wandb.Image(str(path))}), name)
 
     def image_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table in W&B whose first column are pictures (h, w, 3) uint8."""
@@ -260,7 +255,7 @@ class Tracker:
             data = [[wandb.Image(picture), *cells] for picture, *cells in rows]
             run.summary.update({name: wandb.Table(columns=columns, data=data)})
 
-        self._decorate(name, show)
+        self._call(show, name)
 
     def confusion_matrix(
         self, name: str, labels: list[int], answers: list[int], classes: list[str]
@@ -274,20 +269,20 @@ class Tracker:
             )
             run.log({name: plot})
 
-        self._decorate(name, show)
+        self._call(show, name)
 
     def artifact(self, path: Path, alias: str) -> None:
         """Upload a checkpoint to W&B, as a version of this run's model."""
-        self._decorate(
-            f"{path.name} as an artifact",
+        self._call(
             lambda run: run.log_artifact(
                 str(path), name=f"model-{run.id}", type="model", aliases=[alias]
             ),
+            f"{path.name} as an artifact",
         )
 
     def set_summary(self, figures: dict[str, Any]) -> None:
         """Set the run's single figures, by which W&B's table sorts and compares runs."""
-        self._guard(lambda run: run.summary.update(figures))
+        self._call(lambda run: run.summary.update(figures))
 
     def write(self, name: str, text: str) -> None:
         """Put a small file into the run's folder, whole or not at all."""

@@ -31,22 +31,17 @@ OTHER_ROOT = "choose another run.root to start afresh"
 class Checkpointer:
     """Saves a run into `folder` when a checkpoint is due, and stops it when a signal came.
 
-    Every rank has one, and all decide alike; the main one writes, in a thread beside the
-    training, which is waited for when the context is left.
+    Every rank has one, and all decide alike; the main one writes, in `writer`, a thread beside
+    the training.
     """
 
-    def __init__(self, state: TrainState, folder: Path, stop: Stop) -> None:
-        self.state, self.folder, self.stop = state, folder, stop
-        self._writer = ThreadPoolExecutor(1, "writer")
+    def __init__(
+        self, state: TrainState, folder: Path, stop: Stop, writer: ThreadPoolExecutor
+    ) -> None:
+        self.state, self.folder, self.stop, self._writer = state, folder, stop, writer
         self._written: Future = self._writer.submit(bool)
         self._watch = LossWatch(state.compute.device)
         self._saved_at = time.monotonic()
-
-    def __enter__(self) -> "Checkpointer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.shutdown()
 
     def after_update(self) -> None:
         """Save if it is time to; raise Preempted once saved if a rank was asked to stop.

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -133,12 +134,6 @@ class StepCurves:
 class SilentReporter:
     """The reporter of a rank that is not the main one: it writes and prints nothing."""
 
-    def __enter__(self) -> "SilentReporter":
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        pass
-
     def line(self, text: str) -> None:
         """Print one line."""
 
@@ -161,20 +156,16 @@ class SilentReporter:
 
 
 class Reporter(SilentReporter):
-    """The reporter of the main rank, open from the announcement of a run to its end.
-
-    `lines` are printed after the announcement; `overrides` and `group` are those of `train`.
-    """
+    """The reporter of the main rank; `reporting` makes it."""
 
     def __init__(
         self,
         state: TrainState,
         folder: Path,
-        overrides: tuple[str, ...] | None = None,
-        group: str | None = None,
-        lines: Iterable[str] = (),
+        overrides: tuple[str, ...] | None,
+        group: str | None,
     ) -> None:
-        self.state, self.folder, self.lines = state, folder, lines
+        self.state, self.folder = state, folder
         config = state.config
         self.layers = profile_layers(state.model, config.data.resolution)
         madds = sum(each.madds for each in self.layers)
@@ -199,35 +190,15 @@ class Reporter(SilentReporter):
         self._spoke_at = time.monotonic()
         # images/s of the fastest epoch so far
         self._fastest = 0.0
-        self._tracer: Any = None
+        self.tracer: Any = None
         if config.run.profile:
             from mobilenet_exp.training.tracing import Tracer
 
-            self._tracer = Tracer(config.run.profile, folder, state.compute.device)
+            self.tracer = Tracer(config.run.profile, folder, state.compute.device)
         self._curves = Throttle(self._draw_curves) if config.run.pictures else None
-        self._steps = StepCurves(state, self.tracker)
+        self.steps = StepCurves(state, self.tracker)
 
-    def __enter__(self) -> "Reporter":
-        self.tracker.__enter__()
-        try:
-            self._announce()
-        except BaseException as error:
-            self.tracker.__exit__(type(error), error, error.__traceback__)
-            raise
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            if isinstance(error, Preempted):
-                self._steps.flush()
-            # of a run that was too short for it
-            if self._tracer and (traced := self._tracer.close()):
-                console.line(traced)
-        finally:
-            # W&B gets the run's end even where the disk is full
-            self.tracker.__exit__(kind, error, trace)
-
-    def _announce(self) -> None:
+    def announce(self, lines: Iterable[str]) -> None:
         """Write what is known before the first update, and print where the run lives."""
         state, tracker, config = self.state, self.tracker, self.state.config
         tracker.write("config.yaml", to_yaml(config))
@@ -245,19 +216,18 @@ class Reporter(SilentReporter):
         madds, params = self.profile.madds / 1e6, self.profile.params / 1e6
         console.line(f"{madds:.2f} M madds, {params:.3f} M params")
         console.line(tracker.status)
-        for line in (*state.notes, *self.lines):
+        for line in (*state.notes, *lines):
             console.line(line)
         if config.run.deterministic:
             console.line("using deterministic algorithms (slower on a GPU)")
-        with console.best_effort("blocks.csv, layers.csv"):
-            blocks = sum_blocks(state.model, self.layers)
-            for name, kind, costs in (
-                ("blocks", BlockCost, blocks),
-                ("layers", LayerCost, self.layers),
-            ):
-                columns, rows = list(kind._fields), [list(each) for each in costs]
-                tracker.write(f"{name}.csv", as_csv([columns, *rows]))
-                tracker.table(f"model/{name}", columns, rows)
+        blocks = sum_blocks(state.model, self.layers)
+        for name, kind, costs in (
+            ("blocks", BlockCost, blocks),
+            ("layers", LayerCost, self.layers),
+        ):
+            columns, rows = list(kind._fields), [list(each) for each in costs]
+            tracker.write(f"{name}.csv", as_csv([columns, *rows]))
+            tracker.table(f"model/{name}", columns, rows)
 
     def line(self, text: str) -> None:
         console.line(text)
@@ -279,8 +249,8 @@ class Reporter(SilentReporter):
             yield batch
 
     def update(self) -> None:
-        self._steps.after_update()
-        if self._tracer and (traced := self._tracer.after_update()):
+        self.steps.after_update()
+        if self.tracer and (traced := self.tracer.after_update()):
             console.line(traced)
         state, every = self.state, self.state.config.run.log_every_minutes
         is_due = every is not None and time.monotonic() - self._spoke_at >= 60 * every
@@ -297,7 +267,7 @@ class Reporter(SilentReporter):
 
     def epoch(self, metrics: dict[str, float], best: Predictions | None = None) -> None:
         state, progress = self.state, self.state.progress
-        self._steps.flush()
+        self.steps.flush()
         self.tracker.log(progress.epoch, metrics)
         if best is not None:
             with console.best_effort(f"{BEST}/"):
@@ -378,6 +348,32 @@ class Reporter(SilentReporter):
             "quantise": config.train.quantise,
             **self.comparison.to_results(progress.top1, progress.top5),
         }
+
+
+@contextmanager
+def reporting(
+    state: TrainState,
+    folder: Path,
+    overrides: tuple[str, ...] | None = None,
+    group: str | None = None,
+    lines: Iterable[str] = (),
+) -> Iterator[Reporter]:
+    """Announce a run and report about it, to its end.
+
+    `lines` are printed after the announcement; `overrides` and `group` are those of `train`.
+    """
+    reporter = Reporter(state, folder, overrides, group)
+    with reporter.tracker:
+        reporter.announce(lines)
+        try:
+            yield reporter
+        except Preempted:
+            reporter.steps.flush()
+            raise
+        finally:
+            # of a run that was too short for it
+            if reporter.tracer and (traced := reporter.tracer.close()):
+                console.line(traced)
 
 
 def slow_line(speed: float, fastest: float, compute: Compute) -> str:

@@ -145,13 +145,8 @@ class TrainState:
         return self.progress.epoch * self.loaders.sampler.num_updates + self.progress.update
 
     @property
-    def is_probe(self) -> bool:
-        """Return whether everything but the classifier is frozen."""
-        return self.config.train.trainable == "classifier"
-
-    @property
     def has_frozen_bn(self) -> bool:
-        return self.config.train.bn == "frozen" or self.is_probe
+        return self.config.train.bn == "frozen" or self.config.train.trainable == "classifier"
 
     def time_left(self) -> tuple[float, float]:
         """Return the seconds left of the epoch and of the run, at the epoch's pace so far."""

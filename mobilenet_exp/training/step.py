@@ -121,8 +121,9 @@ def set_training_mode(state: TrainState) -> None:
     """Put the network into training mode, except what is frozen."""
     if state.fake_quantized:
         state.fake_quantized.train()
-    state.model.train(not state.is_probe)
-    if state.is_probe and hasattr(state.model, "dropout"):
+    is_probe = state.config.train.trainable == "classifier"
+    state.model.train(not is_probe)
+    if is_probe and hasattr(state.model, "dropout"):
         state.model.dropout.train()
     if state.has_frozen_bn:
         for module in state.model.modules():

@@ -8,7 +8,8 @@ in the order in which they are called. One update of the weights is in `step`.
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,10 +57,10 @@ from mobilenet_exp.training.ema import Average
 from mobilenet_exp.training.losses import LOSSES
 from mobilenet_exp.training.optim import build_optimizer
 from mobilenet_exp.training.reporting import (
-    Reporter,
     SilentReporter,
     load_results,
     print_results,
+    reporting,
 )
 from mobilenet_exp.training.schedule import build_schedule
 from mobilenet_exp.training.state import Pace, TrainMeter, TrainState
@@ -137,11 +138,12 @@ def train_here(
             del checkpoint
             # after resuming: a checkpoint says how the network computes
             step.wrap_model(state)
-            reporter = SilentReporter()
+            reports: AbstractContextManager = nullcontext(SilentReporter())
             if world.is_main:
-                reporter = Reporter(state, folder, overrides, group, lines)
-            with reporter, Checkpointer(state, checkpoints, stop) as checkpointer:
-                train_epochs(state, checkpointer, reporter)
+                reports = reporting(state, folder, overrides, group, lines)
+            # checkpoints are written beside the training, and waited for at its end
+            with reports as reporter, ThreadPoolExecutor(1, "writer") as writer:
+                train_epochs(state, Checkpointer(state, checkpoints, stop, writer), reporter)
                 return reporter.close()
 
 
@@ -158,8 +160,9 @@ def build_data(config: Config, compute: Compute, world: World) -> Loaders:
             compute.device, config.run.workers, config.run.image_timeout, world.ranks_on_machine
         ),
     )
-    loaders.train.start_workers()
-    loaders.val.start_workers()
+    if loaders.train.workers:
+        loaders.train.start_workers()
+        loaders.val.start_workers()
     return loaders
 
 

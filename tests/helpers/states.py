@@ -24,11 +24,9 @@ def bare_state(model: nn.Module, *words: str, compute: Compute | None = None, **
         "loss_fn": nn.CrossEntropyLoss(),
     }
     loaders = SimpleNamespace(sampler=SimpleNamespace(num_updates=1_000_000))
-    state = TrainState(
+    return TrainState(
         compose(*words), compute, World(), loaders, 10, model, model, **common | options
     )
-    state.meter.to(compute.device)
-    return state
 
 
 def make_updates(state: TrainState, batches: list) -> None:

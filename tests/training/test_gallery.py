@@ -20,7 +20,6 @@ from mobilenet_exp.evaluation.mistakes import MOST, draw_sheet, worst_mistakes
 from mobilenet_exp.papers.comparison import compare
 from mobilenet_exp.tracking.pictures import SHARE, Throttle, draw_curves
 from mobilenet_exp.training import reporting
-from mobilenet_exp.training.reporting import Reporter
 from mobilenet_exp.training.train import build_state
 
 
@@ -94,7 +93,7 @@ def test_the_first_batch_is_drawn_before_its_memory_is_used_again(quick):
         for value in (0.0, 2.5):
             yield memory.fill_(value), None
 
-    with Reporter(state, folder) as reporter:
+    with reporting.reporting(state, folder) as reporter:
         for _ in reporter.show(batches(), "two", 2):
             with Image.open(folder / "first_batch.png") as image:
                 # grey is zero, white 2.5; the border is white

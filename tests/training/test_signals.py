@@ -1,6 +1,7 @@
 """What ranks tell each other beside an update, and how a loss is watched."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ def _collectives(config, folder) -> tuple[list[int], int]:
     with joined(CPU) as world:
         session = build_state(config, world=world)
         wrap_model(session)
-        checkpointer = Checkpointer(session, folder, Stop())
+        checkpointer = Checkpointer(session, folder, Stop(), ThreadPoolExecutor(1, "writer"))
         updates = make_updates(session, no_progress)
         counts = []
         for _ in range(4):
