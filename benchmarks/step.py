@@ -25,11 +25,11 @@ from torch import nn
 from torch.nn import functional
 
 from mobilenet_exp import build_model
-from mobilenet_exp.config.rules import SMALLEST_HALVED_SIDE
+from mobilenet_exp.config.convert import SMALLEST_HALVED_SIDE
 from mobilenet_exp.core import console
 from mobilenet_exp.machine.compute import keep_freed_memory
 from mobilenet_exp.machine.memory import peak_memory
-from mobilenet_exp.models import activations, depthwise, layers
+from mobilenet_exp.models import layers
 from mobilenet_exp.training.optim import build_optimizer
 
 
@@ -100,12 +100,14 @@ def _serve(pipe: Connection, variant: Variant, name: str, resolution: int, batch
     if variant.keeps_memory:
         keep_freed_memory()
     if not variant.own_depthwise:
-        depthwise._is_slow_for = lambda *_: False
+        layers.depthwise_conv = lambda features, weight, stride: functional.conv2d(
+            features, weight, None, stride, weight.shape[-1] // 2, groups=len(weight)
+        )
     if not variant.own_mean:
         layers.global_mean = lambda features: features.mean((2, 3), keepdim=True)
     if not variant.own_activations:
-        activations.relu6_ = partial(functional.relu6, inplace=True)
-        activations.hardswish = partial(functional.hardswish, inplace=True)
+        layers.relu6_ = partial(functional.relu6, inplace=True)
+        layers.hardswish = partial(functional.hardswish, inplace=True)
     memory_format = torch.channels_last if variant.channels_last else torch.contiguous_format
     torch.manual_seed(0)
     model, optimizer = _build(variant, name, resolution)

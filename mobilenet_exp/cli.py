@@ -17,10 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 
 from mobilenet_exp.command.errors import INCOMPLETE, is_bad_input
 from mobilenet_exp.command.program import CONF, Program
-from mobilenet_exp.config.convert import to_config
+from mobilenet_exp.config.convert import check_effects, to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.overrides import check_overrides, keep_text
-from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import (
     PREPARATION,
     AnyConfig,

@@ -28,11 +28,10 @@ from mobilenet_exp.command.errors import (
     report_stop,
 )
 from mobilenet_exp.command.sweeping import SweepCallback, close_sweep, varied
-from mobilenet_exp.config.convert import to_config
+from mobilenet_exp.config.convert import check_effects, to_config
 from mobilenet_exp.config.explain import explain
 from mobilenet_exp.config.help import help_text
 from mobilenet_exp.config.overrides import check_overrides, keep_text, without_plus
-from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import READERS, Config, EvalConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.streams import discard_output, prepare_streams
@@ -160,7 +159,7 @@ class Program:
         asked = parser.parse_intermixed_args(arguments)
         if asked.multirun and not self.can_sweep:
             raise InputError("--multirun", "", "only train and bench sweep")
-        if this_rank().size > 1 and asked.multirun:
+        if asked.multirun and this_rank().size > 1:
             raise InputError("--multirun", "", "a sweep is started as one process, not as several")
         if asked.resolve and not asked.cfg:
             raise InputError("--resolve", "", "goes with --cfg job")

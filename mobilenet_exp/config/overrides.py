@@ -12,6 +12,10 @@ from mobilenet_exp.core.errors import InputError
 
 # what Hydra takes unquoted
 PLAIN = re.compile(r"[\w/\-\\+.$%*@?|:][\w/\-\\+.$%*@?|: ]*", re.ASCII)
+# numbers and truth values
+NO_TEXT = re.compile(
+    r"([+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan)|true|false)\s*", re.ASCII | re.I
+)
 CALL = re.compile(
     r"(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\(.*\)"
 )
@@ -51,23 +55,14 @@ def keep_text(override: str, schema: type) -> str:
     is_special = value[:1] in ("", "[", "{", "'", '"') or "${" in value or CALL.fullmatch(value)
     if is_special:
         return override
-    return f"{key}={','.join(map(_quoted, value.split(',')))}"
-
-
-def _quoted(value: str) -> str:
-    """Quote one value where Hydra would not take it as it was typed; null stays null."""
-    if value[:1] in ("'", '"') or value.lower() == "null":
-        return value
-    if PLAIN.fullmatch(value) and value.lower() not in ("true", "false"):
-        try:
-            float(value.replace("_", ""))
-        except ValueError:
-            # neither a number nor a truth value, which would not stay text
-            return value
-    # a backslash means something only before a quote
-    text = re.sub(r"(\\*)'", r"\1\1\\'", value)
-    trailing = len(text) - len(text.rstrip("\\"))
-    return f"'{text}{text[len(text) - trailing :]}'"
+    values = value.split(",")
+    for number, text in enumerate(values):
+        stays_text = PLAIN.fullmatch(text) and not NO_TEXT.fullmatch(text.replace("_", ""))
+        if not stays_text and text[:1] not in ("'", '"') and text.lower() != "null":
+            # a backslash means something only before a quote
+            text = re.sub(r"(\\*)('|$)", r"\1\1\2", text).replace("'", "\\'")
+            values[number] = f"'{text}'"
+    return f"{key}={','.join(values)}"
 
 
 def without_plus(overrides: Iterable[str]) -> list[str]:

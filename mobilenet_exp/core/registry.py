@@ -58,7 +58,13 @@ class Registry(Generic[T]):
             annotation, ranges = known[option].annotation, []
             if get_origin(annotation) is Annotated:
                 annotation, *ranges = get_args(annotation)
-            if not _fits(value, annotation):
+            members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+            kinds = {get_origin(member) or member for member in members}
+            if float in kinds:
+                kinds.add(int)
+            # True is an int to Python
+            fits = bool in kinds if isinstance(value, bool) else isinstance(value, tuple(kinds))
+            if not fits or (isinstance(value, float) and not math.isfinite(value)):
                 raise InputError(f"{key}.{option}", value, f"must be {type_name(annotation)}")
             for each in ranges:
                 each.check(f"{key}.{option}", value)
@@ -93,18 +99,6 @@ def type_name(annotation: object) -> str:
     return " or ".join(
         _LISTS.get(member) or _TYPE_NAMES[get_origin(member) or member] for member in members
     )
-
-
-def _fits(value: object, annotation: object) -> bool:
-    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    kinds = {get_origin(member) or member for member in members}
-    if isinstance(value, bool):
-        return bool in kinds
-    if isinstance(value, int) and float in kinds:
-        return True
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return isinstance(value, tuple(kinds))
 
 
 def import_modules(names: Iterable[str]) -> None:

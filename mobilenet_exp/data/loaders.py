@@ -520,28 +520,18 @@ class Loaders:
     train: Loader
     sampler: BatchSampler
     val: Loader
+    train_images: Dataset
+    val_images: Dataset
     classes: list[str]
     others: dict[str, str]
 
-    @property
-    def num_train(self) -> int:
-        return len(self.train.images.images)
-
-    @property
-    def val_images(self) -> Dataset:
-        return self.val.images.images
-
-    @property
-    def num_val(self) -> int:
-        return len(self.val_images)
-
     def identity(self) -> dict[str, object]:
         """Return what tells one set of images from another: classes, counts, names of files."""
-        return _identity(self.classes, self.train.images.images, self.val_images)
+        return _identity(self.classes, self.train_images, self.val_images)
 
     def fingerprint(self) -> str:
         """Return a hash of all images' names and labels, which peers that train together share."""
-        return _fingerprint(self.classes, self.train.images.images, self.val_images)
+        return _fingerprint(self.classes, self.train_images, self.val_images)
 
 
 def image_identity(config: Config) -> dict[str, object]:
@@ -616,6 +606,7 @@ def build_loaders(
     workers, timeout = num_workers(train, options), options.image_timeout
     # an evaluation takes a quarter of the time, beside the next epoch's first images
     eval_workers = min(workers, max(1, workers // 4))
+    train_set, eval_set = TrainSet(train.images, data), EvalSet(val.images, data)
     normaliser = Normaliser(data.mean, data.std, options.device)
     others: dict[str, str] = {}
     for images in (train.images, val.images):
@@ -624,21 +615,11 @@ def build_loaders(
             folder = "" if train.images.root == val.images.root else f"{images.root.name}/"
             others |= {f"{folder}{name}": why for name, why in images.others.items()}
     return Loaders(
-        train=Loader(
-            TrainSet(train.images, data),
-            sampler,
-            normaliser,
-            workers=workers,
-            timeout=timeout,
-        ),
+        train=Loader(train_set, sampler, normaliser, workers=workers, timeout=timeout),
         sampler=sampler,
-        val=Loader(
-            EvalSet(val.images, data),
-            eval_sampler,
-            normaliser,
-            workers=eval_workers,
-            timeout=timeout,
-        ),
+        val=Loader(eval_set, eval_sampler, normaliser, workers=eval_workers, timeout=timeout),
+        train_images=train.images,
+        val_images=val.images,
         classes=classes,
         others=others,
     )

@@ -5,8 +5,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mobilenet_exp.config.convert import check_effects
 from mobilenet_exp.config.identity import learned_overrides
-from mobilenet_exp.config.rules import check_effects
 from mobilenet_exp.config.schema import EvalConfig, EvalImages
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError

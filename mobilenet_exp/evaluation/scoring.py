@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mobilenet_exp.config.rules import resolved_exif
+from mobilenet_exp.config.convert import resolved_exif
 from mobilenet_exp.config.schema import (
     EvalConfig,
     EvalDataConfig,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mobilenet_exp.core.errors import InputError
 
@@ -67,11 +66,23 @@ class Compute:
 
 
 def select_compute(run: Any, *, half: bool) -> Compute:
-    """Resolve what `run` leaves open. `half`: precision=auto may be half precision on CUDA.
+    """Resolve what `run` leaves open; device=auto is cuda, mps or cpu, the first that is there.
+
+    `half`: precision=auto may be half precision on CUDA.
 
     Raises InputError for a device that is not there, or a precision that it does not have.
     """
-    device = select_device(run.device)
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    here = [kind for kind, is_present in present.items() if is_present]
+    kind = here[0] if run.device == "auto" else run.device
+    if kind not in here:
+        problem = f"not on this machine, which has: auto, {', '.join(here)}"
+        raise InputError("run.device", run.device, problem)
+    device = torch.device(kind)
     # a benchmark's runtimes each have a format of their own
     layout = getattr(run, "memory_format", "auto")
     if layout == "auto":
@@ -106,21 +117,6 @@ def set_up(run: Any, *, half: bool, leaves_busy_cores: bool) -> tuple[Compute, l
     line = leave_busy_cores() if leaves_busy_cores and run.threads is None else ""
     compute = replace(compute, threads=torch.get_num_threads())
     return compute, [line] if line else []
-
-
-def select_device(name: str) -> torch.device:
-    """Resolve `auto` to cuda, mps or cpu, in this order. Raises InputError if absent."""
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(kind for kind, is_present in present.items() if is_present)
-    if not present[name]:
-        here = ", ".join(kind for kind, is_present in present.items() if is_present)
-        raise InputError("run.device", name, f"not on this machine, which has: auto, {here}")
-    return torch.device(name)
 
 
 def select_precision(name: str, device: torch.device, *, half: bool) -> Precision:
@@ -241,25 +237,3 @@ def set_determinism(wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = not wanted
-
-
-class Scalar:
-    """A number on a device: from CUDA it is copied beside the work; elsewhere reading may wait."""
-
-    def __init__(self, value: Tensor, device: torch.device) -> None:
-        self._value, self._copied = value.detach().clone(), None
-        if device.type == "cuda":
-            on_host = torch.empty((), dtype=value.dtype, pin_memory=True)
-            on_host.copy_(value, non_blocking=True)
-            self._value, self._copied = on_host, torch.cuda.Event()
-            self._copied.record()
-
-    @property
-    def has_come(self) -> bool:
-        return self._copied is None or self._copied.query()
-
-    def item(self) -> float:
-        """Return it; waits for it if it has not come."""
-        if self._copied:
-            self._copied.synchronize()
-        return self._value.item()

@@ -1,17 +1,18 @@
-"""The blocks of MobileNet V1 to V3 and channel rounding. V4's are in `layers_v4`.
+"""The layers and blocks of MobileNet V1 to V3, and channel rounding. V4's are in `layers_v4`.
 
-Widths arrive here already scaled.
+Widths arrive here already scaled. Activations come without needless copies of feature maps:
+torch's own in-place ones first copy their input where the gradient is computed from it.
 """
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor, nn
-
-from mobilenet_exp.models.activations import ACTIVATIONS, needs_grad
-from mobilenet_exp.models.depthwise import DepthwiseConv2d
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 # Builds a normalisation layer for a number of channels; carries eps and momentum.
 Norm = Callable[[int], nn.Module]
@@ -34,6 +35,147 @@ def truncate(channels: float) -> int:
 def round_up(channels: float) -> int:
     """Round up to a multiple of 8: tonylins' V2 and kuan-wang's V3."""
     return int(-(-channels // 8)) * 8
+
+
+class ReLU6(nn.ReLU6):
+    """`nn.ReLU6` in place; its gradient is computed from the output: zero where that is 0 or 6."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return relu6_(features)
+
+
+class Hardswish(nn.Hardswish):
+    """`nn.Hardswish`, in place only where no gradient is computed: the gradient needs the input."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return hardswish(features)
+
+
+@torch.fx.wrap
+def relu6_(features: Tensor) -> Tensor:
+    """Cut to [0, 6], in place."""
+    if needs_grad(features) and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        return _ReLU6.apply(features)
+    return F.relu6(features, inplace=True)
+
+
+@torch.fx.wrap
+def hardswish(features: Tensor) -> Tensor:
+    """Return x * relu6(x + 3) / 6; `features` may be changed."""
+    # a traced graph must be the same with and without gradients
+    return F.hardswish(features, inplace=not needs_grad(features) and not torch.jit.is_tracing())
+
+
+def needs_grad(features: Tensor) -> bool:
+    """Return whether gradients will be computed, so that activations must be kept."""
+    return torch.is_grad_enabled() and features.requires_grad
+
+
+class _ReLU6(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.mark_dirty(features)
+        F.hardtanh(features, 0.0, 6.0, inplace=True)
+        ctx.save_for_backward(features)
+        return features
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, result, 0.0, 6.0)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "relu6": ReLU6,
+    "hswish": Hardswish,
+    "gelu": nn.GELU,
+}
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """`nn.Conv2d` with as many groups as channels, the same results, and no bias.
+
+    Its weight gradient is fast on maps smaller than the kernel. On a CPU, oneDNN has no fast one
+    for such maps: for 576 channels of 1x1 pixels and a 5x5 kernel, batch 128, it takes 45 ms,
+    `weight_gradient` at most 0.1 ms (`benchmarks/step.py`).
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int) -> None:
+        super().__init__(
+            channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return depthwise_conv(features, self.weight, self.stride[0])
+
+
+@torch.fx.wrap
+def depthwise_conv(features: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Convolve each channel (N, C, H, W) with its own kernel, padded by half of it."""
+    is_slow_for_torch = (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and features.device.type == "cpu"
+        and torch.is_grad_enabled()
+        and weight.requires_grad
+        and not torch.is_autocast_enabled("cpu")
+        and min(features.shape[2:]) < weight.shape[-1]
+    )
+    if is_slow_for_torch:
+        return _Depthwise.apply(features, weight, stride)
+    return torch.conv2d(features, weight, None, stride, weight.shape[-1] // 2, groups=len(weight))
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features: Tensor, weight: Tensor, stride: int) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.stride, ctx.padding = stride, weight.shape[-1] // 2
+        return torch.conv2d(features, weight, None, stride, ctx.padding, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        features, weight = ctx.saved_tensors
+        before = None
+        if ctx.needs_input_grad[0]:
+            before = nn.grad.conv2d_input(
+                features.shape, weight, gradient, ctx.stride, ctx.padding, groups=len(weight)
+            )
+        found = weight_gradient(features, gradient, weight.shape[-1], ctx.stride)
+        return before, found, None
+
+
+def weight_gradient(features: Tensor, gradient: Tensor, kernel: int, stride: int) -> Tensor:
+    """Return the gradient (C, 1, kernel, kernel) of a depthwise convolution's weights.
+
+    `features` (N, C, H, W) are the input, padded by half the kernel; `gradient` is that of the
+    output. The gradient of one weight is a sum over the pixels that it was multiplied by: few
+    on a small map, and none if it lies outside the map at every position.
+    """
+    found = features.new_zeros(kernel, kernel, features.shape[1])
+    # a pixel's channels lie together in channels_last
+    before, after = features.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
+    for row in range(kernel):
+        rows = _meeting(row - kernel // 2, stride, features.shape[2], gradient.shape[2])
+        for column in range(kernel):
+            columns = _meeting(column - kernel // 2, stride, features.shape[3], gradient.shape[3])
+            if rows and columns:
+                products = before[:, rows[0], columns[0]] * after[:, rows[1], columns[1]]
+                torch.sum(products, (0, 1, 2), out=found[row, column])
+    return found.permute(2, 0, 1)[:, None].contiguous()
+
+
+def _meeting(offset: int, stride: int, size: int, out_size: int) -> tuple[slice, slice] | None:
+    """Return the inputs that a kernel element is multiplied by, and the outputs they add to."""
+    first = max(0, -(offset // stride))
+    last = min(out_size - 1, (size - 1 - offset) // stride)
+    if first > last:
+        return None
+    start = first * stride + offset
+    return slice(start, last * stride + offset + 1, stride), slice(first, last + 1)
 
 
 class ConvBNAct(nn.Module):
@@ -135,6 +277,13 @@ class GlobalPool(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return global_mean(features)
+
+
+class HiddenLinear(nn.Linear):
+    """A linear layer on pooled features (N, C, 1, 1)."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return super().forward(pooled.flatten(1))
 
 
 class SqueezeExcite(nn.Module):

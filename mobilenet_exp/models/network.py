@@ -10,9 +10,14 @@ from torch import Tensor, nn
 from mobilenet_exp.config.schema import ModelConfig
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import Registry
-from mobilenet_exp.models.activations import ACTIVATIONS
 from mobilenet_exp.models.block_specs import BlockSpec
-from mobilenet_exp.models.layers import ConvBNAct, GlobalPool, round_to
+from mobilenet_exp.models.layers import (
+    ACTIVATIONS,
+    ConvBNAct,
+    GlobalPool,
+    HiddenLinear,
+    round_to,
+)
 from mobilenet_exp.models.layers_v4 import MultiQueryAttention
 from mobilenet_exp.models.variant import Variant
 
@@ -74,13 +79,6 @@ class Design:
     se_place: str = "after_act"
 
 
-class HiddenLinear(nn.Linear):
-    """A linear layer on pooled features (N, C, 1, 1)."""
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        return super().forward(pooled.flatten(1))
-
-
 class MobileNet(nn.Module):
     """A MobileNet of any generation: images (N, 3, H, W) to logits (N, num_classes).
 
@@ -116,7 +114,7 @@ class MobileNet(nn.Module):
         eps = design.bn_eps if bn_eps is None else bn_eps
         momentum = design.bn_momentum if bn_momentum is None else bn_momentum
         norm = partial(nn.BatchNorm2d, eps=eps, momentum=momentum)
-        self.stem_stride = stem_stride
+        self.num_classes, self.stem_stride = num_classes, stem_stride
         activation = design.act if design.exists_with_other_act else None
         self.variant = Variant(bn_eps=eps, activation=activation, se=design.se_place)
         rule = design.width_rule
@@ -151,10 +149,6 @@ class MobileNet(nn.Module):
         self.dropout = nn.Dropout(design.dropout if dropout is None else dropout)
         self.classifier = nn.Linear(channels, num_classes)
         init_weights(self)
-
-    @property
-    def num_classes(self) -> int:
-        return self.classifier.out_features
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.stem(images)

@@ -11,9 +11,8 @@ from functools import partial
 from typing import NamedTuple
 
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.models.activations import ACTIVATIONS
 from mobilenet_exp.models.block_specs import Conv, Separable
-from mobilenet_exp.models.layers import truncate
+from mobilenet_exp.models.layers import ACTIVATIONS, truncate
 from mobilenet_exp.models.network import MODELS, Design, MobileNet, WidthRule
 
 

@@ -15,8 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mobilenet_exp.config.schema import ModelConfig
-from mobilenet_exp.models.activations import ACTIVATIONS
-from mobilenet_exp.models.layers import ConvBNAct, InvertedResidual
+from mobilenet_exp.models.layers import ACTIVATIONS, ConvBNAct, InvertedResidual
 
 if TYPE_CHECKING:
     from mobilenet_exp.models.network import MobileNet

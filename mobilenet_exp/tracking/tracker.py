@@ -133,7 +133,10 @@ class Tracker:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         code = 1 if kind else 0
         try:
-            self._close()
+            if self._metrics is not None:
+                # what a full disk refused is still in its buffer, and is refused again
+                with contextlib.suppress(OSError):
+                    self._metrics.close()
             if isinstance(error, Preempted):
                 self.set_summary({"run/stopped": error.line})
                 if error.number == signal.SIGINT:
@@ -180,7 +183,6 @@ class Tracker:
         if not (self.folder / "metrics.jsonl").exists():
             return
         kept = [row for row in self.rows("epoch", "step") if row.get("epoch", 0) <= epoch]
-        self._close()
         self._last_step = max((row.get("step", 0) for row in kept), default=0)
         text = "".join(json.dumps(row) + "\n" for row in kept)
         self.write("metrics.jsonl", text)
@@ -229,13 +231,6 @@ class Tracker:
             if is_durable:
                 os.fsync(self._metrics.fileno())
         self._call(lambda run: run.log(row))
-
-    def _close(self) -> None:
-        if self._metrics is not None:
-            # what a full disk refused is still in its buffer, and is refused again
-            with contextlib.suppress(OSError):
-                self._metrics.close()
-        self._metrics = None
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Show a table in W&B; the folder keeps such things as files of their own."""

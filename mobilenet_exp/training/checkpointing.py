@@ -3,6 +3,7 @@
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ from mobilenet_exp.config.identity import differences
 from mobilenet_exp.config.schema import Config
 from mobilenet_exp.core.errors import InputError, NonFiniteLossError
 from mobilenet_exp.core.text import plural
-from mobilenet_exp.machine.compute import Scalar
 from mobilenet_exp.machine.preemption import Stop
 from mobilenet_exp.training import step
-from mobilenet_exp.training.state import Progress, TrainMeter, TrainState
+from mobilenet_exp.training.state import Progress, Scalar, TrainMeter, TrainState
 from mobilenet_exp.weights.averaging import keep_newest, kept_path
 from mobilenet_exp.weights.checkpoint import load_latest, save_checkpoint
 
@@ -138,6 +138,7 @@ class Checkpointer:
         )
 
 
+@dataclass
 class LossWatch:
     """Tells whether a sum of losses is finite, if it can, without waiting for the device.
 
@@ -145,24 +146,24 @@ class LossWatch:
     it has come; elsewhere every LOOK_EVERY updates.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._looks = 0
-        self._copied: Scalar | None = None
+    device: torch.device
+    num_looks: int = 0
+    # the last answer that was asked for
+    copied: Scalar | None = None
 
     def is_bad(self, loss_sum: Tensor) -> bool:
         """Return whether the sum is known not to be finite."""
-        self._looks += 1
-        if self.device.type not in ("cpu", "cuda") and self._looks % LOOK_EVERY:
+        self.num_looks += 1
+        if self.device.type not in ("cpu", "cuda") and self.num_looks % LOOK_EVERY:
             return False
         if self.device.type != "cuda":
             return not loss_sum.isfinite().item()
         is_bad = False
-        if self._copied and self._copied.has_come:
-            is_bad = not self._copied.item()
-            self._copied = None
-        if self._copied is None:
-            self._copied = Scalar(loss_sum.isfinite(), self.device)
+        if self.copied and self.copied.has_come:
+            is_bad = not self.copied.item()
+            self.copied = None
+        if self.copied is None:
+            self.copied = Scalar(loss_sum.isfinite(), self.device)
         return is_bad
 
 

@@ -27,7 +27,7 @@ from mobilenet_exp.data.loaders import image_identity
 from mobilenet_exp.evaluation.answers import answer_files, class_titles
 from mobilenet_exp.evaluation.metrics import Predictions
 from mobilenet_exp.evaluation.showing import show_answers
-from mobilenet_exp.machine.compute import Compute, Scalar
+from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.machine.memory import peak_memory
 from mobilenet_exp.machine.preemption import Preempted
 from mobilenet_exp.models.profiling import (
@@ -44,7 +44,7 @@ from mobilenet_exp.tracking.environment import is_under_agent
 from mobilenet_exp.tracking.pictures import Throttle, draw_curves
 from mobilenet_exp.tracking.tracker import Tracker
 from mobilenet_exp.training.checkpointing import check_config, check_images
-from mobilenet_exp.training.state import TrainState
+from mobilenet_exp.training.state import Scalar, TrainState
 
 # times that an epoch must be slower than the fastest to be remarked upon
 MUCH_SLOWER = 3
@@ -168,6 +168,7 @@ class Reporter(SilentReporter):
         self.state, self.folder = state, folder
         config = state.config
         self.layers = profile_layers(state.model, config.data.resolution)
+        self.blocks = sum_blocks(state.model, self.layers)
         madds = sum(each.madds for each in self.layers)
         self.profile = Profile(madds, num_params(state.model))
         self.comparison = compare(
@@ -220,9 +221,8 @@ class Reporter(SilentReporter):
             console.line(line)
         if config.run.deterministic:
             console.line("using deterministic algorithms (slower on a GPU)")
-        blocks = sum_blocks(state.model, self.layers)
         for name, kind, costs in (
-            ("blocks", BlockCost, blocks),
+            ("blocks", BlockCost, self.blocks),
             ("layers", LayerCost, self.layers),
         ):
             columns, rows = list(kind._fields), [list(each) for each in costs]

@@ -62,6 +62,28 @@ class Progress:
         return is_best
 
 
+class Scalar:
+    """A number on a device: from CUDA it is copied beside the work; elsewhere reading may wait."""
+
+    def __init__(self, value: Tensor, device: torch.device) -> None:
+        self._value, self._copied = value.detach().clone(), None
+        if device.type == "cuda":
+            on_host = torch.empty((), dtype=value.dtype, pin_memory=True)
+            on_host.copy_(value, non_blocking=True)
+            self._value, self._copied = on_host, torch.cuda.Event()
+            self._copied.record()
+
+    @property
+    def has_come(self) -> bool:
+        return self._copied is None or self._copied.query()
+
+    def item(self) -> float:
+        """Return it; waits for it if it has not come."""
+        if self._copied:
+            self._copied.synchronize()
+        return self._value.item()
+
+
 @dataclass
 class TrainMeter:
     """Sums over the updates of an epoch, of this process's images."""
@@ -79,11 +101,6 @@ class TrainMeter:
     # images that could not be read, with the reason, and those left on their side
     left_out: dict[str, str] = field(default_factory=dict)
     num_unturned: int = 0
-
-    def note(self, left_out: dict[str, str], num_unturned: int = 0) -> None:
-        """Keep which images of a batch could not be read, and how many were left on their side."""
-        self.left_out |= left_out
-        self.num_unturned += num_unturned
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums on the CPU, for other processes and files."""
@@ -143,10 +160,6 @@ class TrainState:
     def step(self) -> int:
         """Return the number of updates made so far."""
         return self.progress.epoch * self.loaders.sampler.num_updates + self.progress.update
-
-    @property
-    def has_frozen_bn(self) -> bool:
-        return self.config.train.bn == "frozen" or self.config.train.trainable == "classifier"
 
     def time_left(self) -> tuple[float, float]:
         """Return the seconds left of the epoch and of the run, at the epoch's pace so far."""

@@ -125,10 +125,16 @@ def set_training_mode(state: TrainState) -> None:
     state.model.train(not is_probe)
     if is_probe and hasattr(state.model, "dropout"):
         state.model.dropout.train()
-    if state.has_frozen_bn:
+    if has_frozen_bn(state):
         for module in state.model.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
+
+
+def has_frozen_bn(state: TrainState) -> bool:
+    """Return whether BatchNorm keeps its statistics: as asked, or as only the classifier learns."""
+    train = state.config.train
+    return train.bn == "frozen" or train.trainable == "classifier"
 
 
 def gradient_norm(model: nn.Module) -> float:

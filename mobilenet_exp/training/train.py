@@ -290,7 +290,7 @@ def build_network(
 
 def describe_images(loaders: Loaders) -> str:
     """Say what is about to be trained on, which must be the same in all ranks."""
-    counts = f"{loaders.num_train} + {loaders.num_val} images"
+    counts = f"{len(loaders.train_images)} + {len(loaders.val_images)} images"
     return f"{counts} of {plural(len(loaders.classes), 'class')}; {loaders.fingerprint()}"
 
 
@@ -334,7 +334,6 @@ def make_updates(state: TrainState, show: Show) -> Iterator[None]:
     augmentation, mixing and dropout follow from the seed and the step alone.
     """
     progress, sampler = state.progress, state.loaders.sampler
-    sampler.set_position(progress.epoch + 1, progress.update)
     step.set_training_mode(state)
     state.pace = Pace(closing=state.pace.closing)
 
@@ -343,6 +342,7 @@ def make_updates(state: TrainState, show: Show) -> Iterator[None]:
         left = f", {duration(state.time_left()[1])} left of the run"
         return epoch + (left if state.pace.updates else "")
 
+    sampler.set_position(progress.epoch + 1, progress.update)
     batches = show(train_batches(state), label, len(sampler))
     started = time.perf_counter()
     # so many batches of the loader are the parts of one update
@@ -368,7 +368,8 @@ def train_batches(state: TrainState) -> Iterator[list[Tensor]]:
     """Pass on the training batches that are left of the epoch, and note what was waited for."""
     wanted_at = time.perf_counter()
     for *tensors, batch in state.loaders.train:
-        state.meter.note(batch.left_out, batch.num_unturned)
+        state.meter.left_out |= batch.left_out
+        state.meter.num_unturned += batch.num_unturned
         waited = time.perf_counter() - wanted_at
         state.pace.waiting += waited
         state.meter.waiting += waited
@@ -449,13 +450,13 @@ def answer_images(state: TrainState, model: nn.Module, *, is_last: bool) -> Pred
     world, loaders, compute = state.world, state.loaders, state.compute
     progress, train = state.progress, state.config.train
     network = state.fake_quantized.around(model) if state.fake_quantized else model
-    if train.precise_bn_batches and not state.has_frozen_bn:
+    if train.precise_bn_batches and not step.has_frozen_bn(state):
         loaders.sampler.set_position(progress.epoch + 1)
         torch.manual_seed(train.seed)
 
         def batches() -> Iterator[list[Tensor]]:
             for *tensors, batch in loaders.train.first(train.precise_bn_batches):
-                state.meter.note(batch.left_out)
+                state.meter.left_out |= batch.left_out
                 yield tensors
 
         step.reestimate_bn(network, batches(), compute)
@@ -490,6 +491,6 @@ def val_batches(state: TrainState) -> Iterator:
                 if state.config.data.on_bad_image == "fail":
                     problem = f"validation image {name} {note}; {BAD_IMAGE_ADVICE}"
                     raise RunError(f"{state.config.data.root}: {problem}")
-                state.meter.note({name: note})
+                state.meter.left_out[name] = note
             position += state.world.size
         yield tensors, labels

@@ -6,7 +6,7 @@ import pytest
 
 from mobilenet_exp import compose
 from mobilenet_exp.cli import PROGRAMS
-from mobilenet_exp.config.rules import check_effects
+from mobilenet_exp.config.convert import check_effects
 from mobilenet_exp.core.errors import InputError
 
 FOLDER = ("data=imagefolder", "data.root=x")

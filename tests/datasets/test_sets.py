@@ -17,7 +17,7 @@ def _data(name: str, **options) -> DataConfig:
 def test_digits_are_all_there_and_a_fifth_of_each_class_is_held_out():
     loaders = build_loaders(_data("digits", batch_size=500), seed=0)
     train, val = loaders.train.images, loaders.val.images
-    assert (loaders.num_train, loaders.num_val) == (1437, 360)
+    assert (len(loaders.train_images), len(loaders.val_images)) == (1437, 360)
     labels = torch.cat([labels for _, labels, _ in loaders.val])
     assert labels.bincount().min() >= 34
     seen = {image.numpy().tobytes() for image, _ in train.images}

@@ -138,7 +138,7 @@ def test_a_set_is_read_from_its_own_layout(name, tmp_path, unchecked):
     MINIATURES[name](tmp_path / "set")
     data = compose(f"data={name}", f"data.root={tmp_path}/set", "data.batch_size=4").data
     loaders = build_loaders(data, seed=0, options=LoaderOptions(workers=1))
-    found = (len(loaders.classes), loaders.num_train, loaders.num_val)
+    found = (len(loaders.classes), len(loaders.train_images), len(loaders.val_images))
     assert found == EXPECTED[name]
     images, labels, batch = next(iter(loaders.val))
     side = data.resolution

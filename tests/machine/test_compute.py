@@ -5,13 +5,11 @@ import torch
 
 from mobilenet_exp.config.schema import RunConfig
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.machine import compute
 from mobilenet_exp.machine.compute import (
     Compute,
     Precision,
     autocast,
     select_compute,
-    select_device,
     select_precision,
     set_tf32,
 )
@@ -74,25 +72,26 @@ def test_autocast_computes_in_the_precision(precision):
     ],
 )
 def test_memory_is_channels_last_but_on_mps(monkeypatch, asked, device, expected):
-    monkeypatch.setattr(compute, "select_device", lambda name: device)
-    run = RunConfig(memory_format=asked)
+    for backend in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(backend, "is_available", lambda: True)
+    run = RunConfig(device=device.type, memory_format=asked)
     assert select_compute(run, half=False).memory_format is expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_autocast_is_bf16_on_cuda():
-    device = select_device("auto")
-    with autocast(device, select_precision("auto", device, half=True)):
-        ones = torch.ones(2, 2, device=device)
+    found = select_compute(RunConfig(), half=True)
+    with autocast(found.device, found.precision):
+        ones = torch.ones(2, 2, device=found.device)
         assert (ones @ ones).dtype == torch.bfloat16
 
 
 def test_device_auto_is_there_and_an_absent_one_is_refused():
-    assert select_device("auto").type in ("cpu", "cuda", "mps")
-    assert select_device("cpu") == CPU
+    assert select_compute(RunConfig(), half=True).device.type in ("cpu", "cuda", "mps")
+    assert select_compute(RunConfig(device="cpu"), half=True).device == CPU
     absent = "cuda" if not torch.cuda.is_available() else "mps"
     with pytest.raises(InputError, match=f"run.device={absent}: not on this machine, which"):
-        select_device(absent)
+        select_compute(RunConfig(device=absent), half=True)
 
 
 def test_a_device_is_described_with_its_threads():

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobilenet_exp.models import build_model
-from mobilenet_exp.models.activations import ACTIVATIONS
+from mobilenet_exp.models.layers import ACTIVATIONS
 
 THEIRS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hswish": nn.Hardswish, "gelu": nn.GELU}
 # with the ends of every piece, and what lies beyond

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenet_exp.models import build_model, depthwise
-from mobilenet_exp.models.depthwise import DepthwiseConv2d
+from mobilenet_exp.models import build_model, layers
+from mobilenet_exp.models.layers import DepthwiseConv2d
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (2, 3), (3, 3), (4, 4), (6, 5)])
 def test_all_gradients_are_autograd_s(kernel, stride, height, width, monkeypatch):
-    monkeypatch.setattr(depthwise, "_is_slow_for", lambda *_: True)
+    monkeypatch.setattr(layers, "depthwise_conv", layers._Depthwise.apply)
     ours = DepthwiseConv2d(6, kernel, stride).double()
     plain = nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False).double()
     plain.load_state_dict(ours.state_dict())
@@ -31,7 +31,7 @@ def test_all_gradients_are_autograd_s(kernel, stride, height, width, monkeypatch
 def test_it_is_used_where_it_pays_and_nowhere_else(monkeypatch):
     used = []
     monkeypatch.setattr(
-        depthwise, "weight_gradient", lambda *_: used.append(True) or torch.zeros(8, 1, 5, 5)
+        layers, "weight_gradient", lambda *_: used.append(True) or torch.zeros(8, 1, 5, 5)
     )
     conv = DepthwiseConv2d(8, 5, 1)
 
