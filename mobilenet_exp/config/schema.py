@@ -218,24 +218,40 @@ class ImageSource:
 
 
 @dataclass(kw_only=True)
-class ImagesConfig(ImageSource):
-    """Which images, and how they are prepared for evaluation."""
+class Preprocessing:
+    """How images are prepared for evaluation; the defaults are the field's for ImageNet.
 
-    # registry name: digits, imagefolder, imagenet, packed, ...; --help lists conf/data
-    name: str
+    The shorter side is resized to resolution / crop_pct and the centre is cropped.
+    """
+
     # side of the input in pixels, >= 32
     resolution: int = key(SIDE, ALWAYS, default=224)
     # fraction of the resized image that evaluation crops from its centre, in (0, 1]
     crop_pct: float = key(ABOVE_0_TO_1, ALWAYS, default=0.875)
     # method of that resizing: bilinear or bicubic
     interpolation: str = key(one_of("bilinear", "bicubic"), default="bilinear")
-    # how pixels are resized: fast, or exact, which gives Pillow's pixels to the last bit; the
-    # two differ by at most 2 of 255, nearly everywhere by 0
-    resize: str = key(one_of("fast", "exact"), default="fast")
     # mean per colour channel, of pixels scaled to [0, 1]
     mean: list[float] = key(MEAN, ALWAYS, factory=lambda: [0.485, 0.456, 0.406])
     # standard deviation per colour channel
     std: list[float] = key(STD, ALWAYS, factory=lambda: [0.229, 0.224, 0.225])
+
+    def describe(self) -> str:
+        """Return it in one line."""
+        return (
+            f"{self.resolution} px, crop_pct {self.crop_pct:g}, {self.interpolation}, "
+            f"mean {list(self.mean)}, std {list(self.std)}"
+        )
+
+
+@dataclass(kw_only=True)
+class ImagesConfig(Preprocessing, ImageSource):
+    """Which images, and how they are prepared for evaluation."""
+
+    # registry name: digits, imagefolder, imagenet, packed, ...; --help lists conf/data
+    name: str
+    # how pixels are resized: fast, or exact, which gives Pillow's pixels to the last bit; the
+    # two differ by at most 2 of 255, nearly everywhere by 0
+    resize: str = key(one_of("fast", "exact"), default="fast")
     # photos whose EXIF data say that they lie on their side: apply turns them upright,
     # ignore takes them as they are stored, auto ignores ImageNet's and applies others'
     exif: str = key(one_of("apply", "ignore", "auto"), FILES, default="ignore")

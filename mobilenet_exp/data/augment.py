@@ -18,10 +18,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from mobilenet_exp.config.schema import DataConfig, ImagesConfig
+from mobilenet_exp.config.schema import DataConfig, Preprocessing
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.registry import Registry
-from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.data.resizing import Middle, as_image, as_pixels, resize
 from mobilenet_exp.datasets.codec import Box
 from mobilenet_exp.datasets.decode import Opened
@@ -190,7 +189,7 @@ class EvalTransform:
     wide, the middle alone.
     """
 
-    def __init__(self, data: ImagesConfig | Preprocessing, *, exact: bool) -> None:
+    def __init__(self, data: Preprocessing, *, exact: bool) -> None:
         self.side, self.interpolation, self.exact = data.resolution, data.interpolation, exact
         # 224 / (224 / 232) must stay 232
         self.resized = math.floor(data.resolution / data.crop_pct + 1e-6)

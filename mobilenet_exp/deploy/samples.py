@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mobilenet_exp.config.schema import ExportConfig
+from mobilenet_exp.config.schema import ExportConfig, Preprocessing
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.text import plural
 from mobilenet_exp.data.augment import EvalTransform, Normaliser
 from mobilenet_exp.data.loaders import build_eval_loader
-from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets.images import name_of, open_file
 from mobilenet_exp.datasets.photos import find_photos
 from mobilenet_exp.evaluation.scoring import eval_data

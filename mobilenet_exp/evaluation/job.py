@@ -7,12 +7,11 @@ from typing import Any
 
 from mobilenet_exp.config.convert import check_effects
 from mobilenet_exp.config.identity import learned_overrides
-from mobilenet_exp.config.schema import EvalConfig, EvalImages
+from mobilenet_exp.config.schema import EvalConfig, EvalImages, Preprocessing
 from mobilenet_exp.core import console
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.core.files import check_folder, write_file
 from mobilenet_exp.core.registry import import_modules
-from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.evaluation import tables
 from mobilenet_exp.evaluation.answers import PREDICTIONS
 from mobilenet_exp.evaluation.metrics import METRICS

@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mobilenet_exp.config.schema import Config, DistillConfig, ModelConfig
+from mobilenet_exp.config.schema import Config, DistillConfig, ModelConfig, Preprocessing
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.weights.load import load_published, load_run
 from mobilenet_exp.weights.pretrained import published_net
 

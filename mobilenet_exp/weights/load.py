@@ -14,9 +14,14 @@ from torch import nn
 
 from mobilenet_exp.config.convert import stored_config
 from mobilenet_exp.config.identity import weights_identity
-from mobilenet_exp.config.schema import Config, EvalModelConfig, ModelConfig, WeightsConfig
+from mobilenet_exp.config.schema import (
+    Config,
+    EvalModelConfig,
+    ModelConfig,
+    Preprocessing,
+    WeightsConfig,
+)
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets import imagenet
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.build import config_model, nondefault_options

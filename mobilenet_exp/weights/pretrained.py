@@ -20,8 +20,8 @@ from huggingface_hub import constants
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
+from mobilenet_exp.config.schema import Preprocessing
 from mobilenet_exp.core.errors import InputError, first_line
-from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models.variant import Variant
 
 TORCHVISION = {

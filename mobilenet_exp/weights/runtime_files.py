@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mobilenet_exp.config.convert import to_part
-from mobilenet_exp.config.schema import ModelConfig
+from mobilenet_exp.config.schema import ModelConfig, Preprocessing
 from mobilenet_exp.core.errors import InputError, first_line
 from mobilenet_exp.core.libraries import library
 from mobilenet_exp.core.streams import silenced
-from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.models import MobileNet
 from mobilenet_exp.models.variant import Variant
 

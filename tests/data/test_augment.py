@@ -17,7 +17,7 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from mobilenet_exp import build_model
-from mobilenet_exp.config.schema import DataConfig
+from mobilenet_exp.config.schema import DataConfig, Preprocessing
 from mobilenet_exp.core.errors import InputError
 from mobilenet_exp.data import augment
 from mobilenet_exp.data.augment import (
@@ -27,7 +27,6 @@ from mobilenet_exp.data.augment import (
     TrainTransform,
     side_of_epoch,
 )
-from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.datasets.images import open_file, opened
 from mobilenet_exp.weights.pretrained import find_published
 
@@ -165,7 +164,9 @@ def _data(**options) -> DataConfig:
 def test_fast_resizing_differs_from_pillow_s_by_a_digit(path, interpolation, resolution):
     """Of 255: smaller, larger, and only decoded as far as the middle reaches."""
     image = Image.open(path).convert("RGB")
-    prepared = Preprocessing(resolution, 0.875, interpolation, mean=[0.0] * 3, std=[1 / 255] * 3)
+    prepared = Preprocessing(
+        resolution=resolution, interpolation=interpolation, mean=[0.0] * 3, std=[1 / 255] * 3
+    )
     fast, exact = (_eval(image, prepared, exact=each) for each in (False, True))
     _assert_near(fast, exact)
     for seed in range(3):

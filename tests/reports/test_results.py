@@ -49,6 +49,14 @@ def test_missing_runs_write_no_page(found):
         results.page(fewer)
 
 
+def test_a_page_whose_text_the_runs_contradict_is_not_written(found):
+    worse = copy.deepcopy(found)
+    (first, *_) = (row for row in worse["rows"] if (row["model"], row["data"]) == ("v1", "digits"))
+    first["top1"] = 90.0
+    with pytest.raises(ValueError, match="says that every network reaches 99 %"):
+        results.page(worse)
+
+
 def _write_run(root, name, **changes):
     folder = root / name
     folder.mkdir(parents=True)

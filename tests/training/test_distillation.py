@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 from mobilenet_exp import train
-from mobilenet_exp.config.schema import DistillConfig
+from mobilenet_exp.config.schema import DistillConfig, Preprocessing
 from mobilenet_exp.core.console import no_progress
 from mobilenet_exp.core.errors import InputError
-from mobilenet_exp.data.preprocessing import Preprocessing
 from mobilenet_exp.training.distillation import Teacher
 from mobilenet_exp.training.train import build_state, finish_epoch, make_updates
 from mobilenet_exp.weights.checkpoint import load_checkpoint
