@@ -93,8 +93,8 @@ class Program:
     def _print_help(self) -> None:
         folders = [CONF]
         for flag, value in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
-            flag, _, joined = flag.partition("=")
-            folders += [Path(joined or value)] if flag in ("--config-dir", "-cd") else []
+            flag, _, inline = flag.partition("=")
+            folders += [Path(inline or value)] if flag in ("--config-dir", "-cd") else []
         about = "\n".join(
             line.removeprefix("    ") for line in (self.job.__doc__ or "").splitlines()
         )

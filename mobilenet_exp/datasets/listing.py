@@ -28,7 +28,7 @@ FORMAT = "mobilenet_exp listing 1"
 # with fewer images, listing them takes no time
 MIN_KEPT = 20_000
 # seconds: a folder that was changed just now may change again within the clock's tick
-SETTLED = 3.0
+MIN_AGE = 3.0
 # safetensors' names of what is kept here
 _KINDS = {"U8": np.uint8, "I8": np.int8, "I32": np.int32, "I64": np.int64}
 
@@ -109,7 +109,7 @@ def _list_and_keep(folder: Path, classes: list[str], kept: Path) -> Listing:
     started, folders = time.time(), {str(folder): os.stat(folder).st_mtime_ns}
     found = _listed(folder, classes, folders)
     newest = max(folders.values()) / 1e9
-    if len(found.names) >= MIN_KEPT and started - newest > SETTLED:
+    if len(found.names) >= MIN_KEPT and started - newest > MIN_AGE:
         _keep(found, folders, kept)
     return found
 

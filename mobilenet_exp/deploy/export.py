@@ -22,7 +22,7 @@ from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import FORMATS, Format
 from mobilenet_exp.deploy.int8_check import check_answers
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
-from mobilenet_exp.deploy.quantise import from_qat, with_torchao
+from mobilenet_exp.deploy.quantise import from_calibration, from_qat
 from mobilenet_exp.deploy.samples import calibration_images, real_images
 from mobilenet_exp.machine.provenance import git_commit, versions
 from mobilenet_exp.models.fake_quantized import FakeQuantized
@@ -235,7 +235,7 @@ def _in_int8(config: ExportConfig, loaded: LoadedModel, images: Tensor) -> nn.Mo
         return from_qat(loaded.network, images[:2])
     assert config.int8_weights is not None
     network = folded(loaded.model)
-    return with_torchao(network, images.split(PART), weight_bits=config.int8_weights)
+    return from_calibration(network, images.split(PART), weight_bits=config.int8_weights)
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ TORCHVISION, TIMM = "torchvision:", "timm:"
 CHECKPOINT_ENDINGS = (".pt", ".pth", ".tar")
 NUM_CLASSES = 1000
 # from whose values random networks get BatchNorm's statistics
-SETTLING_IMAGES = 8
+BATCHNORM_IMAGES = 8
 # what an entry of `models` may say beside its name, of all networks and of ours alone
 SIDE = "resolution"
 OPTIONS = tuple(entry.name for entry in fields(ModelConfig) if entry.name != "name")
@@ -106,7 +106,7 @@ def warm_batchnorm(model: nn.Module, side: int) -> None:
     norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
     momenta = [each.momentum for each in norms]
     # images that differ as a whole, for what comes after pooling
-    coarse = torch.randn(SETTLING_IMAGES, 3, 4, 4)
+    coarse = torch.randn(BATCHNORM_IMAGES, 3, 4, 4)
     images = nn.functional.interpolate(coarse, size=side) + torch.randn(len(coarse), 3, side, side)
     for each in norms:
         each.momentum = 1.0

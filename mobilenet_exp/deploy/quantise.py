@@ -23,24 +23,24 @@ from mobilenet_exp.models.fake_quantized import (
     QMAX,
     QMIN,
     FakeQuantized,
-    step_of_weight,
-    weight_most,
+    weight_qmax,
+    weight_scale,
 )
 
 # what is needed for it beside torch
 LIBRARIES = ("torchao", "executorch")
 
 # XNNPACK multiplies steps, and takes no product that is much smaller
-LEAST_STEP = 2.0**-20
+MIN_SCALE = 2.0**-20
 # of all images that go through the network layer by layer, together
 PIXELS = 128 * 224 * 224
 
 # int8's range and type, as torch's quantise operators take them
-BITS = (QMIN, QMAX, torch.int8)
+INT8 = (QMIN, QMAX, torch.int8)
 
 
 @torch.no_grad()
-def with_torchao(
+def from_calibration(
     model: nn.Module,
     batches: Iterable[Tensor],
     *,
@@ -120,14 +120,14 @@ def _fine(config: Any, per_channel: bool, weight_bits: int) -> Any:
         output_activation=activation,
         weight=replace(
             _with_observer(config.weight, of_weights),
-            quant_min=-weight_most(weight_bits),
-            quant_max=weight_most(weight_bits),
+            quant_min=-weight_qmax(weight_bits),
+            quant_max=weight_qmax(weight_bits),
         ),
     )
 
 
 def _with_observer(spec: Any, observer: Any) -> Any:
-    return replace(spec, observer_or_fake_quant_ctr=observer.with_args(eps=LEAST_STEP))
+    return replace(spec, observer_or_fake_quant_ctr=observer.with_args(eps=MIN_SCALE))
 
 
 def _rules(xnnpack: type, config: Any) -> Any:
@@ -173,7 +173,7 @@ class _Quantised(FakeQuantized):
     """An int8 network in which each fake quantisation is a quantise and a dequantise operator."""
 
     def __init__(self, fake_quantized: FakeQuantized) -> None:
-        ranges = {name: _Steps(each) for name, each in fake_quantized.ranges.items()}
+        ranges = {name: _QuantDequant(each) for name, each in fake_quantized.ranges.items()}
         # the training quantised the inputs of the layer scales, so these are not folded
         network = folded(fake_quantized.network, layer_scales=False)
         super().__init__(network, nn.ModuleDict(ranges), weight_bits=fake_quantized.weight_bits)
@@ -191,12 +191,12 @@ class _Quantised(FakeQuantized):
         return {f"{name.replace('/', '.')}.weight": weight() for name, weight in found}
 
 
-class _Steps(nn.Module):
+class _QuantDequant(nn.Module):
     """Quantises and dequantises with the scale and zero point of a trained range."""
 
     def __init__(self, learned: Any) -> None:
         super().__init__()
-        self.range = (learned.scale.item(), learned.zero_point.item(), *BITS)
+        self.range = (learned.scale.item(), learned.zero_point.item(), *INT8)
 
     def enable_observer(self, _: bool) -> None:
         """Do nothing: the range is fixed."""
@@ -213,17 +213,17 @@ class _Weight(nn.Module):
 
     def __init__(self, layer: nn.Module, bits: int) -> None:
         super().__init__()
-        step, most = step_of_weight(layer.weight, bits), weight_most(bits)
-        self.range = (0, -most, most, torch.int8)
-        whole = (layer.weight / step.view(-1, *[1] * (layer.weight.ndim - 1))).round()
-        self.register_buffer("whole", whole.to(torch.int8))
-        self.register_buffer("step", step)
-        self.register_buffer("zero", torch.zeros_like(step, dtype=torch.int32))
+        scale, qmax = weight_scale(layer.weight, bits), weight_qmax(bits)
+        self.range = (0, -qmax, qmax, torch.int8)
+        integers = (layer.weight / scale.view(-1, *[1] * (layer.weight.ndim - 1))).round()
+        self.register_buffer("integers", integers.to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int32))
         layer.weight = None
 
     def forward(self) -> Tensor:
         ops = torch.ops.quantized_decomposed
-        return ops.dequantize_per_channel(self.whole, self.step, self.zero, *self.range)
+        return ops.dequantize_per_channel(self.integers, self.scale, self.zero_point, *self.range)
 
 
 def _give_each_its_own(graph: fx.Graph) -> None:

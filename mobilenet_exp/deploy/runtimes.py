@@ -14,7 +14,7 @@ from mobilenet_exp.core.registry import Registry
 from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import to_executorch, to_onnx
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
-from mobilenet_exp.deploy.quantise import with_torchao
+from mobilenet_exp.deploy.quantise import from_calibration
 from mobilenet_exp.machine.compute import Compute, Precision, autocast
 from mobilenet_exp.weights.runtime_files import (
     FileModel,
@@ -264,7 +264,7 @@ def executorch_int8(model: nn.Module, images: Tensor, compute: Compute) -> Forwa
 def _in_int8(model: nn.Module, images: Tensor, weight_bits: int) -> nn.Module:
     # its speed counts, not its accuracy
     network = _folded_if_it_can_be(model)
-    return with_torchao(network, [images], weight_bits=weight_bits, corrects=False)
+    return from_calibration(network, [images], weight_bits=weight_bits, corrects=False)
 
 
 def _folded(model: nn.Module) -> nn.Module:

@@ -14,8 +14,8 @@ from mobilenet_exp.core.files import check_folder, write_file
 from mobilenet_exp.core.registry import import_modules
 from mobilenet_exp.evaluation import tables
 from mobilenet_exp.evaluation.answers import PREDICTIONS
+from mobilenet_exp.evaluation.classify import classify_photos, photos_csv
 from mobilenet_exp.evaluation.metrics import METRICS
-from mobilenet_exp.evaluation.photos import classify_photos, photos_csv
 from mobilenet_exp.evaluation.results import (
     eval_label,
     eval_name,

@@ -50,12 +50,12 @@ def merge(parts: Sequence[Predictions]) -> Predictions:
     finite number, which cannot be ranked; in every process alike.
     """
     parts = [part for part in parts if len(part.index)] or [no_predictions()]
-    joined = {
+    columns = {
         part.name: torch.cat([getattr(each, part.name) for each in parts])
         for part in fields(Predictions)
     }
-    order = joined["index"].argsort()
-    merged = Predictions(**{key: value[order] for key, value in joined.items()})
+    order = columns["index"].argsort()
+    merged = Predictions(**{key: value[order] for key, value in columns.items()})
     if len(merged.index.unique()) != len(merged.index):
         raise ValueError("an image was scored twice")
     if not merged.loss.isfinite().all():

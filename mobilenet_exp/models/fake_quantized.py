@@ -130,20 +130,20 @@ def _hook(fake_quantise: nn.Module, is_input: bool, is_last: bool) -> Callable:
 
 def _quantised_weight(weight: Tensor, bits: int) -> Tensor:
     """Fake-quantise weights (out, ...) to 255 or 127 levels, symmetric around zero."""
-    scale, most = step_of_weight(weight, bits), weight_most(bits)
-    zero = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -most, most)
+    scale, qmax = weight_scale(weight, bits), weight_qmax(bits)
+    zero_point = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero_point, 0, -qmax, qmax)
 
 
-def weight_most(bits: int) -> int:
+def weight_qmax(bits: int) -> int:
     """Return the largest integer that a weight of so many bits is: 127, or 63."""
     return 2 ** (bits - 1) - 1
 
 
 @torch.no_grad()
-def step_of_weight(weight: Tensor, bits: int) -> Tensor:
+def weight_scale(weight: Tensor, bits: int) -> Tensor:
     """Return the scale of each output channel of weights (out, ...)."""
-    scale = weight.abs().flatten(1).amax(1) / weight_most(bits)
+    scale = weight.abs().flatten(1).amax(1) / weight_qmax(bits)
     return scale.clamp_(min=torch.finfo(torch.float32).eps)
 
 

@@ -260,7 +260,7 @@ def gated(features: Tensor, gate: Tensor) -> Tensor:
 
 
 @torch.fx.wrap
-def joined(features: Tensor, branch: Tensor) -> Tensor:
+def add_shortcut(features: Tensor, branch: Tensor) -> Tensor:
     """Return features + branch, written into `branch` where no gradient is needed, as `gated`."""
     return branch.add_(features) if _may_change(branch, features) else features + branch
 
@@ -379,7 +379,7 @@ class InvertedResidual(nn.Module):
         else:
             out = self.se(self.depthwise(out))
         out = self.project(out)
-        return joined(features, self.drop_branch(out)) if self.has_shortcut else out
+        return add_shortcut(features, self.drop_branch(out)) if self.has_shortcut else out
 
 
 class FusedResidual(nn.Module):
@@ -407,4 +407,4 @@ class FusedResidual(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         out = self.project(self.expand(features))
-        return joined(features, self.drop_branch(out)) if self.has_shortcut else out
+        return add_shortcut(features, self.drop_branch(out)) if self.has_shortcut else out

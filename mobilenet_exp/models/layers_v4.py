@@ -7,10 +7,10 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from mobilenet_exp.models.layers import ConvBNAct, Norm, joined
+from mobilenet_exp.models.layers import ConvBNAct, Norm, add_shortcut
 
 # it looks for functions in the module that calls them
-torch.fx.wrap("joined")
+torch.fx.wrap("add_shortcut")
 
 # what the hybrids' layer scale starts from (TF garden, timm)
 LAYER_SCALE = 1e-5
@@ -75,7 +75,7 @@ class UniversalBottleneck(nn.Module):
         out = self.start(features)
         out = self.depthwise(self.expand(out))
         out = self.layer_scale(self.project(out))
-        return joined(features, self.drop_branch(out)) if self.has_shortcut else out
+        return add_shortcut(features, self.drop_branch(out)) if self.has_shortcut else out
 
 
 class MultiQueryAttention(nn.Module):
@@ -128,7 +128,7 @@ class MultiQueryAttention(nn.Module):
         )
         mixed = mixed.reshape(count, self.heads, height * width, self.head_dim).transpose(2, 3)
         out = self.output(mixed.reshape(count, -1, height, width))
-        return joined(features, self.drop_branch(self.layer_scale(out)))
+        return add_shortcut(features, self.drop_branch(self.layer_scale(out)))
 
     @torch.no_grad()
     def init_weights(self) -> None:

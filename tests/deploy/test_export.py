@@ -18,8 +18,8 @@ from mobilenet_exp.deploy.formats import FORMATS, to_onnx
 from mobilenet_exp.deploy.nets import build_nets
 from mobilenet_exp.deploy.runtimes import prepare
 from mobilenet_exp.deploy.samples import real_images
+from mobilenet_exp.evaluation.classify import classify_photos
 from mobilenet_exp.evaluation.job import evaluate
-from mobilenet_exp.evaluation.photos import classify_photos
 from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.weights.load import load_exported, model_from_checkpoint
 from mobilenet_exp.weights.runtime_files import METADATA_KEY, read_exported

@@ -10,7 +10,7 @@ from mobilenet_exp.deploy.folding import folded
 from mobilenet_exp.deploy.formats import to_onnx
 from mobilenet_exp.deploy.job import bench
 from mobilenet_exp.deploy.nets import build_nets
-from mobilenet_exp.deploy.quantise import with_torchao
+from mobilenet_exp.deploy.quantise import from_calibration
 from mobilenet_exp.deploy.runtimes import prepare
 from mobilenet_exp.machine.compute import Compute
 from mobilenet_exp.models import build_model
@@ -48,7 +48,7 @@ def test_a_file_in_8_bits_counts_the_same_multiply_adds(squeezenet, tmp_path):
     pytest.importorskip("executorch")
     theirs, _ = squeezenet
     images, path = torch.randn(2, 3, 64, 64), tmp_path / "small.onnx"
-    small = with_torchao(folded(theirs.model), [images], corrects=False)
+    small = from_calibration(folded(theirs.model), [images], corrects=False)
     path.write_bytes(to_onnx(small, images))
     (net,) = build_nets([str(path)], 224)
     assert net.profile == theirs.profile

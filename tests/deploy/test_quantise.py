@@ -14,10 +14,10 @@ from mobilenet_exp.deploy.int8_check import check_answers
 from mobilenet_exp.deploy.nets import build_nets, warm_batchnorm
 from mobilenet_exp.deploy.ptq import equalise, round_weights
 from mobilenet_exp.deploy.quantise import LIBRARIES as FOR_INT8
-from mobilenet_exp.deploy.quantise import from_qat, with_torchao
+from mobilenet_exp.deploy.quantise import from_calibration, from_qat
 from mobilenet_exp.deploy.samples import calibration_images
 from mobilenet_exp.evaluation.job import evaluate
-from mobilenet_exp.models.fake_quantized import FakeQuantized, weight_most
+from mobilenet_exp.models.fake_quantized import FakeQuantized, weight_qmax
 from mobilenet_exp.models.layers_v4 import LayerScale, MultiQueryAttention, UniversalBottleneck
 from mobilenet_exp.weights.load import load_run
 from mobilenet_exp.weights.runtime_files import read_exported
@@ -110,7 +110,7 @@ def test_the_graph_of_what_was_learned_answers_as_it_did(name):
     fake_quantized.ranges["stem:in"].scale.mul_(0.25)
     expected = fake_quantized.eval()(images)
     found = from_qat(fake_quantized, images)(images)
-    plain = with_torchao(folded(net.model), [images], corrects=False)(images)
+    plain = from_calibration(folded(net.model), [images], corrects=False)(images)
     errors = [((each - expected).norm() / expected.norm()).item() for each in (found, plain)]
     # what is rounded to the step beside it changes answers of random weights by so much
     assert errors[0] < 0.15
@@ -147,7 +147,7 @@ def test_small_weights_have_as_many_steps_as_large_ones():
         pytest.importorskip(library)
     layer, images = nn.Conv2d(3, 4, 3), torch.randn(4, 3, 16, 16)
     layer.weight *= torch.tensor([1.0, 1e-2, 1e-3, 10.0]).view(-1, 1, 1, 1)
-    small = with_torchao(nn.Sequential(layer), [images], weight_bits=8)
+    small = from_calibration(nn.Sequential(layer), [images], weight_bits=8)
     (weights,) = (each for each in small.buffers() if each.dtype == torch.int8)
     assert weights.abs().amax((1, 2, 3)).tolist() == [127] * 4
 
@@ -168,7 +168,7 @@ def test_onnxruntime_computes_all_convolutions_in_8_bits(name, tmp_path):
         fake_quantized(images)
         small = from_qat(fake_quantized.eval(), images)
     else:
-        small = with_torchao(network, [images], corrects=False)
+        small = from_calibration(network, [images], corrects=False)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "net.onnx"), 3
     onnxruntime.InferenceSession(to_onnx(small, images), options)
@@ -224,7 +224,7 @@ def test_one_scale_for_all_channels_ruins_a_folded_depthwise_convolution(run):
     with torch.no_grad():
         expected = network(images)
         for per_channel in (True, False):
-            small = with_torchao(network, [images], per_channel=per_channel, corrects=False)
+            small = from_calibration(network, [images], per_channel=per_channel, corrects=False)
             errors.append(((small(images) - expected).norm() / expected.norm()).item())
     assert errors[0] < 0.2
     assert errors[1] > 3 * errors[0]
@@ -269,7 +269,7 @@ def test_a_runtime_that_answers_otherwise_than_the_integers_is_refused(runtime):
     (net,) = build_nets([{"name": "v2", "width_mult": 0.35, "num_classes": 9}], 64)
     warm_batchnorm(net.model, 64)
     network, images = folded(net.model), torch.randn(8, 3, 64, 64)
-    exact = with_torchao(network, [images], weight_bits=8, corrects=False)
+    exact = from_calibration(network, [images], weight_bits=8, corrects=False)
     check_answers(exact, exact, network, images, runtime)
 
     def overflowing(images: torch.Tensor) -> torch.Tensor:
@@ -282,13 +282,13 @@ def test_a_runtime_that_answers_otherwise_than_the_integers_is_refused(runtime):
 
 def test_weights_of_7_bits_leave_room_for_two_products_in_16_bits():
     """The bound that makes them right on every processor: 255 * 63 * 2 is below 2 ** 15."""
-    assert 255 * weight_most(7) * 2 < 2**15 <= 255 * weight_most(8) * 2
+    assert 255 * weight_qmax(7) * 2 < 2**15 <= 255 * weight_qmax(8) * 2
     layer, images = nn.Conv2d(8, 4, 3), torch.randn(4, 8, 16, 16)
     for bits in (7, 8):
-        small = with_torchao(nn.Sequential(layer), [images], weight_bits=bits)
+        small = from_calibration(nn.Sequential(layer), [images], weight_bits=bits)
         (weights,) = (each for each in small.buffers() if each.dtype == torch.int8)
-        assert weights.abs().max() <= weight_most(bits)
-        assert weights.abs().max() > 0.9 * weight_most(bits)
+        assert weights.abs().max() <= weight_qmax(bits)
+        assert weights.abs().max() > 0.9 * weight_qmax(bits)
 
 
 @torch.no_grad()

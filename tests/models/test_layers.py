@@ -1,11 +1,11 @@
-"""Maps that are scaled or joined: in place where nobody needs what they were."""
+"""Maps that are scaled or add_shortcut: in place where nobody needs what they were."""
 
 import pytest
 import torch
 
 from mobilenet_exp import build_model
 from mobilenet_exp.models import layers
-from mobilenet_exp.models.layers import gated, joined
+from mobilenet_exp.models.layers import add_shortcut, gated
 
 NAMES = ["v2", "v3_small", "kuanwang_v3_small", "v4_conv_small", "v4_hybrid_medium"]
 
@@ -22,7 +22,7 @@ def test_answers_are_the_same_bits_where_maps_change_in_place(name, monkeypatch)
     assert torch.equal(images, given)
 
 
-@pytest.mark.parametrize("combine", [gated, lambda one, other: joined(other, one)])
+@pytest.mark.parametrize("combine", [gated, lambda one, other: add_shortcut(other, one)])
 def test_what_is_needed_again_is_not_changed(combine):
     one, other = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 1, 1)
     with torch.no_grad():
