@@ -1,6 +1,7 @@
 """Shared by all tests: composing as train.py does, and W&B kept inside the test's folder."""
 
 import functools
+import gc
 import importlib
 import logging
 import os
@@ -33,6 +34,13 @@ def _private_wandb(tmp_path_factory):
 def _silent_locks():
     """Keep names of locks out of reports: xdist cannot send a name that is no text."""
     logging.getLogger("filelock").setLevel(logging.WARNING)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _libraries_are_kept():
+    """Leave what was imported out of collections, which tests ask for and forked workers repeat."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ data, the network and what trains it; resumes; and runs the epochs. The function
 in the order in which they are called. One update of the weights is in `step`.
 """
 
+import gc
 import math
 import time
 from collections.abc import Iterator
@@ -161,6 +162,10 @@ def build_data(config: Config, compute: Compute, world: World) -> Loaders:
         ),
     )
     if loaders.train.workers:
+        # else a collection, here or there, copies all memory that these processes share
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
         loaders.train.start_workers()
         loaders.val.start_workers()
     return loaders

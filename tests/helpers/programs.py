@@ -8,6 +8,7 @@ What a test sees is a process of its own with a pid, signals and an exit code.
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -205,10 +206,17 @@ if __name__ == "__main__":
     sys.path.insert(1, str(ROOT))
     # the tests may run under nohup, which these programs do not
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # what programs import only when they need it, too
+    import matplotlib.figure  # noqa: F401
+    import sklearn.datasets
+    import sklearn.model_selection  # noqa: F401
     from wandb.sdk.data_types._private import MEDIA_TMP
 
     import mobilenet_exp.deploy.job
     import mobilenet_exp.evaluation.job
     import mobilenet_exp.training.train  # noqa: F401
 
+    # else the first collection in a child copies all of this memory: a second for each program
+    gc.collect()
+    gc.freeze()
     _serve(sys.argv[1])
