@@ -60,7 +60,7 @@ def usage() -> str:
 def main(arguments: list[str]) -> int:
     """Run a command and return its exit code: 2 for bad input, 1 for what could not be done.
 
-    Both are answered in one line.
+    Both print one line to standard error.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

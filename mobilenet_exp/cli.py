@@ -42,7 +42,7 @@ def program(
     groups: tuple[str, ...] = (),
     can_sweep: bool = False,
 ) -> Callable[[Callable], Program]:
-    """Make a job into a program; `conf` is its file in conf/ where it has another name."""
+    """Turn a job into a program; `conf` names its file in conf/ if that is not `name`."""
 
     def make(job: Callable) -> Program:
         made = Program(name, conf or name, schema, job, groups, can_sweep)
@@ -83,7 +83,7 @@ def compose(*overrides: str, program: str = "train", config_dir: str | None = No
 
 @contextlib.contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Let Hydra look into conf/, also within a program that uses Hydra, which keeps its own."""
+    """Point Hydra at conf/ in this block; the Hydra of a surrounding program is kept."""
     running = GlobalHydra.instance()
     kept, running.hydra = running.hydra, None
     try:
@@ -101,7 +101,7 @@ def _own_hydra() -> Iterator[None]:
     can_sweep=True,
 )
 def train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict[str, Any]:
-    """Train one network, or sweep many, and set each beside its paper.
+    """Train one network, or a sweep of many, and compare each with its paper.
 
     python train.py
     python train.py model=v3_large optimizer=rmsprop
@@ -109,7 +109,7 @@ def train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict
     python train.py experiment=paper_v2 data.root=IMAGENET
     python train.py model=v2 weights=FILE data=imagefolder data.root=FOLDER train.epochs=20
 
-    The same command resumes a run that was cut off, and shows the results of a finished one.
+    The same command resumes an interrupted run, and shows the results of a finished one.
     """
     from mobilenet_exp.training.train import train as job
 
@@ -118,7 +118,7 @@ def train(config: Config, overrides: tuple[str, ...], group: str | None) -> dict
 
 @program("eval", EvalConfig, groups=("model", "data"))
 def evaluate(config: EvalConfig, overrides: tuple[str, ...], group: str | None) -> None:
-    """Score a run's checkpoint, or weights from anywhere; or classify photos.
+    """Score a run's checkpoint, or weights of a file, torchvision or timm; or classify photos.
 
     python eval.py checkpoint=runs/NAME/checkpoints/best.pt
     python eval.py model=v3_small weights=FILE data=imagenet data.root=IMAGENET
@@ -126,7 +126,7 @@ def evaluate(config: EvalConfig, overrides: tuple[str, ...], group: str | None) 
     python eval.py model=v3_small weights=FILE image=PHOTO_OR_FOLDER
     torchrun --nproc-per-node 2 eval.py checkpoint=runs/NAME/checkpoints/best.pt
 
-    Exits with 3 where images were left out or are missing.
+    Exits with code 3 if images were left out or are missing.
     """
     from mobilenet_exp.evaluation.job import evaluate as job
 
@@ -137,7 +137,7 @@ def evaluate(config: EvalConfig, overrides: tuple[str, ...], group: str | None) 
 
 @program("bench", BenchConfig, can_sweep=True)
 def bench(config: BenchConfig, overrides: tuple[str, ...], group: str | None) -> None:
-    """Time networks side by side: the old V1 table's and ours, or any others.
+    """Time networks: those of the old V1 repository's table and of this repository, or others.
 
     python bench.py
     python bench.py models=[v3_small,timm:efficientnet_lite0,runs/NAME/checkpoints/best.pt]
@@ -154,12 +154,13 @@ def bench(config: BenchConfig, overrides: tuple[str, ...], group: str | None) ->
 
 @program("pack", PackConfig, groups=("data",))
 def pack(config: PackConfig, overrides: tuple[str, ...], group: str | None) -> None:
-    """Pack folders of images into shards, which are read fast, in any order, over networks too.
+    """Pack folders of images into shards: fast to read in any order, also over a network.
 
     python -m mobilenet_exp pack data=imagefolder data.root=IMAGES out=FOLDER
     python -m mobilenet_exp pack data=imagenet data.root=IMAGENET out=FOLDER side=256
 
-    The same command goes on with what was interrupted. Then: data=packed data.root=FOLDER
+    The same command continues an interrupted packing. To train on the shards:
+    python train.py data=packed data.root=FOLDER
     """
     for word in overrides:
         key, _, value = word.lstrip("+").partition("=")
@@ -174,13 +175,13 @@ def pack(config: PackConfig, overrides: tuple[str, ...], group: str | None) -> N
 
 @program("export", ExportConfig, groups=("model", "data"))
 def export(config: ExportConfig, overrides: tuple[str, ...], group: str | None) -> None:
-    """Write a trained network into a file of another runtime, and check its answers.
+    """Export a trained network to a file for another runtime, and check the file's outputs.
 
     python -m mobilenet_exp export checkpoint=runs/NAME/checkpoints/best.pt
     python -m mobilenet_exp export checkpoint=FILE format=openvino out=FILE.xml
     python -m mobilenet_exp export model=v3_small weights=FILE format=torch_export
 
-    Then: python eval.py weights=FILE.onnx data=DATA
+    To score the file: python eval.py weights=FILE.onnx data=DATA
     """
     from mobilenet_exp.deploy.export import export as job
 

@@ -130,22 +130,22 @@ PREPARATION = ("resolution", "crop_pct", "interpolation", "resize", "mean", "std
 class ModelOptions:
     """What tells one network from another, trained or not."""
 
-    # the paper's alpha, > 0: multiplies the number of channels
+    # width multiplier, the papers' alpha, > 0: multiplies the number of channels
     width_mult: float = key(WIDTH, default=1.0)
     # size of the classifier; null: the number of classes in the data
     num_classes: int | None = key(up_to(1_000_000), default=None)
-    # 1 or 2; null: 2 as in every paper, but 1 where images of less than 64 px are trained
-    # on, which would otherwise shrink to a single pixel; weights keep the stride they were
-    # trained with
+    # stride of the first convolution, 1 or 2; null: 2 as in every paper, but 1 for training on
+    # images below 64 px, which would otherwise shrink to a single pixel; pretrained weights
+    # keep the stride that they were trained with
     stem_stride: int | None = key(STRIDE, OWN_NETWORK, default=None)
     # BatchNorm's epsilon; null: the paper's
     bn_eps: float | None = key(ABOVE_0, default=None)
-    # options of one family, e.g. activation for v1, head_width for v3
+    # options of one family of networks, e.g. activation for v1, head_width for v3
     args: dict[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
-        """The network's name for people: of another library's, the one that it has there."""
+        """The network's name to show; for a network of timm, its name in timm."""
         return self.args.get("arch") or getattr(self, "name", None) or ""
 
 
@@ -157,7 +157,8 @@ class ModelConfig(ModelOptions):
     dropout: float | None = key(BELOW_1, default=None)
     # BatchNorm's momentum in PyTorch's sense, 1 - decay; null: the paper's
     bn_momentum: float | None = key(ABOVE_0_TO_1, default=None)
-    # probability of dropping a block's branch, rising from 0 at the first block to this
+    # probability of dropping a block's branch in training: it rises from 0 at the first
+    # block towards this value at the last
     stochastic_depth: float = key(BELOW_1, default=0.0)
 
 
@@ -171,7 +172,8 @@ class OptimizerConfig:
     weight_decay: float = key(UP_TO_1000)
     # whether weight decay also acts on biases and normalisation
     decay_norm_and_bias: bool = key(DECAYS, default=False)
-    # whether weight decay acts on depthwise filters; V1's paper: very little or none
+    # whether weight decay acts on depthwise filters; V1's paper advises very
+    # little or none
     decay_depthwise: bool = key(DECAYS, default=True)
     # further arguments of the optimizer, e.g. momentum
     args: dict[str, Any] = field(default_factory=dict)
@@ -187,10 +189,10 @@ class ScheduleConfig:
     warmup_from: float = key(BELOW_1, WARMS_UP, default=0.0)
     # whether the schedule counts epochs from the start, not from the end of the warm-up
     counts_warmup: bool = key(WARMS_UP, default=False)
-    # epochs at the end at the rate that the schedule ends with
+    # epochs at the end of the training that keep the schedule's last learning rate
     cooldown_epochs: float = key(FROM_0, default=0.0)
-    # two fractions of the training between which timm's noise is added to each epoch's rate;
-    # null: no noise
+    # two fractions of the training, e.g. [0.42,0.9], between which each epoch's learning rate
+    # varies at random, as in timm; null: no noise
     noise: list[float] | None = key(NOISE, default=None)
     # arguments of the schedule, e.g. gamma
     args: dict[str, Any] = field(default_factory=dict)
@@ -204,7 +206,7 @@ class ImageSource:
     root: str | None = key(NOT_IDENTITY, PATH, ROOT, default=None)
     # whether the data may be downloaded into root
     download: bool = key(NOT_IDENTITY, DOWNLOAD, default=False)
-    # for ImageNet's val/ in one flat folder: the file that gives each image its label
+    # file with the label of each image, for ImageNet's val/ as one flat folder
     labels: str | None = key(NAMED, NOT_IDENTITY, PATH, default=None)
     # options of one data set, e.g. num_images for fake
     args: dict[str, Any] = field(default_factory=dict)
@@ -219,7 +221,7 @@ class ImageSource:
 
 @dataclass(kw_only=True)
 class Preprocessing:
-    """How images are prepared for evaluation; the defaults are the field's for ImageNet.
+    """How images are prepared for evaluation; the defaults are the usual ones for ImageNet.
 
     The shorter side is resized to resolution / crop_pct and the centre is cropped.
     """
@@ -228,7 +230,7 @@ class Preprocessing:
     resolution: int = key(SIDE, ALWAYS, default=224)
     # fraction of the resized image that evaluation crops from its centre, in (0, 1]
     crop_pct: float = key(ABOVE_0_TO_1, ALWAYS, default=0.875)
-    # method of that resizing: bilinear or bicubic
+    # method by which evaluation resizes: bilinear or bicubic
     interpolation: str = key(one_of("bilinear", "bicubic"), default="bilinear")
     # mean per colour channel, of pixels scaled to [0, 1]
     mean: list[float] = key(MEAN, ALWAYS, factory=lambda: [0.485, 0.456, 0.406])
@@ -249,40 +251,42 @@ class ImagesConfig(Preprocessing, ImageSource):
 
     # registry name: digits, imagefolder, imagenet, packed, ...; --help lists conf/data
     name: str
-    # how pixels are resized: fast, or exact, which gives Pillow's pixels to the last bit; the
-    # two differ by at most 2 of 255, nearly everywhere by 0
+    # how images are resized: fast, or exact, whose pixels are identical to Pillow's; the two
+    # differ by at most 2 of 255, and not at all in nearly all pixels
     resize: str = key(one_of("fast", "exact"), default="fast")
-    # photos whose EXIF data say that they lie on their side: apply turns them upright,
-    # ignore takes them as they are stored, auto ignores ImageNet's and applies others'
+    # orientation in a photo's EXIF data: apply turns the photo upright, ignore leaves it as it
+    # is stored, auto ignores the orientation for ImageNet and applies it for other data
     exif: str = key(one_of("apply", "ignore", "auto"), FILES, default="ignore")
-    # fraction of each class to hold out where root holds class folders without train/ and
-    # val/; null: root has both
+    # fraction of each class to hold out for validation, where root holds class folders
+    # without train/ and val/; null: root has both
     val_share: float | None = key(INSIDE_0_1, default=None)
-    # seed of that choice
+    # seed that decides which images val_share holds out
     val_seed: int = key(COUNT, SPLIT, default=0)
 
 
 @dataclass(kw_only=True)
 class DataConfig(ImagesConfig):
-    """The same, and how the images are trained on."""
+    """The images, and how a training batches, augments and mixes them."""
 
     # images of one update, over all processes
     batch_size: int = key(up_to(1_000_000), ALWAYS, default=256)
     # side of the input in training; null: the same as in evaluation
     train_resolution: int | None = key(SIDE, default=None)
-    # side in the first epoch, from which it rises to training's; null: constant
+    # progressive resizing: side of the input in the first epoch, which rises to the training's
+    # side in the last; null: constant
     progressive_from: int | None = key(SIDE, default=None)
-    # registry name of training's augmentation: random_resized_crop, inception, pad_crop_flip,
+    # registry name of the training's augmentation: random_resized_crop, inception, pad_crop_flip,
     # affine, none
     augment: str = key(ALWAYS, default="random_resized_crop")
     # smallest fraction of the image's area that random_resized_crop and inception crop
     min_crop_area: float = key(ABOVE_0_TO_1, CROPS, default=0.08)
-    # method by which training resizes: bilinear, bicubic, or random: one of both for each image
+    # method by which training resizes: bilinear, bicubic, or random (one of the two for each
+    # image)
     train_interpolation: str = key(one_of("bilinear", "bicubic", "random"), default="bilinear")
     # largest change of brightness, contrast and saturation, as a fraction; 0: none
     color_jitter: float = key(FRACTION, default=0.0)
-    # imagenet or cifar10 (AutoAugment), ta_wide (TrivialAugment), or RandAugment in timm's
-    # notation, e.g. rand-m9-mstd0.5; null: none
+    # augmentation policy: imagenet or cifar10 (AutoAugment), ta_wide (TrivialAugment), or
+    # RandAugment in timm's notation, e.g. rand-m9-mstd0.5; null: none
     auto_augment: str | None = None
     # probability of erasing a rectangle of the image
     random_erase: float = key(FRACTION, default=0.0)
@@ -294,14 +298,15 @@ class DataConfig(ImagesConfig):
     cutmix: float = key(UP_TO_1000, default=0.0)
     # probability that a batch is mixed at all
     mix_prob: float = key(FRACTION, MIXES, default=1.0)
-    # where mixup and cutmix are both on: probability that it is cutmix
+    # probability that a mixed batch gets cutmix, where both mixup and cutmix are on
     cutmix_share: float = key(FRACTION, MIXES_BOTH, default=0.5)
-    # epochs at the end in which nothing is mixed
+    # epochs at the end of the training without mixup and cutmix
     mix_off_epochs: int = key(COUNT, MIXES, default=0)
-    # repeated augmentation: how often an image appears in an epoch of the same length
+    # repeated augmentation: how many times an image appears in an epoch; the epoch stays as
+    # long, with fewer different images
     repeats: int = key(up_to(1000), default=1)
-    # an image that cannot be read: fail stops the run, skip trains on the next one in its
-    # place and names it
+    # what to do with an image that cannot be read: fail stops the run, skip names the image
+    # and trains on the next one instead
     on_bad_image: str = key(one_of("skip", "fail"), NOT_IDENTITY, FILES, default="fail")
 
     @property
@@ -316,7 +321,7 @@ class TrainConfig:
     epochs: int = key(up_to(1_000_000))
     # seed of weights, order, augmentation and dropout
     seed: int = key(SEED, default=0)
-    # registry name: cross_entropy, or bce: a yes or no for each class
+    # registry name: cross_entropy, or bce (binary cross-entropy of each class)
     loss: str = "cross_entropy"
     # probability mass spread over all classes, in [0, 1)
     label_smoothing: float = key(BELOW_1, default=0.0)
@@ -327,26 +332,29 @@ class TrainConfig:
     eval_every: int = key(WHOLE, default=1)
     # largest norm of all gradients together; null: they are not clipped
     clip_grad_norm: float | None = key(ABOVE_0, default=None)
-    # parts that a batch is cut into, one after the other; BatchNorm sees each part alone
+    # gradient accumulation: parts that a batch is divided into, computed one after the other;
+    # BatchNorm sees each part alone
     accumulate: int = key(up_to(1_000_000), default=1)
-    # which images BatchNorm normalises by: batch (each process's own), sync (those of all
-    # processes), frozen (it keeps the statistics it starts from)
+    # statistics that BatchNorm normalises by in training: batch (of each process's own images),
+    # sync (of the images of all processes), frozen (those that the training starts from)
     bn: str = key(one_of("batch", "sync", "frozen"), default="batch")
     # which weights are trained: all, or classifier (a linear probe on given weights)
     trainable: str = key(one_of("all", "classifier"), default="all")
-    # decay of an average of weights and BatchNorm statistics, e.g. 0.9999; null: no average
+    # decay of the exponential moving average (EMA) of weights and BatchNorm statistics, e.g.
+    # 0.9999; null: no average
     ema_decay: float | None = key(INSIDE_0_1, default=None)
-    # updates between two steps of the average
+    # updates of the weights between two updates of this average
     ema_every: int = key(WHOLE, AVERAGES, default=1)
-    # whether the decay rises from 0, so that a short run's average forgets its start
+    # whether the average's decay rises from 0, so that it forgets the initial weights in a
+    # short run
     ema_warmup: bool = key(AVERAGES, default=True)
     # int8: quantisation-aware training, with fake-quantised weights and activations; null: none
     quantise: str | None = key(one_of("int8"), default=None)
-    # bits of its weights: 7, right on every processor, or 8, for those with VNNI,
-    # AMX or Arm's dot product
+    # bits of the int8 network's weights: 7, correct on every processor, or 8, correct only on
+    # one with VNNI, AMX or Arm's dot product
     int8_weights: int = key(BITS, QUANTISES, default=7)
-    # what to do when a loss is not finite: stop, skip the update, or rollback to the last
-    # checkpoint and continue after the images that failed
+    # what to do when a loss is not finite: stop, skip (leave out the update), or rollback
+    # (return to the last checkpoint and continue after the images that failed)
     on_nonfinite: str = key(one_of("stop", "skip", "rollback"), default="stop")
 
 
@@ -354,13 +362,13 @@ class TrainConfig:
 class DistillConfig:
     # the teacher network: a checkpoint, a weights file, torchvision:TAG or timm:ARCH.TAG
     teacher: str | None = key(NAMED, PATH, default=None)
-    # the teacher's architecture, for a weights file or torchvision's tag
+    # the teacher's model name, where teacher is a weights file or torchvision:TAG
     model: str | None = key(NAMED, default=None)
-    # the teacher's width
+    # the teacher's width multiplier
     width_mult: float = key(WIDTH, default=1.0)
-    # temperature that softens both answers, > 0
+    # temperature that softens the outputs of teacher and student, > 0
     temperature: float = key(ABOVE_0, default=1.0)
-    # the teacher's part in the loss, in [0, 1]
+    # weight of the teacher's term in the loss, in [0, 1]
     share: float = key(FRACTION, default=0.5)
 
 
@@ -374,18 +382,18 @@ class ExportRunConfig:
 class BenchRunConfig(ExportRunConfig):
     # device to compute on: auto, cpu, cuda, mps
     device: str = key(one_of("auto", "cpu", "cuda", "mps"), default="auto")
-    # CPU threads of a process; null: as torch chooses, divided among run.devices; where other
-    # programs are busy, training and evaluation leave them their cores
+    # CPU threads of each process; null: torch's default, divided among the processes of this
+    # machine; training and evaluation then use fewer while other programs keep cores busy
     threads: int | None = key(up_to(4096), default=None)
     # arithmetic precision: float32, tf32 (CUDA's rounded float32), bfloat16, float16, or auto:
-    # bfloat16 for training on CUDA (float16 where it is only emulated), else float32
+    # bfloat16 for training on CUDA (float16 if the GPU only emulates bfloat16), else float32
     precision: str = key(one_of("auto", "float32", "tf32", "bfloat16", "float16"), default="auto")
     # keep freed memory for the next batch (Linux, CPU): faster, but more memory is held
     keep_memory: bool = True
     # folder that holds the runs, sweeps, benchmarks and W&B's files
     root: str = key(FOLDER, PATH, default="runs")
-    # Weights & Biases: online, offline, disabled, or auto: online where there is a key and
-    # a network, else offline
+    # Weights & Biases: online, offline, disabled, or auto (online where there are an API key
+    # and an internet connection, else offline)
     wandb: str = key(one_of("auto", "online", "offline", "disabled"), default="auto")
     # the project in Weights & Biases; null: WANDB_PROJECT, else mobilenet_exp
     wandb_project: str | None = key(PROJECT, default=None)
@@ -393,16 +401,18 @@ class BenchRunConfig(ExportRunConfig):
 
 @dataclass(kw_only=True)
 class EvalRunConfig(BenchRunConfig):
-    # metrics of the validation images beside top1, top5, loss and ece: mean_class_top1 (each
-    # class counts alike), or those that your own modules register
+    # more metrics of the validation images, beside top1, top5, loss and ece: mean_class_top1
+    # (all classes count equally), or those that your own modules register
     metrics: list[str] = field(default_factory=list)
-    # whether the run's folder gets pictures: curves, the first batch, the worst images
+    # whether to draw pictures into the run's folder: curves, the first training batch, the
+    # images with the worst predictions
     pictures: bool = True
-    # processes that load images, for each that trains or evaluates; 0: it reads them itself;
-    # null: on a GPU the cores of each; on a CPU 0 for data in memory, else half of the cores,
-    # at most 4
+    # loading processes of each process that trains or evaluates; 0: that process reads the
+    # images itself; null: with a GPU as many as it has cores; on a CPU 0 for data in memory,
+    # else half of its cores, at most 4
     workers: int | None = key(up_to(1024, least=0), default=None)
-    # seconds that reading one image may take before the run ends and names it; null: any
+    # seconds that reading one image may take; after them the run stops and names the image;
+    # null: no limit
     image_timeout: float | None = key(ABOVE_0, READERS, default=300.0)
     # memory layout of images and weights: channels_last (faster nearly everywhere),
     # contiguous, or auto: channels_last, but contiguous on MPS
@@ -411,37 +421,40 @@ class EvalRunConfig(BenchRunConfig):
 
 @dataclass(kw_only=True)
 class RunConfig(EvalRunConfig):
-    # processes that train together on this machine, each on a GPU of its own if it has GPUs
+    # processes that train together on this machine, each on a GPU of its own if there are GPUs
     devices: int = key(up_to(1024), default=1)
-    # how often they are all restarted from the last checkpoint after one has died
+    # how often these processes are all restarted from the last checkpoint after one has died
     max_restarts: int = key(COUNT, SEVERAL, default=1)
-    # whether other processes are kept from running in the run's folder; false: for a file system
-    # that cannot lock files, if no other job writes there
+    # whether to lock the run's folder against other processes; false: for a file system that
+    # cannot lock files, if no other job writes there
     lock: bool = True
-    # minutes between two checkpoints within an epoch; 0: every update; null: none
+    # minutes between two checkpoints within an epoch; 0: after every update; null: only at the
+    # end of an epoch
     save_every_minutes: float | None = key(FROM_0, default=10.0)
-    # updates between two points of the curves by step, in metrics.jsonl and W&B; 0: none; null:
-    # about 50 points an epoch
+    # updates between two points of the curves over steps, in metrics.jsonl and W&B; 0: no such
+    # curves; null: about 50 points an epoch
     log_every_steps: int | None = key(COUNT, default=None)
-    # minutes between two lines about an epoch under way, where there is no terminal to draw
-    # a bar in; 0: every update; null: none
+    # minutes between two progress lines within an epoch, where the output is no terminal, which
+    # shows a progress bar; 0: after every update; null: no lines
     log_every_minutes: float | None = key(FROM_0, default=5.0)
-    # how many of the epochs that improved top-1, the last ones, keep their checkpoints, to be
-    # averaged by `python -m mobilenet_exp average`
+    # number of checkpoints to keep of epochs that improved top-1, the latest ones; `python -m
+    # mobilenet_exp average` averages them
     keep_best: int = key(COUNT, default=0)
-    # whether W&B gets the checkpoints, as versions `best` and `last` of an artifact
+    # whether to upload the checkpoints to W&B, as versions `best` and `last` of an artifact
     wandb_artifacts: bool = False
-    # updates whose operators are traced, after the first 3, into the run's folder; 0: none
+    # number of updates, after the first 3, that torch's profiler traces into the run's folder;
+    # 0: no trace
     profile: int = key(up_to(100, least=0), default=0)
-    # whether torch.compile makes kernels of its own of the training's network; needs a C++
-    # compiler, and minutes at the start
+    # whether to compile the network for training with torch.compile; needs a C++ compiler, and
+    # takes minutes at the start
     compile: bool = False
-    # whether a pass's kernels are recorded once and launched together: true, false, or auto:
-    # on CUDA, for one process, images of one side and train.accumulate=1
+    # whether to record the kernels of forward and backward passes as CUDA graphs, and launch
+    # them together: true, false, or auto (true on CUDA with one process, images of one side,
+    # train.accumulate=1 and train.quantise=null)
     cuda_graphs: str = key(AUTO_OR_BOOL, default="false")
     # use only algorithms that give the same bits each time; slower on a GPU
     deterministic: bool = False
-    # shrink the recipe to seconds on noise, to check that it runs
+    # shrink the run to seconds, on images of noise, to check that the configuration works
     smoke: bool = False
 
 
@@ -457,9 +470,10 @@ class Config:
     distill: DistillConfig = field(default_factory=DistillConfig)
     # weights to start from: a file of any known layout, torchvision:TAG or timm:ARCH.TAG
     weights: str | None = key(NAMED, PATH, default=None)
-    # the published weights that the file holds, where its keys cannot tell
+    # name of the published weights in the file, e.g. timm:ARCH.TAG, where its tensors' names do
+    # not tell
     weights_like: str | None = key(NAMED, HAS_WEIGHTS, default=None)
-    # where the file holds several state dicts, the one to take, as state_dict or model.ema
+    # the state dict to take from a file that holds several, e.g. state_dict or model.ema
     weights_key: str | None = key(NAMED, HAS_WEIGHTS, default=None)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -480,24 +494,24 @@ class EvalDataConfig(ImageSource):
     resolution: int | None = key(SIDE, default=None)
     # fraction of the resized image that is cropped from its centre, in (0, 1]
     crop_pct: float | None = key(ABOVE_0_TO_1, default=None)
-    # method of that resizing: bilinear or bicubic
+    # method by which images are resized: bilinear or bicubic
     interpolation: str | None = key(one_of("bilinear", "bicubic"), default=None)
-    # how pixels are resized: fast or exact
+    # how images are resized: fast, or exact as Pillow
     resize: str | None = key(one_of("fast", "exact"), default=None)
     # mean per colour channel, of pixels scaled to [0, 1]
     mean: list[float] | None = key(MEAN, default=None)
     # standard deviation per colour channel
     std: list[float] | None = key(STD, default=None)
-    # photos whose EXIF data say that they lie on their side: apply, ignore or auto
+    # orientation in a photo's EXIF data: apply, ignore or auto
     exif: str | None = key(one_of("apply", "ignore", "auto"), FILES, default=None)
     # fraction of each class that is held out, where root holds class folders without a split
     val_share: float | None = key(INSIDE_0_1, default=None)
-    # seed of that choice
+    # seed that decides which images val_share holds out
     val_seed: int | None = key(COUNT, SPLIT, default=None)
-    # images that are scored together; null: as many as the run trained
-    # with, where its own data is scored, else 64
+    # images per batch; null: the batch size of the run where its own data is scored, else 64
     batch_size: int | None = key(up_to(1_000_000), default=None)
-    # an image that cannot be read or has no label: skip leaves it out and names it, fail stops
+    # what to do with an image that cannot be read or has no label: skip leaves it out and names
+    # it, fail stops
     on_bad_image: str = key(one_of("skip", "fail"), FILES, default="skip")
     # whether to score against ImageNet-ReaL's labels too
     real_labels: bool = False
@@ -505,7 +519,7 @@ class EvalDataConfig(ImageSource):
 
 @dataclass(kw_only=True)
 class EvalImages(ImagesConfig):
-    """What an evaluation scores, with nothing left open; the keys of no program."""
+    """The images that an evaluation scores, with all values resolved; no program reads it."""
 
     batch_size: int = key(up_to(1_000_000))
     on_bad_image: str = key(one_of("skip", "fail"), FILES, default="skip")
@@ -523,9 +537,10 @@ class WeightsConfig:
     # a file of any known layout, torchvision:TAG or timm:ARCH.TAG, which need model=; or an
     # exported file (.onnx, .xml, .pte, .pt2)
     weights: str | None = key(NAMED, PATH, default=None)
-    # the published weights that the file holds, where its keys cannot tell
+    # name of the published weights in the file, e.g. timm:ARCH.TAG, where its tensors' names do
+    # not tell
     weights_like: str | None = key(NAMED, HAS_WEIGHTS, default=None)
-    # where the file holds several state dicts, the one to take, as state_dict or model.ema
+    # the state dict to take from a file that holds several, e.g. state_dict or model.ema
     weights_key: str | None = key(NAMED, HAS_WEIGHTS, default=None)
     model: EvalModelConfig = field(default_factory=EvalModelConfig)
 
@@ -544,24 +559,25 @@ class EvalConfig(WeightsConfig):
 class BenchConfig:
     """What `bench.py` composes."""
 
-    # the networks, in the table's order: names of ours, torchvision:NAME, timm:NAME, a run's
-    # checkpoint, an exported file; or mappings with their own side and options, as
-    # {name: v3_small, width_mult: 0.5, resolution: 160}
+    # the networks, in the table's order: this repository's names (v2, ...), torchvision:NAME,
+    # timm:NAME, a run's checkpoint, an exported file; or mappings with a resolution and options
+    # of their own, e.g. {name: v3_small, width_mult: 0.5, resolution: 160}
     models: list[Any] = key(MODELS)
-    # what runs them: eager (torch's operators, NCHW), folded (BatchNorm in the convolutions,
+    # the runtimes: eager (torch's operators, NCHW), folded (BatchNorm in the convolutions,
     # channels_last), compiled (torch.compile of that), cuda_graphs, compiled_cuda_graphs,
     # onnxruntime, openvino, executorch (XNNPACK)
     runtimes: list[str] = key(RUNTIMES)
-    # images that go through a network together
+    # batch sizes to time
     batch_sizes: list[int] = key(BATCH_SIZES)
-    # side of the input in pixels, of networks that have none of their own
+    # side of the input in pixels, for networks that set none of their own
     resolution: int = key(SIDE, default=224)
-    # untimed forwards of each network at least; as many more, up to 10, until they are steady
+    # least number of untimed forward passes of each network; up to 10 more follow, until their
+    # time is stable
     warmup: int = key(up_to(1_000_000, least=0))
-    # interleaved rounds; each network runs once a round in each runtime
+    # number of rounds; in each of them every network takes one turn in every runtime
     rounds: int = key(up_to(1_000_000))
-    # rounds, or one_call: beside the rounds, one call in training mode without waiting for the
-    # device, as the old V1 repository timed
+    # rounds, or one_call, which adds the method of the old V1 repository: one call in training
+    # mode, without waiting for the device
     method: str = key(one_of("rounds", "one_call"), default="rounds")
     # a network of the table whose layers are timed one by one; null: none
     layers: str | None = key(NAMED, default=None)
@@ -574,18 +590,20 @@ class PackConfig:
 
     # the images to pack; their preparation for a network has no effect here
     data: ImagesConfig
-    # new folder for the shards, or one that was begun with the same images and settings
+    # folder for the shards: a new one, or that of an interrupted command with the same images
+    # and settings
     out: str = key(PATH)
-    # shorter side in pixels to which larger images are made smaller, e.g. 256; null: files
-    # stay as they are
+    # pixels to which the shorter side of larger images is resized, e.g. 256; null: images keep
+    # their size, and with form=jpeg their files are packed unchanged
     side: int | None = key(SIDE, default=None)
-    # how smaller images are stored: jpeg, or raw: pixels, ten times as large and faster
+    # how images are stored: jpeg, or raw (uncompressed pixels, ten times as large, faster to
+    # read)
     form: str = key(one_of("jpeg", "raw"), default="jpeg")
-    # JPEG's quality of smaller images
+    # JPEG quality of resized images
     quality: int = key(QUALITY, MAKES_SMALLER, default=94)
-    # images of one shard
+    # images per shard
     shard_images: int = key(WHOLE, default=4096)
-    # threads that read and make smaller; null: as many as cores
+    # threads that read and resize images; null: one per core
     threads: int | None = key(WHOLE, default=None)
 
 
@@ -593,23 +611,26 @@ class PackConfig:
 class ExportConfig(WeightsConfig):
     """What `python -m mobilenet_exp export` composes."""
 
-    # form of the file: onnx, openvino, executorch (XNNPACK) or torch_export
+    # file format: onnx, openvino, executorch (XNNPACK) or torch_export
     format: str = key(one_of("onnx", "openvino", "executorch", "torch_export"), default="onnx")
-    # the file; null: in exported/ of the checkpoint's run, or in the current folder
+    # file to write; null: a file in exported/ of the checkpoint's run, or for weights= in the
+    # current folder
     out: str | None = key(PATH, default=None)
-    # side in pixels of the images that it takes; null: as the network was trained
+    # side of the file's input in pixels; null: that of the network
     resolution: int | None = key(SIDE, default=None)
-    # largest difference of an answer from the network's own, as a fraction of the largest
-    # answer; null: 1e-4, for int8 any
+    # largest allowed difference between the outputs of the file and of the network, as a
+    # fraction of the largest output; null: 1e-4, for int8 no limit
     tolerance: float | None = key(ABOVE_0, default=None)
-    # write it in int8, with scales from training images
+    # whether to write an int8 file; its scales come from training images, or from the training
+    # with train.quantise
     int8: bool = False
-    # bits of its weights: 7, right on every processor, or 8, for those with VNNI, AMX or Arm's
-    # dot product; null: as the network was trained (train.int8_weights), else 7, in executorch 8
+    # bits of the int8 file's weights: 7, correct on every processor, or 8, correct only on one
+    # with VNNI, AMX or Arm's dot product; null: as the network was trained
+    # (train.int8_weights), else 7, or 8 for executorch
     int8_weights: int | None = key(BITS, CALIBRATES, default=None)
-    # number of these images
+    # number of training images from which int8 scales are computed
     calibration_images: int = key(up_to(1_000_000), CALIBRATES, default=300)
-    # their data set; null: the checkpoint's own
+    # data set of the calibration images; null: the checkpoint's own
     data: EvalDataConfig = field(default_factory=EvalDataConfig)
     run: ExportRunConfig = field(default_factory=ExportRunConfig)
 

@@ -222,7 +222,7 @@ def test_a_run_goes_on_when_its_reader_leaves(tmp_path):
 
 def test_help_is_ours_and_complete(tmp_path):
     helped = run(tmp_path, "eval.py", "--help").stdout
-    assert helped.startswith("Score a run's checkpoint, or weights from anywhere")
+    assert helped.startswith("Score a run's checkpoint, or weights of a file")
     assert helped.count("python eval.py") >= 4
     for text in ("data.on_bad_image=skip", "v4_hybrid_large", "run.precision=auto", "--config-dir"):
         assert text in helped
